@@ -1,0 +1,1 @@
+"""heed: exact, fast instruction tuning of language models, with the evidence."""

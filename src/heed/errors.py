@@ -1,0 +1,15 @@
+"""Errors a user can fix. A message says what is wrong, where, what was found, and what to do."""
+
+
+class UserError(ValueError):
+    """A mistake in the user's data, settings or surroundings, never a bug in heed.
+
+    The command line prints it without a traceback and exits with status 2. Anything
+    else that escapes is our bug and keeps its traceback.
+    """
+
+    def __init__(self, problem: str, *, where: str, found: str, expected: str, fix: str) -> None:
+        self.problem, self.where, self.found, self.expected, self.fix = problem, where, found, expected, fix
+        super().__init__(
+            f"{problem}\n  where:    {where}\n  found:    {found}\n  expected: {expected}\n  fix:      {fix}"
+        )
