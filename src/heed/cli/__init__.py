@@ -1,0 +1,1 @@
+"""Parsing and printing only; nothing here imports torch before a command runs."""

@@ -1,0 +1,1 @@
+"""Text only: read, check, render, tokenise, mix. Never imports torch."""

@@ -1,0 +1,1 @@
+"""Processes that train together: the only importer of torch.distributed."""

@@ -1,0 +1,1 @@
+"""The prefix forest: build it, and plan the forwards of a step."""

@@ -1,0 +1,1 @@
+"""Load, attend, score, adapt, sample: the only importer of transformers and peft."""
