@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -155,3 +155,12 @@ class Forest:
     @property
     def num_sequences(self) -> int:
         return len(self.last)
+
+    @property
+    def total_weight(self) -> float:
+        """Sum of the loss weights."""
+        return float(self.weight.sum())
+
+    def divided_by(self, count: float) -> Forest:
+        """The same forest with every loss weight divided by `count`."""
+        return replace(self, weight=self.weight / count)

@@ -1,0 +1,69 @@
+"""The same mathematics in fewer passes over memory: swaps made on a loaded model, each checked before it is kept.
+
+Parameters, their names and the saved files stay as they are; only how a module computes its forward changes.
+"""
+
+import ctypes
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import gelu, rms_norm
+from transformers import PreTrainedModel
+from transformers.activations import NewGELUActivation
+
+from heed.models.matmul import use_fast_products
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+
+
+def speed_up(model: PreTrainedModel) -> None:
+    """Swap slow forwards for fused ones on every module that has one, and keep freed memory in the process."""
+    keep_freed_memory()
+    use_fast_products(model)
+    for module in model.modules():
+        if isinstance(module, NewGELUActivation):
+            module.forward = partial(gelu, approximate="tanh")
+        elif type(module).__name__.endswith("RMSNorm"):
+            use_fused_rms_norm(module)
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep large freed blocks, which otherwise go back to the system and are faulted in again every step."""
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError):
+        return  # another C library: nothing to tune
+    mallopt(M_MMAP_THRESHOLD, 2**30)
+    mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def use_fused_rms_norm(module: nn.Module) -> None:
+    """Give an RMSNorm PyTorch's fused forward, where that computes the same function.
+
+    y = x / sqrt(mean(x^2) + eps) * weight  (Zhang and Sennrich 2019, arXiv:1910.07467, equation 4), with 1 + weight
+    in Gemma's. Families spell it in many ways, so the module is asked: both forms are tried on random input.
+    """
+    weight = getattr(module, "weight", None)
+    eps = getattr(module, "variance_epsilon", getattr(module, "eps", None))
+    if weight is None or eps is None or weight.dim() != 1:
+        return
+    generator = torch.Generator().manual_seed(0)
+    probe = torch.randn(4, len(weight), generator=generator).to(weight.device, weight.dtype)
+    kept = weight.detach().clone()
+    with torch.no_grad():
+        weight.copy_(torch.rand(len(weight), generator=generator).to(weight) + 0.5)
+        expected = module(probe)
+        for offset in (0.0, 1.0):
+            if torch.allclose(fused_rms_norm(module, probe, offset=offset, eps=eps), expected, rtol=1e-5, atol=1e-5):
+                module.forward = partial(fused_rms_norm, module, offset=offset, eps=eps)
+                break
+        weight.copy_(kept)
+
+
+def fused_rms_norm(module: nn.Module, x: Tensor, *, offset: float, eps: float) -> Tensor:
+    """RMSNorm with `offset` added to the weight, in one pass; statistics in at least float32."""
+    weight: Tensor = module.weight + offset if offset else module.weight  # type: ignore[assignment,operator]
+    if x.dtype in (torch.bfloat16, torch.float16):
+        return rms_norm(x.float(), weight.shape, weight.float(), eps).to(x.dtype)
+    return rms_norm(x, weight.shape, weight.to(x.dtype), eps)
