@@ -17,7 +17,7 @@ def build(sequences: Sequence[Tokens], *, share: bool = True) -> Forest:
 
     The shift by one of next-token prediction happens here and nowhere else: a trained token's `source`
     is the buffer index of the token before it in its own sequence. Several sequences may train
-    different tokens from one source.
+    different tokens from one source. Trained tokens are listed in the order of the sequences given, shared or not.
 
     Args:
         sequences: at least one, none empty; `weight[0]` must be 0, since nothing predicts a first token.
@@ -38,7 +38,7 @@ def build(sequences: Sequence[Tokens], *, share: bool = True) -> Forest:
     path = np.empty(0, dtype=np.int64)  # buffer indices of the tokens of the sequence before
     previous = np.empty(0, dtype=np.int32)
     ids, position, closings = [], [], []
-    source, target, weight, sequence = [], [], [], []
+    sources: dict[int, np.ndarray] = {}
     last = np.empty(len(sequences), dtype=np.int64)
     for index in order:
         tokens = sequences[index]
@@ -49,11 +49,7 @@ def build(sequences: Sequence[Tokens], *, share: bool = True) -> Forest:
         ids.append(tokens.ids[num_shared:])
         position.append(np.arange(num_shared, len(tokens)))
         num_tokens += num_new
-        trained = np.flatnonzero(tokens.weight)
-        source.append(path[trained - 1])
-        target.append(tokens.ids[trained])
-        weight.append(tokens.weight[trained])
-        sequence.append(np.full(len(trained), index))
+        sources[index] = path[np.flatnonzero(tokens.weight) - 1]
         last[index] = path[-1]
         previous = tokens.ids
     closings.append((path, num_tokens))
@@ -61,14 +57,19 @@ def build(sequences: Sequence[Tokens], *, share: bool = True) -> Forest:
     subtree_end = np.empty(num_tokens, dtype=np.int64)
     for closed, end in closings:
         subtree_end[closed] = end
+    trained = [np.flatnonzero(tokens.weight) for tokens in sequences]
     return Forest(
         ids=as_integers(ids),
         position=as_integers(position),
         subtree_end=torch.from_numpy(subtree_end),
-        source=as_integers(source),
-        target=as_integers(target),
-        weight=torch.from_numpy(np.concatenate(weight).astype(np.float64)),
-        sequence=as_integers(sequence),
+        source=as_integers([sources[index] for index in range(len(sequences))]),
+        target=as_integers([tokens.ids[at] for tokens, at in zip(sequences, trained, strict=True)]),
+        weight=torch.from_numpy(
+            np.concatenate([tokens.weight[at] for tokens, at in zip(sequences, trained, strict=True)]).astype(
+                np.float64
+            )
+        ),
+        sequence=as_integers([np.full(len(at), index) for index, at in enumerate(trained)]),
         last=torch.from_numpy(last),
         num_unshared_tokens=sum(len(tokens) for tokens in sequences),
     )

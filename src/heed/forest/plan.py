@@ -31,15 +31,15 @@ def plan(groups: Sequence[Group], max_tokens: int, *, share: bool = True) -> lis
     return forwards
 
 
-def even_budget(groups: Sequence[Group], max_tokens: int, *, share: bool = True) -> int:
+def even_budget(groups: Sequence[Group], max_tokens: int, *, share: bool = True, multiple_of: int = 1) -> int:
     """The smallest budget that needs no more forwards than `max_tokens` does: the same work in equal parts.
 
     Equal parts have the lowest peak memory, and no small rest runs at the low speed of small matrices.
+    The number of forwards is rounded up to a `multiple_of`, the processes that share them out.
     """
     num_forwards = len(plan(groups, max_tokens, share=share))
-    if num_forwards == 1:
-        return max_tokens
-    low, high = max_tokens // 2, max_tokens
+    num_forwards = -(-num_forwards // multiple_of) * multiple_of
+    low, high = 0, max_tokens
     while high - low > max(1, max_tokens // 50):
         middle = (low + high) // 2
         low, high = (low, middle) if len(plan(groups, middle, share=share)) <= num_forwards else (middle, high)

@@ -13,10 +13,10 @@ def weigh(group: Sequence[Tokens], mean_over: Literal["token", "sequence"]) -> t
     """Give a conversation's tokens the weights with which a step's mean is the one asked for.
 
         token      loss = sum of w * NLL over sum of w, over all tokens of the step: weights stay as they are
-        sequence   loss = (1/C) sum_c (1/W_c) sum_{i in c} w_i NLL_i, with W_c the conversation's own sum: w becomes w / W_c
+        sequence   loss = (1/C) sum_c (1/W_c) sum_{i in c} w_i NLL_i: w becomes w / W_c
 
-    With w / W_c the weights of a step sum to its number of conversations C, so that one division by the sum of
-    weights serves both.
+    W_c is the conversation's own sum. The new weights of a step sum to its number of conversations C, so that one
+    division by the sum of weights serves both.
 
     Args:
         group: the conversation's sequences, the main one and its branches.

@@ -95,9 +95,3 @@ def attention_named(model: PreTrainedModel, name: str) -> Iterator[None]:
 def plain_attention_of(model: PreTrainedModel) -> str:
     """The name of the model's own attention to compare with: SDPA where the family has it, else eager."""
     return "sdpa" if getattr(model, "_supports_sdpa", False) else "eager"
-
-
-def attention_size(model: PreTrainedModel) -> int:
-    """How many attention calls one forward must make: one per layer."""
-    config = model.config.get_text_config()
-    return int(config.num_hidden_layers)

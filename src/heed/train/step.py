@@ -69,7 +69,7 @@ def optimiser_step(
             where="the training step; no weight has moved",
             found=f"loss {accumulated['loss']}, gradient norm {norm}",
             expected="finite numbers",
-            fix="lower --optim.lr, lengthen --optim.warmup, or use --dtype float32; start the same command again to go on",
+            fix="lower --optim.lr, lengthen --optim.warmup, or use --dtype float32",
         )
     optimiser.step()
     optimiser.zero_grad(set_to_none=True)

@@ -1,0 +1,52 @@
+# Every target sets itself up first: a virtual environment in .venv, made again when its ingredients change.
+
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+# Two processes share the machine in tests, so each gets one thread.
+export OMP_NUM_THREADS ?= 1
+export HF_HUB_DISABLE_TELEMETRY = 1
+
+.PHONY: test test-slow check format docs demo bench clean
+
+test: check
+	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+test-slow: .venv/heed-dev
+	$(BIN)/python -m pytest -n 2 -m slow
+
+check: .venv/heed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: .venv/heed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: .venv/heed-dev
+	$(BIN)/python tools/make_docs.py
+
+# A small model with random weights learns 60 answers by heart, and its masks are shown.
+DATA := src/heed/lab/first_steps.jsonl
+demo: .venv/heed-dev
+	$(BIN)/python tools/make_tiny_model.py --out build/demo/base --text $(DATA)
+	$(BIN)/heed sft docs/examples/demo.yaml
+	$(BIN)/heed show $(DATA) --model build/demo/run --limit 4
+	@echo 'Talk to it: $(BIN)/heed chat --model build/demo/run'
+
+bench: .venv/heed-bench
+	OMP_NUM_THREADS=2 $(BIN)/python bench/sft.py
+
+clean:
+	rm -rf build .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+.venv/heed-dev: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(INSTALL) -e '.[dev]'
+	touch $@
+
+.venv/heed-bench: .venv/heed-dev
+	$(INSTALL) -e '.[bench]'
+	touch $@

@@ -1,0 +1,91 @@
+"""One measured heed run in a process of its own: `python heed_side.py SPEC.json`."""
+
+import sys
+from typing import Any
+
+import numpy as np
+import torch
+from measure import Clock, peak_memory_bytes, read_json, versions, write_json
+
+from heed.config import SftSettings
+from heed.dist.world import World
+from heed.forest.build import build
+from heed.forest.plan import even_budget, plan
+from heed.models.check import choose_score
+from heed.models.load import load_model, num_positions, prepare_training
+from heed.models.speed import speed_up
+from heed.train.optimiser import adamw, set_learning_rate
+from heed.train.step import optimiser_step
+from heed.types import Forest, Tokens
+
+
+def tokens(record: dict[str, Any]) -> Tokens:
+    """A record as heed trains it: the response carries the loss, stop token included."""
+    prompt, response = record["prompt_ids"], record["response_ids"]
+    return Tokens(
+        ids=np.array(prompt + response, dtype=np.int32),
+        weight=np.array([0.0] * len(prompt) + [1.0] * len(response), dtype=np.float32),
+    )
+
+
+def read_steps(spec: dict[str, Any]) -> list[list[Tokens]]:
+    """The conversations of every step, in the order TRL's ungrouped settings take them too."""
+    records = read_json(spec["records"])
+    return [[tokens(records[i]) for i in step] for step in read_json(spec["orders"])["shuffled"]]
+
+
+def forests_of(step: list[Tokens], max_tokens: int, share: bool) -> list[Forest]:
+    """One step's conversations as the forests of its forwards, as the recipe cuts them."""
+    groups = [(conversation,) for conversation in step]
+    forwards = plan(groups, even_budget(groups, max_tokens, share=share), share=share)
+    return [build([step[i] for i in forward], share=share) for forward in forwards]
+
+
+def run_heed(spec: dict[str, Any], steps: list[list[Tokens]]) -> dict[str, Any]:
+    """One optimiser step per element of `steps`, the clock started after the warm-up."""
+    torch.set_num_threads(spec["threads"])
+    max_tokens = spec["max_tokens"] or SftSettings.model_fields["max_tokens"].default
+    model = load_model(spec["model"], torch.device("cpu"))
+    speed_up(model)
+    prepare_training(model, gradient_checkpointing=False)
+    longest = max(steps[0], key=len)
+    longest_in_data = max(len(conversation) for step in steps for conversation in step)
+    chosen = choose_score(
+        model, longest, longest_in_data=longest_in_data, num_positions=num_positions(model), share=True
+    )
+    optimiser = adamw(model.named_parameters(), weight_decay=0.0)
+    set_learning_rate(optimiser, spec["learning_rate"])
+    parameters = list(model.parameters())
+    world, clock = World(), Clock()
+    reports, positions = [], []
+    for number, step in enumerate(steps):
+        if number == spec["warmup"]:
+            clock.start()
+        forests = forests_of(step, max_tokens, chosen.shares_prefixes)
+        reports.append(
+            optimiser_step(parameters, optimiser, forests, chosen.score, max_norm=spec["max_norm"], world=world)
+        )
+        positions.append(sum(forest.num_tokens for forest in forests))
+    clock.stop()
+    return {
+        "cpu_seconds": clock.cpu_seconds,
+        "wall_seconds": clock.wall_seconds,
+        "first_loss": reports[0]["loss"],
+        "trained_tokens_per_step": [int(report["num_trained_tokens"]) for report in reports],
+        "positions_per_step": positions,
+        "self_check": chosen.note,
+    }
+
+
+def main(spec: dict[str, Any]) -> None:
+    steps = read_steps(spec)
+    result = run_heed(spec, steps)
+    result |= {
+        "peak_memory_bytes": peak_memory_bytes(),
+        "versions": versions(["torch", "transformers", "heed-lm"]),
+    }
+    write_json(spec["result"], result)
+
+
+if __name__ == "__main__":
+    main(read_json(sys.argv[1]))

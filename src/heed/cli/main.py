@@ -1,0 +1,115 @@
+"""The commands of `heed`: words in, a recipe run, and one of four exit statuses out.
+
+0 done; 2 a mistake of the user's, told in five parts and without a traceback; 130 stopped with Ctrl-C;
+1 with a traceback is a fault of heed's own.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+
+from heed.cli.parse import parse
+from heed.cli.usage import overview, usage
+from heed.config import ChatSettings, MergeSettings, SftSettings, ShowSettings
+from heed.errors import UserError
+from heed.settings import Settings, load_settings, nearest, options
+
+COMMANDS: dict[str, type[Settings]] = {
+    "sft": SftSettings,
+    "show": ShowSettings,
+    "chat": ChatSettings,
+    "merge": MergeSettings,
+}
+POSITIONAL = {"show": "data", "chat": "model", "merge": "model"}
+"""the option that a word without a flag belongs to"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        # What is read and shown is text in any language, whatever the terminal's locale says.
+        if isinstance(stream, io.TextIOWrapper) and stream.encoding.lower() not in ("utf-8", "utf8"):
+            stream.reconfigure(encoding="utf-8")
+    try:
+        _command(words)
+        sys.stdout.flush()
+    except UserError as error:
+        return _tell(error)
+    except KeyboardInterrupt:
+        again = "; the same command goes on from the last checkpoint" if words[:1] == ["sft"] else ""
+        print(f"\nstopped{again}", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader (`head`, a pager) has what it wanted. Nothing may be written at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        from heed.cli.disk import full_disk
+
+        full = full_disk(error)
+        if full is None:
+            raise
+        return _tell(full)
+    return 0
+
+
+def _command(words: Sequence[str]) -> None:
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(overview(COMMANDS), end="")
+    elif words[0] in ("-V", "--version"):
+        from importlib.metadata import version
+
+        print(version("heed-lm"))
+    elif words[0] not in COMMANDS:
+        near = nearest(words[0], list(COMMANDS))
+        raise UserError(
+            f"unknown command '{words[0]}'",
+            where="command line",
+            found=words[0],
+            expected=f"one of {', '.join(COMMANDS)}",
+            fix=f"did you mean 'heed {near}'?" if near else "heed --help lists the commands",
+        )
+    else:
+        _run(words[0], words[1:])
+
+
+def _run(command: str, words: Sequence[str]) -> None:
+    cls = COMMANDS[command]
+    said = parse(words, options(cls), positional=POSITIONAL.get(command))
+    if said.wants_help:
+        print(usage(command, cls, columns=shutil.get_terminal_size((120, 24)).columns), end="")
+        return
+    settings = load_settings(cls, said.settings_file, said.overrides)
+    # Imported here, so that help and mistakes are answered before torch is loaded.
+    if isinstance(settings, SftSettings):
+        from heed.recipes import sft
+
+        sft.run(settings)
+    elif isinstance(settings, ShowSettings):
+        from heed.cli.show import show
+
+        show(settings)
+    elif isinstance(settings, ChatSettings):
+        from heed.recipes import chat
+
+        chat.run(settings)
+    elif isinstance(settings, MergeSettings):
+        from heed.recipes import merge
+
+        merge.run(settings)
+
+
+def _tell(error: UserError) -> int:
+    red, plain = ("\033[1;31m", "\033[0m") if sys.stderr.isatty() and "NO_COLOR" not in os.environ else ("", "")
+    sys.stdout.flush()
+    print(f"{red}error:{plain} {error}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,98 @@
+"""Words of a command line -> a settings file and a flat mapping of dotted keys."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from heed.errors import UserError
+from heed.settings import Option, flag, unknown_option
+
+
+@dataclass(slots=True)
+class Words:
+    """What a command line says, before anything is checked against its meaning."""
+
+    settings_file: str | None = None
+    overrides: dict[str, object] = field(default_factory=dict)
+    wants_help: bool = False
+
+
+def parse(arguments: Sequence[str], options: Sequence[Option], *, positional: str | None) -> Words:
+    """Sort `--flag value`, `--flag=value`, `--switch`, `--no-switch` and words without a flag.
+
+    A word without a flag that ends in .yaml or .yml is the settings file; any other one is a value of the
+    option `positional`. Values stay text: the settings turn them into numbers and check them.
+    """
+    words = Words()
+    by_flag = {option.flag: option for option in options}
+    by_key = {option.key: option for option in options}
+    rest = list(arguments)
+    while rest:
+        word = rest.pop(0)
+        if word in ("-h", "--help"):
+            words.wants_help = True
+        elif word.startswith("--"):
+            name, equals, value = word.partition("=")
+            name = name.replace("_", "-")
+            option, switched_off = by_flag.get(name), False
+            if option is None and name.startswith("--no-"):
+                option = by_flag.get("--" + name.removeprefix("--no-"))
+                switched_off = option is not None and option.kind == "switch" and not equals
+                option = option if switched_off else None
+            if option is None:
+                raise unknown_option(name[2:], list(by_key), value=None, where="command line", as_flag=True)
+            if option.kind == "switch" and not equals:
+                _put(words, option, not switched_off)
+            elif equals:
+                _put(words, option, value)
+            elif rest and not rest[0].startswith("--"):
+                _put(words, option, rest.pop(0))
+            else:
+                raise _needs_a_value(option, rest)
+        elif word.endswith((".yaml", ".yml")) and words.settings_file is None:
+            words.settings_file = word
+        elif positional is not None:
+            _put(words, by_key[positional], word)
+        else:
+            raise _stray(word)
+    return words
+
+
+def _put(words: Words, option: Option, value: object) -> None:
+    if option.kind == "list":
+        values = words.overrides.setdefault(option.key, [])
+        assert isinstance(values, list)
+        values.append(value)
+    elif option.key in words.overrides:
+        raise UserError(
+            f"{option.flag} is given twice",
+            where="command line",
+            found=f"{words.overrides[option.key]} and {value}",
+            expected="one value",
+            fix=f"{option.flag} {value}",
+        )
+    else:
+        words.overrides[option.key] = value
+
+
+def _needs_a_value(option: Option, rest: Sequence[str]) -> UserError:
+    example = option.choices[0] if option.choices else option.key.rpartition(".")[2].upper()
+    return UserError(
+        f"{option.flag} needs a value",
+        where="command line",
+        found=f"the next option, {rest[0]}" if rest else "the end of the line",
+        expected=option.help,
+        fix=f"{option.flag} {option.default if option.default not in (None, ()) else example}",
+    )
+
+
+def _stray(word: str) -> UserError:
+    looks_like_a_flag = word.startswith("-")
+    return UserError(
+        f"'{word}' belongs to no option",
+        where="command line",
+        found=word,
+        expected="options, each with two dashes, and at most one settings file (.yaml)",
+        fix=f"{flag(word.lstrip('-'))} ..." if looks_like_a_flag else f"--data {word}, or --model {word}",
+    )

@@ -1,0 +1,214 @@
+"""Settings of every recipe, each defined once: YAML key, command-line flag, help text and docs table."""
+
+from __future__ import annotations
+
+import datetime
+import math
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from heed.errors import UserError
+from heed.settings import Number, Settings, Text, Whole, dump, load_settings
+
+__all__ = [
+    "ChatSettings",
+    "DataSource",
+    "MergeSettings",
+    "SftSettings",
+    "ShowSettings",
+    "dump",
+    "load_settings",
+    "lora_alpha",
+    "peak_learning_rate",
+]
+
+DEFAULT_EPOCHS = 2
+
+
+def _sources(value: object) -> object:
+    """Let a data set be a path, and a single one stand without a list."""
+    if isinstance(value, (str, Mapping)):
+        value = [value]
+    if isinstance(value, (list, tuple)):
+        return tuple({"path": item} if isinstance(item, str) else item for item in value)
+    return value
+
+
+class DataSource(Settings):
+    """One data set of a mixture."""
+
+    path: Text = Field(description="file or hub name")
+    weight: Number = Field(1.0, gt=0, description="how often its records are drawn in an epoch, relative to once each")
+    cap: Whole | None = Field(None, ge=1, description="records that count at most, so that a huge data set does not drown others")
+    wordings: Text | None = Field(None, description="file of instruction wordings with slots, for labelled records")
+
+
+Sources = Annotated[tuple[DataSource, ...], BeforeValidator(_sources)]
+PositiveNumber = Annotated[Number, Field(gt=0)]
+DEVICE_HELP = "auto, cpu, cuda or cuda:N; auto takes the GPU if there is one"
+Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
+
+
+class Loss(Settings):
+    """Loss"""
+
+    mean_over: Literal["token", "sequence"] = Field("token", description="what weighs the same as any other")
+
+
+class Optim(Settings):
+    """Optimiser (AdamW)"""
+
+    lr: PositiveNumber | Literal["auto"] = Field(
+        "auto", description="peak; auto: 1e-3 below 0.25M parameters, 1e-4 at 124M, 2e-5 at 7B; LoRA x10"
+    )
+    warmup: Number = Field(0.03, ge=0, le=1, description="share of the steps in which the learning rate rises from 0")
+    weight_decay: Number = Field(0.0, ge=0, description="pull of matrices towards 0, per unit of learning rate")
+    max_norm: Number = Field(1.0, gt=0, description="gradient norm above which the gradient is scaled down")
+    schedule: Literal["cosine", "linear", "constant"] = Field(
+        "cosine", description="way of the learning rate after warm-up"
+    )
+
+
+class Lora(Settings):
+    """Low-rank adapter (LoRA)"""
+
+    rank: Whole = Field(0, ge=0, description="rank of the adapter; 0 trains all parameters of the model itself")
+    alpha: Number | None = Field(None, gt=0, description="scale of the adapter is alpha / rank [default: 2 x rank]")
+
+
+class SftSettings(Settings):
+    """Tune a base language model on instructions and answers.
+
+    heed sft --model MODEL --data DATA.jsonl --out RUN
+    heed sft CONFIG.yaml --optim.lr 1e-4
+    """
+
+    model: Text = Field(title="Model, data, run", description="folder or hub name of the base model")
+    data: Sources = Field(min_length=1, description="file or hub name of a data set; may be given several times")
+    out: Text = Field(description="folder of this run; a run found there is resumed if its settings match")
+    eval_data: Sources = Field((), description="data only measured, never trained on [default: a held-out share]")
+    held_out_share: Number = Field(
+        0.05, ge=0, lt=1, description="share of conversations held out by hash where there is no --eval-data"
+    )
+    max_bad_records: Number = Field(
+        0.0005, ge=0, le=1, description="share of unusable records up to which they are left out and listed"
+    )
+    template: Text | None = Field(
+        None,
+        title="Conversations",
+        description="jinja file, folder, alpaca, chatml or plain [default: the model's own]",
+    )
+    date: datetime.date | None = Field(
+        None, description="YYYY-MM-DD, for templates that print one [default: first day of the run]"
+    )
+    max_length: Whole | None = Field(
+        None, ge=2, description="tokens of a conversation [default: the model's positions]"
+    )
+    too_long: Literal["error", "drop", "truncate"] = Field("error", description="what happens to longer ones")
+    steps: Whole | None = Field(None, ge=1, title="Training", description="optimiser steps, in place of --epochs")
+    epochs: Whole | None = Field(None, ge=1, description=f"passes over the data [default: {DEFAULT_EPOCHS}]")
+    batch_size: Whole = Field(16, ge=1, description="conversations per optimiser step, over all devices")
+    max_tokens: Whole = Field(4096, ge=1, description="tokens per forward pass; for memory, changes no result")
+    share_prefixes: bool = Field(True, description="compute a beginning that conversations share only once")
+    gradient_checkpointing: bool = Field(False, description="compute activations twice to hold fewer in memory")
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="activations; trained weights stay float32")
+    device: Device = Field("auto", description=DEVICE_HELP)
+    seed: Whole = Field(0, ge=0, description="fixes the order of the data and every random start")
+    save_every: Whole = Field(
+        100, ge=0, title="Keeping and measuring", description="steps between checkpoints; 0 saves at the end only"
+    )
+    keep_checkpoints: Whole = Field(2, ge=1, description="number of latest checkpoints that are kept")
+    eval_every: Whole = Field(100, ge=0, description="steps between measurements; 0 measures at start and end only")
+    loss: Loss = Loss()
+    optim: Optim = Optim()
+    lora: Lora = Lora()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _steps_or_epochs(cls, given: object) -> object:
+        if not isinstance(given, Mapping):
+            return given
+        steps, epochs = given.get("steps"), given.get("epochs")
+        if steps is not None and epochs is not None:
+            raise UserError(
+                "steps and epochs are both given",
+                where="steps, epochs",
+                found=f"steps {steps}, epochs {epochs}",
+                expected="one of them: each says how long to train",
+                fix=f"leave out epochs, or leave out steps and give --epochs {epochs}",
+            )
+        return {**given, "epochs": DEFAULT_EPOCHS} if steps is None and epochs is None else given
+
+
+class ShowSettings(Settings):
+    """Show conversations of a data set as the model will read them, the trained tokens in colour.
+
+    heed show DATA.jsonl --model MODEL
+    heed show DATA.jsonl --tokenizer FOLDER --template alpaca --record 3
+    """
+
+    data: Sources = Field(min_length=1, description="file or hub name of a data set; may be given several times")
+    model: Text | None = Field(None, description="folder or hub name of a model, for its tokenizer and its template")
+    tokenizer: Text | None = Field(None, description="folder that holds a tokenizer.json, in place of --model")
+    template: Text | None = Field(
+        None, description="jinja file, tokenizer_config.json, folder, alpaca, chatml, plain [default: the model's]"
+    )
+    date: datetime.date | None = Field(None, description="YYYY-MM-DD, for templates that print one [default: today]")
+    record: Whole | None = Field(None, ge=1, description="number of the one record to show, counted from 1")
+    limit: Whole = Field(3, ge=0, description="records to show of each data set; 0 shows all")
+    html: Text | None = Field(None, description="file to write as a page, in place of printing")
+    print_json: bool = Field(False, alias="json", description="print one JSON object per record, and nothing else")
+
+
+class ChatSettings(Settings):
+    """Talk to a model in the terminal.
+
+    heed chat --model RUN
+    """
+
+    model: Text = Field(description="run folder, model folder or hub name")
+    template: Text | None = Field(
+        None, description="jinja file, folder, alpaca, chatml or plain [default: the model's own]"
+    )
+    system: Text | None = Field(None, description="system prompt [default: none]")
+    max_new_tokens: Whole = Field(512, ge=1, description="tokens of an answer at most")
+    temperature: Number = Field(
+        0.7, ge=0, description="0 always takes the likeliest token; 1 samples as the model predicts"
+    )
+    top_p: Number = Field(0.95, gt=0, le=1, description="sample from the likeliest tokens that hold this probability")
+    seed: Whole = Field(0, ge=0, description="fixes the sampling")
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="of weights and activations")
+    device: Device = Field("auto", description=DEVICE_HELP)
+
+
+class MergeSettings(Settings):
+    """Fold an adapter into its base model, and check that the logits agree.
+
+    heed merge --model RUN --out FOLDER
+    """
+
+    model: Text = Field(description="run folder or adapter folder")
+    out: Text = Field(description="folder to write the merged model to; must be empty or absent")
+    base: Text | None = Field(None, description="folder or hub name of the base [default: the one the adapter names]")
+    device: Device = Field("auto", description=DEVICE_HELP)
+
+
+def peak_learning_rate(settings: SftSettings, num_parameters: int) -> float:
+    """The learning rate to warm up to: the one given, or the one that suits a model of `num_parameters`.
+
+        auto = min(1e-3, 2e-5 * (7e9 / num_parameters)^0.38 * (10 with LoRA))
+
+    2e-5 for all weights and 2e-4 for an adapter are what 7B models are commonly tuned with; the exponent makes it
+    1e-4 for 124M parameters and 1e-3 for 260K.
+    """
+    if settings.optim.lr != "auto":
+        return settings.optim.lr
+    times = 10 if settings.lora.rank else 1
+    return min(1e-3, times * 2e-5 * math.pow(7e9 / max(num_parameters, 1), 0.38))
+
+
+def lora_alpha(settings: SftSettings) -> float:
+    """The adapter's alpha: the one given, or twice the rank."""
+    return settings.lora.alpha if settings.lora.alpha is not None else 2.0 * settings.lora.rank

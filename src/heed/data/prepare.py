@@ -1,0 +1,264 @@
+"""One data set from its file to token sequences on disk, with an account of every record that was left out."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from heed.data.chat import masked
+from heed.data.check import check, in_held_out
+from heed.data.read import read, read_labelled, summary
+from heed.data.render import ChatTemplate
+from heed.data.store import StoreWriter, TokenStore
+from heed.data.tokens import Tokenizer, tokenise
+from heed.data.wordings import Wordings, load_wordings, say
+from heed.errors import UserError
+from heed.types import Conversation, Finding, Labelled, Origin, Ranking, Tokens
+
+TooLong = Literal["error", "drop", "truncate"]
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What is done with every record, the same for all data sets of a run."""
+
+    template: ChatTemplate
+    tokenizer: Tokenizer
+    max_length: int | None
+    """tokens of one sequence at most; None where the model has no limit"""
+    too_long: TooLong
+    max_bad_records: float
+    """share of a data set's records that may be unusable without stopping the run"""
+    held_out_share: float
+    """of the records, by hash of their content"""
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A record, or a wording of it, that is not trained or not trained whole."""
+
+    origin: Origin
+    reason: str
+    num_tokens: int = 0
+    """lost by this"""
+
+
+@dataclass
+class Account:
+    """What became of a data set's records."""
+
+    path: str
+    read: str = ""
+    """one line: how many of what was read"""
+    num_records: int = 0
+    num_kept: int = 0
+    num_held_out: int = 0
+    num_tokens: int = 0
+    num_trained_tokens: int = 0
+    num_findings: int = 0
+    num_too_long: int = 0
+    num_cut_tokens: int = 0
+    """dropped with too long records or cut off their ends"""
+    num_split_edges: int = 0
+    """tokens that crossed from prompt to response and were split, as at inference"""
+    num_branches: int = 0
+    """turns that the template does not show in the whole conversation as at inference: sequences of their own"""
+    left_out: list[LeftOut] = field(default_factory=list)
+
+    def lines(self, max_length: int | None, too_long: TooLong) -> list[str]:
+        """What a user should know, most of all what is missing."""
+        lines = [f"{self.path}: {self.read}"]
+        if self.num_too_long:
+            done = "left out" if too_long == "drop" else "cut to fit"
+            lines.append(
+                f"  {self.num_too_long:,} longer than {max_length:,} tokens {done} ({self.num_cut_tokens:,} tokens)"
+            )
+        if self.num_findings:
+            lines.append(f"  {self.num_findings:,} unusable left out (listed in left_out.jsonl)")
+        if self.num_branches:
+            lines.append(f"  {self.num_branches:,} turns became sequences of their own: the template rewrites history")
+        lines.append(
+            f"  {self.num_kept - self.num_held_out:,} to train on, {self.num_held_out:,} held out, "
+            f"{self.num_trained_tokens:,} of {self.num_tokens:,} tokens trained"
+        )
+        return lines
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedSet:
+    """A data set ready to be drawn from: records, each of one or more wordings, each of one or more sequences."""
+
+    path: str
+    store: TokenStore
+    first_row: np.ndarray
+    """(records + 1,) where each record's wordings begin in the store"""
+    training: np.ndarray
+    """records to train on"""
+    held_out: np.ndarray
+    """records to measure on"""
+
+    def num_wordings(self, record: int) -> int:
+        """How many ways there are to say this record."""
+        return int(self.first_row[record + 1] - self.first_row[record])
+
+    def conversation(self, record: int, wording: int = 0) -> tuple[Tokens, ...]:
+        """The sequences of a record in one of its wordings."""
+        return self.store[int(self.first_row[record]) + wording]
+
+
+def prepare(
+    path: str,
+    wordings: str | None,
+    folder: Path,
+    preparation: Preparation,
+    *,
+    fingerprint: str,
+    progress: Callable[[int], None] = lambda count: None,
+) -> Account:
+    """Read, check, render, mask and tokenise every record of a data set into `folder`.
+
+    Raises:
+        UserError: the file is broken, a record is too long under `too_long=error`, or more records than
+            `max_bad_records` allows cannot be used. Nothing is left under `folder` then.
+    """
+    account = Account(path)
+    counts: Counter[tuple[str, type]] = Counter()
+    findings: list[Finding] = []
+    too_long: list[LeftOut] = []
+    first_row = [0]
+    said = load_wordings(wordings) if wordings is not None else None
+    with StoreWriter(folder, fingerprint) as writer:
+        for shape, noun in read(path) if said is None else read_labelled(path):
+            counts[shape, type(noun)] += 1
+            account.num_records += 1
+            progress(account.num_records)
+            num_rows = 0
+            for conversation in conversations_of(noun, said):
+                sequences = sequences_of(conversation, preparation, account)
+                if isinstance(sequences, Finding):
+                    findings.append(sequences)
+                    continue
+                kept, lost = fitted(sequences, preparation)
+                if lost:
+                    too_long.append(LeftOut(conversation.origin, "too long", lost))
+                if kept:
+                    held_out = in_held_out(noun_of(noun), preparation.held_out_share)
+                    writer.append(kept, conversation.origin, held_out=held_out)
+                    num_rows += 1
+            if num_rows:
+                first_row.append(first_row[-1] + num_rows)
+        account.read = summary(counts)
+        refuse_too_long(too_long, preparation)
+        refuse_findings(findings, account, preparation.max_bad_records)
+    np.save(folder / "first_row.npy", np.array(first_row, dtype=np.int64))
+    account.num_findings, account.num_too_long = len(findings), len(too_long)
+    account.num_cut_tokens = sum(item.num_tokens for item in too_long)
+    account.left_out = too_long + [LeftOut(f.origin, f"{f.problem}: {f.found}") for f in findings]
+    prepared = open_prepared(path, folder)
+    account.num_kept, account.num_held_out = len(prepared.first_row) - 1, len(prepared.held_out)
+    account.num_tokens = int(prepared.store.num_tokens.sum())
+    account.num_trained_tokens = int(prepared.store.num_trained_tokens.sum())
+    return account
+
+
+def open_prepared(path: str, folder: Path) -> PreparedSet:
+    """What `prepare` wrote."""
+    store = TokenStore(folder)
+    first_row = np.load(folder / "first_row.npy")
+    held_out = store.held_out[first_row[:-1]]
+    return PreparedSet(path, store, first_row, np.flatnonzero(~held_out), np.flatnonzero(held_out))
+
+
+def conversations_of(noun: Conversation | Ranking | Labelled, wordings: Wordings | None) -> Iterator[Conversation]:
+    """What supervised tuning makes of a record: itself, a ranking's best answer, or every wording of it."""
+    if isinstance(noun, Labelled):
+        if wordings is None:
+            raise ValueError("a labelled record needs wordings")
+        for wording in wordings.of(noun):
+            yield say(noun, wording)
+    else:
+        yield noun.best() if isinstance(noun, Ranking) else noun
+
+
+def noun_of(noun: Conversation | Ranking | Labelled) -> Conversation | Labelled:
+    """What the held-out hash is taken of."""
+    return noun.best() if isinstance(noun, Ranking) else noun
+
+
+def sequences_of(
+    conversation: Conversation, preparation: Preparation, account: Account
+) -> tuple[Tokens, ...] | Finding:
+    """A conversation's token sequences, or why it has none."""
+    if (finding := check(conversation)) is not None:
+        return finding
+    rendered = masked(conversation, preparation.template)
+    if isinstance(rendered, Finding):
+        return rendered
+    account.num_branches += len(rendered) - 1
+    tokenised = [tokenise(each, preparation.tokenizer) for each in rendered]
+    account.num_split_edges += sum(each.num_split_edges for each in tokenised)
+    return tuple(each.tokens for each in tokenised)
+
+
+def fitted(sequences: tuple[Tokens, ...], preparation: Preparation) -> tuple[tuple[Tokens, ...], int]:
+    """The sequences within `max_length`, and how many tokens that costs.
+
+    A sequence is cut at its end: the response loses its last tokens and its stop token, which is then not trained,
+    for it would teach to stop there. A sequence that has no trained token left is dropped.
+    """
+    limit = preparation.max_length
+    if limit is None or all(len(tokens) <= limit for tokens in sequences):
+        return sequences, 0
+    if preparation.too_long != "truncate":
+        return (), sum(len(tokens) for tokens in sequences)
+    cut = [replace(tokens, ids=tokens.ids[:limit], weight=tokens.weight[:limit]) for tokens in sequences]
+    kept = tuple(tokens for tokens in cut if tokens.weight.any())
+    return kept, sum(len(tokens) for tokens in sequences) - sum(len(tokens) for tokens in kept)
+
+
+def refuse_too_long(too_long: list[LeftOut], preparation: Preparation) -> None:
+    """Stop at conversations that do not fit, unless the user said what to do with them."""
+    if not too_long or preparation.too_long != "error":
+        return
+    first, others = too_long[0], len(too_long) - 1
+    raise UserError(
+        "a conversation is longer than the model can read",
+        where=str(first.origin),
+        found=f"{first.num_tokens:,} tokens" + (f", and {others:,} further conversations too long" if others else ""),
+        expected=f"at most {preparation.max_length:,} tokens (--max-length, or the model's positions)",
+        fix="--too-long drop leaves them out, --too-long truncate cuts their ends off; both are counted",
+    )
+
+
+def refuse_findings(findings: list[Finding], account: Account, max_bad_records: float) -> None:
+    """Stop at unusable records, unless they are so few that the user lets them be left out."""
+    if not findings or len(findings) <= max_bad_records * account.num_records:
+        return
+    error = findings[0].error()
+    share = len(findings) / account.num_records
+    others = f" (and {len(findings) - 1:,} more like it, {share:.2%} of the records)" if len(findings) > 1 else ""
+    raise UserError(
+        error.problem,
+        where=error.where,
+        found=error.found + others,
+        expected=error.expected,
+        fix=f"{error.fix}; or --max-bad-records {share * 1.01:.2g} leaves such records out and lists them",
+    )
+
+
+def account_json(account: Account) -> Mapping[str, Any]:
+    """The numbers of an account, for the run folder."""
+    return {name: value for name, value in vars(account).items() if name != "left_out"}
+
+
+def left_out_lines(account: Account) -> Iterator[str]:
+    """A JSON line for every record that was left out or cut."""
+    for item in account.left_out:
+        line = {"path": item.origin.path, "record": item.origin.record, "reason": item.reason}
+        yield json.dumps({**line, "num_tokens": item.num_tokens}, ensure_ascii=False)

@@ -1,0 +1,208 @@
+"""The processes that train together, and what they tell each other."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from itertools import groupby
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as distributed
+from torch import Tensor
+
+from heed.errors import UserError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+BUCKET_BYTES = 32 * 2**20
+"""of gradients summed by one message: large enough to hide what a message costs to start, small next to a model"""
+
+PATIENCE = timedelta(days=1)
+"""how long a process waits for the others: the first may read and tokenise for hours; torchrun notices a dead one"""
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """Which of how many processes this is. Everything is the identity for a process on its own.
+
+    The methods that talk (`sum`, `sum_gradients`, `barrier`, `broadcast_object`, `gather_objects`, `on_first`)
+    must be called by every process, in the same order.
+    """
+
+    rank: int = 0
+    """of this process, from 0"""
+    size: int = 1
+    """processes in all"""
+    local_rank: int = 0
+    """of this process on its machine, which is the index of its GPU"""
+
+    @classmethod
+    def from_environment(cls, device: str = "cpu", *, init_method: str = "env://") -> World:
+        """Join the processes that torchrun started, or be on its own where it did not.
+
+        Args:
+            device: `cuda` makes tensors on GPUs travel by NCCL, one GPU per process; those on the CPU use gloo.
+            init_method: where the processes meet, as in `torch.distributed.init_process_group`.
+        """
+        if "WORLD_SIZE" not in os.environ and "RANK" not in os.environ:
+            return cls()
+        rank, size = _integer("RANK"), _integer("WORLD_SIZE")
+        local_rank = _integer("LOCAL_RANK") if "LOCAL_RANK" in os.environ else 0
+        if not 0 <= rank < size:
+            raise _bad_environment(f"RANK={rank}, WORLD_SIZE={size}", "0 <= RANK < WORLD_SIZE")
+        if size == 1:
+            return cls(local_rank=local_rank)
+        if init_method == "env://" and (missing := [n for n in ("MASTER_ADDR", "MASTER_PORT") if n not in os.environ]):
+            raise _bad_environment(f"no {' and no '.join(missing)}", "the address at which the processes meet")
+        on_gpu = torch.device(device).type == "cuda"
+        if on_gpu:
+            torch.cuda.set_device(local_rank)
+        distributed.init_process_group(
+            "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
+            init_method=init_method,
+            rank=rank,
+            world_size=size,
+            timeout=PATIENCE,
+        )
+        return cls(rank=rank, size=size, local_rank=local_rank)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the process that writes and speaks."""
+        return self.rank == 0
+
+    def close(self) -> None:
+        """Leave the others, at the end of the program."""
+        if self.size > 1:
+            distributed.destroy_process_group()
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """The sum of this tensor over all processes; the tensor itself stays as it is."""
+        if self.size == 1:
+            return tensor
+        total = tensor.detach().clone(memory_format=torch.contiguous_format)
+        distributed.all_reduce(total)
+        return total
+
+    @torch.no_grad()
+    def sum_gradients(self, parameters: Iterable[Tensor]) -> None:
+        """Make every process hold the sum of all processes' gradients.
+
+        A process without a gradient for a parameter counts as zeros. A parameter without a gradient on any process
+        keeps none, as on a single process: AdamW would decay a parameter whose gradient is zeros.
+        """
+        if self.size == 1:
+            return
+        trainable = [p for p in parameters if p.requires_grad]
+        if not trainable:
+            return
+        num_holders = self.sum(torch.tensor([p.grad is not None for p in trainable], dtype=torch.int32))
+        used = [p for p, holders in zip(trainable, num_holders.tolist(), strict=True) if holders]
+        for parameter in used:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        gradients = [p.grad for p in used if p.grad is not None]
+        for bucket in _buckets(gradients):
+            total = torch.cat([gradient.reshape(-1) for gradient in bucket])
+            distributed.all_reduce(total)
+            for gradient, part in zip(bucket, torch.split(total, [g.numel() for g in bucket]), strict=True):
+                gradient.copy_(part.view_as(gradient))
+
+    def barrier(self) -> None:
+        """Wait until every process is here."""
+        self.sum(torch.zeros(1))
+
+    def broadcast_object(self, value: Result) -> Result:
+        """The first process's value, for every process. What the others pass is not looked at."""
+        if self.size == 1:
+            return value
+        box = [value]
+        distributed.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def gather_objects(self, value: Result) -> list[Result]:
+        """Every process's value in the order of ranks, for every process."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        distributed.all_gather_object(values, value)
+        return values
+
+    def share(self, items: Sequence[Item]) -> list[Item]:
+        """This process's share of items dealt in turn: every item goes to exactly one process."""
+        return list(items[self.rank :: self.size])
+
+    def on_first(self, work: Callable[[], Result]) -> Result:
+        """Do something on the first process only; every process gets its result, or the error it ended with.
+
+        Without this, the others would wait for a first process that met a full disk.
+        """
+        if self.size == 1:
+            return work()
+        if not self.is_first:
+            told: Result = self.broadcast_object(_Outcome()).take()
+            return told
+        try:
+            result = work()
+        except UserError as error:
+            parts = (error.problem, error.where, error.found, error.expected, error.fix)
+            self.broadcast_object(_Outcome(user_error=parts))
+            raise
+        except Exception as error:
+            self.broadcast_object(_Outcome(failure=f"{type(error).__name__}: {error}"))
+            raise
+        self.broadcast_object(_Outcome(result=result))
+        return result
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """How work on the first process ended, in parts that can travel (an exception may not survive pickling)."""
+
+    result: Any = None
+    user_error: tuple[str, str, str, str, str] | None = None
+    failure: str | None = None
+
+    def take(self) -> Any:
+        if self.user_error is not None:
+            problem, where, found, expected, fix = self.user_error
+            raise UserError(problem, where=where, found=found, expected=expected, fix=fix)
+        if self.failure is not None:
+            raise RuntimeError(f"the first process failed: {self.failure}")
+        return self.result
+
+
+def _buckets(gradients: Iterable[Tensor]) -> Iterable[list[Tensor]]:
+    """Cut gradients, in order, into lists of one dtype and device and about `BUCKET_BYTES` each."""
+    for _, alike in groupby(gradients, key=lambda g: (g.dtype, g.device)):
+        bucket: list[Tensor] = []
+        for gradient in alike:
+            bucket.append(gradient)
+            if sum(g.nbytes for g in bucket) >= BUCKET_BYTES:
+                yield bucket
+                bucket = []
+        if bucket:
+            yield bucket
+
+
+def _integer(name: str) -> int:
+    try:
+        return int(os.environ[name])
+    except KeyError:
+        raise _bad_environment(f"no {name}", "RANK and WORLD_SIZE, both or neither") from None
+    except ValueError:
+        raise _bad_environment(f"{name}={os.environ[name]!r}", "a whole number") from None
+
+
+def _bad_environment(found: str, expected: str) -> UserError:
+    return UserError(
+        "the processes that train together cannot find each other",
+        where="environment variables that torchrun sets",
+        found=found,
+        expected=expected,
+        fix="torchrun --nproc-per-node 2 --no-python heed sft ..., or alone: unset RANK WORLD_SIZE LOCAL_RANK",
+    )

@@ -1,0 +1,1 @@
+"""Small data sets of our own making, for demonstrations that need no download."""

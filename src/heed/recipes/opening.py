@@ -1,0 +1,120 @@
+"""Open a base model for tuning: its tokenizer, the chat template it will speak, and an adapter if one is trained."""
+
+from __future__ import annotations
+
+import datetime
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from heed.config import SftSettings, lora_alpha
+from heed.data.render import ChatTemplate
+from heed.data.stops import known_special_tokens, stop_tokens
+from heed.data.tokens import Tokenizer, fit_template
+from heed.errors import UserError
+from heed.models.adapters import add_adapter, write_extended_base
+from heed.models.load import LoadedModel, add_tokens, load_model, load_tokenizer, prepare_training, tokenizer_facts
+from heed.models.load import PreTrainedTokenizerBase as SavedTokenizer
+from heed.models.speed import speed_up
+
+TOKEN_OF_ITS_OWN = re.compile(r"<[^\s<>]+>")
+"""a special token that a template brings along is added to the vocabulary if it looks like this"""
+
+
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """A model ready to be tuned, and the words it will be tuned in."""
+
+    loaded: LoadedModel
+    template: ChatTemplate
+    tokenizer: Tokenizer
+    stops: tuple[str, ...]
+    """tokens that end a response"""
+    num_new_tokens: int
+    """added to the vocabulary"""
+
+    def saved_template(self) -> str | dict[str, str]:
+        """The chat template as the tuned model's tokenizer keeps it."""
+        named = dict(self.template.alternatives)
+        return {"default": self.template.source, **named} if named else self.template.source
+
+
+def open_tokenizer(model: str) -> Tokenizer:
+    """The tokenizer of a model folder or hub name, in heed's words."""
+    return wrapped(load_tokenizer(model), model)
+
+
+def wrapped(saved_tokenizer: SavedTokenizer, name: str) -> Tokenizer:
+    """A transformers tokenizer in heed's words; `name` says whose it is."""
+    facts = tokenizer_facts(saved_tokenizer)
+    template = None
+    if facts.templates:
+        others = tuple((name, source) for name, source in facts.templates.items() if name != "default")
+        template = ChatTemplate(facts.templates["default"], name, alternatives=others)
+        template = template.with_tokens(facts.variables, facts.special_tokens)
+    return Tokenizer.wrap(
+        facts.backend, facts.variables, special_tokens=facts.special_tokens, adds_bos=facts.adds_bos, template=template
+    )
+
+
+def open_for_tuning(
+    settings: SftSettings, device: torch.device, run_folder: Path, date: datetime.date, say: Callable[[str], None]
+) -> Opened:
+    """Load the base, settle its template, add the template's tokens, and put an adapter on it if one is wanted."""
+    saved_tokenizer = load_tokenizer(settings.model)
+    own = wrapped(saved_tokenizer, settings.model)
+    template, is_own = choose_template(settings.template, own, say)
+    template = replace(template, date=date)
+    model = load_model(settings.model, device)
+    new_tokens = [] if is_own else missing_tokens(fit_template(template, own), own)
+    new_ids = add_tokens(model, saved_tokenizer, new_tokens, settings.seed)
+    if new_ids:
+        say(f"added the tokens {' '.join(new_tokens)}; they are trained")
+    tokenizer = wrapped(saved_tokenizer, settings.model)
+    template = fit_template(template, tokenizer)
+    stops = checked_stops(template, tokenizer)
+    loaded = LoadedModel(model, saved_tokenizer)
+    if settings.lora.rank:
+        if new_ids:
+            write_extended_base(loaded, run_folder / "base")
+        loaded = add_adapter(
+            loaded, rank=settings.lora.rank, alpha=lora_alpha(settings), new_token_ids=new_ids, seed=settings.seed
+        )
+    speed_up(loaded.model)
+    prepare_training(loaded.model, gradient_checkpointing=settings.gradient_checkpointing)
+    return Opened(loaded, template, tokenizer, stops, len(new_ids))
+
+
+def choose_template(spec: str | None, tokenizer: Tokenizer, say: Callable[[str], None]) -> tuple[ChatTemplate, bool]:
+    """The template asked for, else the model's own, else chatml; and whether it is the model's own."""
+    if spec is not None:
+        return ChatTemplate.load(spec), False
+    if tokenizer.template is not None:
+        say("template: the model's own")
+        return tokenizer.template, True
+    say("template: chatml, for this model has none of its own (--template alpaca needs no new tokens)")
+    return ChatTemplate.load("chatml"), False
+
+
+def missing_tokens(template: ChatTemplate, tokenizer: Tokenizer) -> list[str]:
+    """Special tokens that the template writes and the vocabulary lacks, in a fixed order."""
+    written = sorted(token for token in known_special_tokens(template) if TOKEN_OF_ITS_OWN.fullmatch(token))
+    return [token for token in written if tokenizer.backend.token_to_id(token) is None]
+
+
+def checked_stops(template: ChatTemplate, tokenizer: Tokenizer) -> tuple[str, ...]:
+    """The tokens that end a response; each must be one token, or generation could not stop at it."""
+    stops = stop_tokens(template)
+    split = [stop for stop in stops if tokenizer.backend.token_to_id(stop) is None]
+    if stops and not split:
+        return stops
+    raise UserError(
+        "the chat template does not end a response with a token of this model",
+        where=f"template {template.name}",
+        found=f"{split[0]!r}, which is several tokens" if split else "nothing after the response",
+        expected="a special token after every response, at which generation stops",
+        fix="--template alpaca ends with the model's own end token; or write {{ eos_token }} after the content",
+    )

@@ -1,0 +1,275 @@
+"""Supervised tuning on instructions and answers, the loss on the responses alone.
+
+    records -> rendered chat -> tokens + mask -> forest -> log-probs -> objective -> step -> run folder
+
+    L = - sum_n w_n log P(y_n | I, y_<n) / sum_n w_n
+
+over the trained tokens of a step (Wei et al. 2022, arXiv:2109.01652; Ouyang et al. 2022, arXiv:2203.02155, 3.5).
+"""
+
+from __future__ import annotations
+
+import datetime
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from heed.config import SftSettings, dump, peak_learning_rate
+from heed.data.prepare import Preparation
+from heed.dist.world import World
+from heed.errors import UserError
+from heed.forest.build import build
+from heed.forest.plan import even_budget, plan
+from heed.forest.weights import weigh
+from heed.models.check import ChosenScore, choose_score
+from heed.models.load import choose_device, num_positions, restore, save
+from heed.models.sample import greedy
+from heed.models.score import autocast
+from heed.recipes.datasets import Data, prepare_data
+from heed.recipes.opening import Opened, open_for_tuning
+from heed.train.environment import environment
+from heed.train.optimiser import adamw, set_learning_rate
+from heed.train.progress import Progress
+from heed.train.run import Run, open_run, read_config
+from heed.train.schedule import learning_rate
+from heed.train.step import evaluate, optimiser_step
+from heed.types import Forest, Tokens
+
+NUM_SAMPLES = 3
+MAX_SAMPLE_TOKENS = 96
+
+
+def run(settings: SftSettings) -> None:
+    """Tune the model of `settings` on its data, into its run folder; go on where an earlier run stopped."""
+    device_kind = "cuda" if settings.device != "cpu" and torch.cuda.is_available() else "cpu"
+    world = World.from_environment(device_kind)
+    device = choose_device(settings.device, world.local_rank)
+    settings = settings.model_copy(update={"date": settings.date or date_of_run(settings.out)})
+    with open_run(
+        settings.out,
+        dump(settings),
+        environment(device, world),
+        keep_checkpoints=settings.keep_checkpoints,
+        world=world,
+    ) as folder:
+        speaker = Progress("", shown=world.is_first)
+        for note in folder.notes:
+            speaker.say(note)
+        if not folder.finished:
+            tune(settings, folder, device, world, speaker)
+    world.close()
+
+
+def date_of_run(out: str) -> datetime.date:
+    """The date that templates print: the day on which the run was first started."""
+    started = (read_config(out) or {}).get("date")
+    return datetime.date.fromisoformat(str(started)) if started else datetime.datetime.now().date()
+
+
+@dataclass(frozen=True, eq=False)
+class Tuning:
+    """Everything a step needs, settled before the first one."""
+
+    settings: SftSettings
+    opened: Opened
+    data: Data
+    chosen: ChosenScore
+    optimiser: torch.optim.Optimizer
+    world: World
+    peak: float
+    """learning rate after warm-up"""
+    num_draws: int
+    """conversations of the whole run"""
+    total_steps: int
+
+    def forests(self, conversations: Sequence[tuple[Tokens, ...]]) -> list[Forest]:
+        """This process's forwards of a step over these conversations."""
+        settings, share = self.settings, self.chosen.shares_prefixes
+        groups = [weigh(conversation, settings.loss.mean_over) for conversation in conversations]
+        budget = even_budget(groups, settings.max_tokens, share=share, multiple_of=self.world.size)
+        forwards = plan(groups, budget, share=share)[self.world.rank :: self.world.size]
+        return [build([tokens for i in forward for tokens in groups[i]], share=share) for forward in forwards]
+
+    def loss_of(self, forest: Forest) -> tuple[Tensor, Tensor]:
+        """The forest's weighted NLL with its gradient, and the log p of its trained tokens."""
+        with autocast(self.opened.loaded.device, self.settings.dtype):
+            return self.chosen.score(forest)
+
+
+def tune(settings: SftSettings, folder: Run, device: torch.device, world: World, speaker: Progress) -> None:
+    """From the opened run folder to the tuned model in it."""
+    tuning = prepare_tuning(settings, folder, device, world, speaker)
+    loaded, optimiser = tuning.opened.loaded, tuning.optimiser
+    start = 0
+    if (checkpoint := folder.latest()) is not None:
+        restore(loaded, checkpoint.folder)
+        optimiser.load_state_dict(checkpoint.state(device)["optimiser"])
+        checkpoint.restore_random_states(world)
+        start = checkpoint.step
+        speaker.say(f"going on after step {start:,}, from {checkpoint.folder}")
+    folder.rewind(start if checkpoint is not None else -1)
+    if checkpoint is None:
+        measure(tuning, folder, 0, speaker)
+
+    with Progress("tuning", total=tuning.total_steps, start=start, shown=world.is_first) as progress:
+        for step in range(start + 1, tuning.total_steps + 1):
+            numbers = take_step(tuning, step)
+            folder.log(step, "train", **numbers)
+            progress.update(step, loss=numbers["loss"], tokens_per_second=numbers["tokens_per_second"])
+            last = step == tuning.total_steps
+            if last or (settings.eval_every and step % settings.eval_every == 0):
+                measure(tuning, folder, step, progress)
+            if last or (settings.save_every and step % settings.save_every == 0):
+                folder.checkpoint(step, lambda to: save_model(tuning, to), {"optimiser": optimiser.state_dict()})
+    folder.finish(lambda to: save_model(tuning, to))
+    speaker.say(f"the tuned model is in {folder.folder}: heed chat --model {folder.folder}")
+
+
+def prepare_tuning(settings: SftSettings, folder: Run, device: torch.device, world: World, speaker: Progress) -> Tuning:
+    """Open the model, prepare the data, prove that the forest computes what the model computes."""
+    assert settings.date is not None
+    opened = open_for_tuning(settings, device, folder.folder, settings.date, speaker.say)
+    model = opened.loaded.model
+    limit = num_positions(model)
+    refuse_too_long_setting(settings.max_length, limit)
+    preparation = Preparation(
+        template=opened.template,
+        tokenizer=opened.tokenizer,
+        max_length=settings.max_length or limit,
+        too_long=settings.too_long,
+        max_bad_records=settings.max_bad_records,
+        held_out_share=settings.held_out_share,
+    )
+    data = prepare_data(
+        settings.data,
+        settings.eval_data,
+        folder.folder,
+        preparation,
+        seed=settings.seed,
+        settings=dump(settings),
+        world=world,
+    )
+    num_draws = (
+        data.training.draws_in_epoch * settings.epochs if settings.epochs else settings.steps * settings.batch_size
+    )
+    first = data.training.batch(1, settings.batch_size, num_draws)
+    longest = max((tokens for conversation in first for tokens in conversation), key=len)
+    chosen = choose_score(
+        model, longest, longest_in_data=data.longest, num_positions=limit, share=settings.share_prefixes
+    )
+    speaker.say(f"self-check: {chosen.note}")
+    named = opened.loaded.trained_parameters()
+    num_trained = sum(parameter.numel() for _, parameter in named)
+    speaker.say(f"{num_trained:,} parameters are trained")
+    return Tuning(
+        settings=settings,
+        opened=opened,
+        data=data,
+        chosen=chosen,
+        optimiser=adamw(named, weight_decay=settings.optim.weight_decay),
+        world=world,
+        peak=peak_learning_rate(settings, model.num_parameters()),
+        num_draws=num_draws,
+        total_steps=math.ceil(num_draws / settings.batch_size),
+    )
+
+
+def take_step(tuning: Tuning, step: int) -> dict[str, float]:
+    """One optimiser step, and its numbers for `metrics.jsonl`."""
+    settings = tuning.settings
+    began = time.perf_counter()
+    forests = tuning.forests(tuning.data.training.batch(step, settings.batch_size, tuning.num_draws))
+    rate = learning_rate(
+        step,
+        peak=tuning.peak,
+        warmup_steps=round(settings.optim.warmup * tuning.total_steps),
+        total_steps=tuning.total_steps,
+        shape=settings.optim.schedule,
+    )
+    set_learning_rate(tuning.optimiser, rate)
+    numbers = optimiser_step(
+        [p for group in tuning.optimiser.param_groups for p in group["params"]],
+        tuning.optimiser,
+        forests,
+        tuning.loss_of,
+        max_norm=settings.optim.max_norm,
+        world=tuning.world,
+    )
+    counts = tuning.world.sum(
+        torch.tensor([sum(f.num_tokens for f in forests), sum(f.num_unshared_tokens for f in forests)])
+    ).tolist()
+    seconds = time.perf_counter() - began
+    return {
+        **numbers,
+        "learning_rate": rate,
+        "num_computed_tokens": counts[0],
+        "num_tokens": counts[1],
+        "tokens_per_second": counts[1] / seconds,
+    }
+
+
+def measure(tuning: Tuning, folder: Run, step: int, progress: Progress) -> None:
+    """NLL and perplexity of every data set's held-out responses, and what the model says to a few of its prompts."""
+    total_nll, total_tokens, by_set = 0.0, 0.0, {}
+    for name, conversations in tuning.data.held_out.items():
+        numbers = evaluate(tuning.forests(conversations), tuning.loss_of, world=tuning.world)
+        by_set[f"nll_per_token {name}"] = numbers["nll_per_token"]
+        total_nll += numbers["nll_per_token"] * numbers["num_trained_tokens"]
+        total_tokens += numbers["num_trained_tokens"]
+    if not total_tokens:
+        return
+    nll = total_nll / total_tokens
+    folder.log(step, "held_out", nll_per_token=nll, perplexity=math.exp(min(nll, 700.0)), **by_set)
+    progress.say(
+        f"step {step:,}: held-out response NLL {nll:.4f} nats per token, perplexity {math.exp(min(nll, 700.0)):,.2f}"
+    )
+    if step in (0, tuning.total_steps) and tuning.world.is_first:
+        sample(tuning, folder, step)
+
+
+def sample(tuning: Tuning, folder: Run, step: int) -> None:
+    """Keep the model's greedy answers to the first held-out prompts, for whoever wants to see and not only to count."""
+    backend = tuning.opened.tokenizer.backend
+    stop_ids = [backend.token_to_id(stop) for stop in tuning.opened.stops]
+    limit = num_positions(tuning.opened.loaded.model) or 2**31
+    for name, conversations in tuning.data.held_out.items():
+        for conversation in conversations[:NUM_SAMPLES]:
+            ids = conversation[0].ids.tolist()
+            prompt = ids[: int(conversation[0].weight.nonzero()[0][0])]
+            room = min(MAX_SAMPLE_TOKENS, limit - len(prompt))
+            if room < 1:
+                continue
+            answer = greedy(tuning.opened.loaded.model, prompt, stop_ids=stop_ids, max_new_tokens=room)
+            stopped = answer[-1] in stop_ids
+            folder.log_sample(
+                step,
+                {
+                    "data_set": name,
+                    "prompt": backend.decode(prompt, skip_special_tokens=False),
+                    "answer": backend.decode(answer, skip_special_tokens=False),
+                    "stopped": str(stopped).lower(),
+                },
+            )
+
+
+def save_model(tuning: Tuning, to: Path) -> None:
+    """Write the model as plain transformers reads it."""
+    opened = tuning.opened
+    save(opened.loaded, to, template=opened.saved_template(), stop_tokens=opened.stops)
+
+
+def refuse_too_long_setting(max_length: int | None, limit: int | None) -> None:
+    """A longer `max_length` than the model has positions cannot be meant."""
+    if max_length is not None and limit is not None and max_length > limit:
+        raise UserError(
+            "max_length is more than the model can read",
+            where="--max-length",
+            found=f"{max_length:,} tokens",
+            expected=f"at most {limit:,}, the model's positions",
+            fix=f"--max-length {limit}, or leave it out",
+        )

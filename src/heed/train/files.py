@@ -1,0 +1,191 @@
+"""Write files whole or not at all, and tell a full disk from a bug.
+
+Everything is first written beside its final name under a name that starts with `.tmp-`, forced to the disk,
+and then renamed: a reader sees the old thing or the new one, whenever the process dies.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from heed.errors import UserError
+
+TEMPORARY = ".tmp-"
+"""how the names of unfinished files and folders start"""
+
+NO_ROOM = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk is full: the quota of this user is used up",
+    errno.EFBIG: "a file grew past the size allowed here",
+}
+NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS}
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Name a full disk, or a place that may not be written, as the user's error while writing `path`.
+
+    Libraries report a full disk in their own ways: safetensors as text ("os error 28"), torch as a RuntimeError
+    raised while the OSError was being handled. Both are recognised; any other error passes as it is.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        code = _no_room(error)
+        if code is not None:
+            raise _no_room_error(path, code) from error
+        if isinstance(error, OSError) and error.errno in NOT_ALLOWED:
+            raise UserError(
+                "this place cannot be written",
+                where=str(path),
+                found=os.strerror(error.errno),
+                expected="a folder in which this user may create files",
+                fix="give another folder: --out FOLDER",
+            ) from error
+        raise
+
+
+def _no_room(error: BaseException | None) -> int | None:
+    """The error number that says that no room is left, of this error or of one that led to it."""
+    while error is not None:
+        code = error.errno if isinstance(error, OSError) else None
+        if code is None and (match := re.search(r"\(os error (\d+)\)", str(error))):
+            code = int(match[1])
+        if code in NO_ROOM:
+            return code
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _no_room_error(path: Path, code: int) -> UserError:
+    folder = next((parent for parent in path.parents if parent.is_dir()), Path("/"))
+    return UserError(
+        NO_ROOM[code],
+        where=str(path),
+        found=f"{os.strerror(code)}; {shutil.disk_usage(folder).free:,} bytes are free",
+        expected="room for the file; what was there before is whole, and nothing half-written stays",
+        fix=f"make room (df -h {folder}), then start the same command again: it goes on from its last checkpoint",
+    )
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Put a whole file in place of what was there."""
+    temporary = _temporary(path)
+    with writing(path):
+        try:
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+            sync_folder(path.parent)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Put a whole text file (UTF-8) in place of what was there."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Put a whole JSON file, indented for reading, in place of what was there."""
+    write_text(path, json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add one line to a file and force it to the disk; on an error the file is as long as it was."""
+    content = memoryview((line + "\n").encode())
+    with writing(path):
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        try:
+            length = os.fstat(descriptor).st_size
+            try:
+                while content:
+                    content = content[os.write(descriptor, content) :]
+                os.fsync(descriptor)
+            except BaseException:
+                with contextlib.suppress(OSError):  # the first error is the one to tell
+                    os.ftruncate(descriptor, length)
+                raise
+        finally:
+            os.close(descriptor)
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Fill a folder that appears under its name, whole, when the block ends; after an error it never existed.
+
+    A folder that has the name already is replaced.
+    """
+    temporary = _temporary(path)
+    with writing(path):
+        remove(temporary)
+        temporary.mkdir(parents=True)
+        try:
+            yield temporary
+            sync_tree(temporary)
+            remove_folder(path)
+            temporary.rename(path)
+            sync_folder(path.parent)
+        except BaseException:
+            remove(temporary)
+            raise
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder so that no moment shows half of it under its name."""
+    if path.is_dir():
+        doomed = _temporary(path, suffix="-old")
+        remove(doomed)
+        path.rename(doomed)
+        remove(doomed)
+
+
+def remove_stale(folder: Path) -> None:
+    """Remove what processes that died left unfinished in a folder. Only for who holds the lock on it."""
+    if folder.is_dir():
+        for path in sorted(folder.glob(f"{TEMPORARY}*")):
+            remove(path)
+
+
+def sync_tree(folder: Path) -> None:
+    """Force everything in a folder to the disk, so that a rename after it cannot overtake the content."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+    for path in (*(p for p in folder.rglob("*") if p.is_dir()), folder):
+        sync_folder(path)
+
+
+def sync_folder(folder: Path) -> None:
+    """Force a folder's list of names to the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _temporary(path: Path, suffix: str = "") -> Path:
+    return path.with_name(f"{TEMPORARY}{path.name}-{os.getpid()}{suffix}")
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,176 @@
+"""The command line: what is typed, what is printed, and the exit status."""
+
+import errno
+import os
+import sys
+
+import pytest
+
+from heed.cli.main import COMMANDS, main
+from heed.cli.usage import usage
+from heed.settings import options
+
+
+def errors_of(capsys, words):
+    assert main(words) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert [line.split(":")[0].strip() for line in err.splitlines()] == ["error", "where", "found", "expected", "fix"]
+    return err
+
+
+def test_help_names_every_command(capsys):
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert all(f"\n  {name}" in text for name in COMMANDS)
+    assert main([]) == 0
+    assert capsys.readouterr().out == text
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_gives_every_option_one_line_of_at_most_120_columns(command):
+    lines = usage(command, COMMANDS[command], columns=120).splitlines()
+    assert max(map(len, lines)) <= 120
+    shown = [line.split()[0].replace("[no-]", "") for line in lines if line.startswith("  --")]
+    assert shown == [option.flag for option in options(COMMANDS[command])]
+    assert not [line for line in lines if line.startswith("     ")]
+
+
+def test_help_on_a_narrow_terminal_wraps_below_the_text():
+    lines = usage("sft", COMMANDS["sft"], columns=80).splitlines()
+    assert any(line.startswith(" " * 30) for line in lines)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_a_command_is_printed_even_where_options_are_missing(command, capsys):
+    assert main([command, "--help"]) == 0
+    assert capsys.readouterr().out.startswith(f"usage: heed {command} ")
+
+
+def test_version_is_the_installed_one(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == "0.1.0\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "problem", "fix"),
+    [
+        (["sfd"], "unknown command 'sfd'", "did you mean 'heed sft'?"),
+        (["sft"], "model is missing", "add --model MODEL"),
+        (["sft", "--optim.warmpu", "5"], "unknown option '--optim.warmpu'", "did you mean '--optim.warmup'?"),
+        (["sft", "--batchsize=5"], "unknown option '--batchsize'", "did you mean '--batch-size'?"),
+        (["sft", "--lr", "5"], "unknown option '--lr'", "did you mean '--optim.lr'?"),
+        (["sft", "--no-model"], "unknown option '--no-model'", "did you mean '--model'?"),
+        (["sft", "--model"], "--model needs a value", "--model MODEL"),
+        (["sft", "--too-long", "--seed", "1"], "--too-long needs a value", "--too-long error"),
+        (["sft", "--seed", "1", "--seed", "2"], "--seed is given twice", "--seed 2"),
+        (["sft", "data.jsonl"], "'data.jsonl' belongs to no option", "--data data.jsonl"),
+        (["sft", "-s"], "'-s' belongs to no option", "--s ..."),
+        (["sft", "absent.yaml"], "the settings file cannot be read", "check the name"),
+        (["sft", "--model=m", "--data=d", "--out=o", "--batch-size=0"], "batch_size has a value", "--batch-size 16"),
+        (["chat"], "model is missing", "--model MODEL"),
+        (["merge", "run"], "out is missing", "--out OUT"),
+    ],
+)
+def test_a_mistake_is_told_in_five_parts_with_status_2(words, problem, fix, capsys):
+    err = errors_of(capsys, words)
+    assert err.startswith(f"error: {problem}")
+    assert fix in err.splitlines()[-1]
+
+
+def stand_in_for_training(monkeypatch, behaviour):
+    """Put `behaviour` where `heed sft` trains: what the command line makes of its end is the behaviour under test."""
+    import types
+
+    module = types.ModuleType("heed.recipes.sft")
+    module.run = behaviour
+    import heed.recipes
+
+    monkeypatch.setitem(sys.modules, "heed.recipes.sft", module)
+    monkeypatch.setattr(heed.recipes, "sft", module, raising=False)
+
+
+SFT = ["sft", "--model", "m", "--data", "a", "--data", "b", "--out", "o"]
+
+
+def test_flags_reach_the_recipe_as_settings(monkeypatch):
+    seen = []
+    stand_in_for_training(monkeypatch, seen.append)
+    words = [*SFT, "--no-share-prefixes", "--gradient_checkpointing", "--optim.lr=1e-4", "--lora.rank", "8"]
+    assert main(words) == 0
+    (settings,) = seen
+    assert [source.path for source in settings.data] == ["a", "b"]
+    assert (settings.share_prefixes, settings.gradient_checkpointing) == (False, True)
+    assert (settings.optim.lr, settings.lora.rank) == (1e-4, 8)
+
+
+def test_a_settings_file_comes_first_and_flags_win(monkeypatch, tmp_path):
+    seen = []
+    stand_in_for_training(monkeypatch, seen.append)
+    path = tmp_path / "sft.yaml"
+    path.write_text("model: m\ndata: [a, {path: b, weight: 2}]\nout: o\nseed: 3\n")
+    assert main(["sft", str(path), "--seed", "4"]) == 0
+    assert (seen[0].seed, seen[0].data[1].weight) == (4, 2.0)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device", "run/metrics.jsonl"),
+        RuntimeError(
+            "[enforce fail at inline_container.cc:672] . PytorchStreamWriter failed writing: file write failed"
+        ),
+        Exception("Error while serializing: I/O error: No space left on device (os error 28)"),
+    ],
+)
+def test_a_full_disk_is_told_in_five_parts(error, monkeypatch, capsys):
+    def run(settings):
+        raise error
+
+    stand_in_for_training(monkeypatch, run)
+    assert errors_of(capsys, SFT).startswith("error: the disk is full\n")
+
+
+def test_a_full_disk_behind_another_exception_is_still_seen(monkeypatch, capsys):
+    def run(settings):
+        try:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        except OSError as cause:
+            raise RuntimeError("could not save") from cause
+
+    stand_in_for_training(monkeypatch, run)
+    assert "the disk is full" in errors_of(capsys, SFT)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no device that is always full")
+def test_what_libraries_raise_on_a_full_device_is_recognised():
+    import safetensors.torch
+    import torch
+
+    from heed.cli.disk import full_disk
+
+    weights = {"weight": torch.zeros(100_000)}
+    with pytest.raises(RuntimeError) as from_torch:
+        torch.save(weights, "/dev/full")
+    with pytest.raises(OSError) as from_python, open("/dev/full", "wb") as file:  # noqa: PT011 - the number is checked
+        file.write(safetensors.torch.save(weights))
+    assert full_disk(from_torch.value) is not None
+    assert full_disk(from_python.value) is not None
+
+
+def test_a_fault_of_our_own_keeps_its_traceback(monkeypatch):
+    def run(settings):
+        raise ZeroDivisionError("ours")
+
+    stand_in_for_training(monkeypatch, run)
+    with pytest.raises(ZeroDivisionError, match="ours"):
+        main(SFT)
+
+
+def test_ctrl_c_ends_with_130_and_says_how_to_go_on(monkeypatch, capsys):
+    def run(settings):
+        raise KeyboardInterrupt
+
+    stand_in_for_training(monkeypatch, run)
+    assert main(SFT) == 130
+    assert "the same command goes on from the last checkpoint" in capsys.readouterr().err
