@@ -80,6 +80,7 @@ def test_data_is_a_path_a_mapping_or_a_list_of_them(data):
 def test_two_epochs_if_no_length_is_given_and_none_if_steps_are():
     assert (sft().steps, sft().epochs) == (None, 2)
     assert (sft(steps="7").steps, sft(steps="7").epochs) == (7, None)
+    assert (sft(epochs="3").steps, sft(epochs="3").epochs) == (None, 3)
 
 
 def test_a_flag_for_steps_takes_the_place_of_epochs_in_the_file(write):

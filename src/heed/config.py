@@ -41,7 +41,9 @@ class DataSource(Settings):
 
     path: Text = Field(description="file or hub name")
     weight: Number = Field(1.0, gt=0, description="how often its records are drawn in an epoch, relative to once each")
-    cap: Whole | None = Field(None, ge=1, description="records that count at most, so that a huge data set does not drown others")
+    cap: Whole | None = Field(
+        None, ge=1, description="records that count at most, so that a huge data set does not drown others"
+    )
     wordings: Text | None = Field(None, description="file of instruction wordings with slots, for labelled records")
 
 

@@ -47,6 +47,16 @@ def test_help_of_a_command_is_printed_even_where_options_are_missing(command, ca
     assert capsys.readouterr().out.startswith(f"usage: heed {command} ")
 
 
+def test_the_hub_is_told_nothing_unless_the_user_says_so(monkeypatch):
+    # Set first, so that both are put back afterwards.
+    monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", "0")
+    main(["--version"])
+    assert os.environ["HF_HUB_DISABLE_TELEMETRY"] == "0"
+    monkeypatch.delenv("HF_HUB_DISABLE_TELEMETRY")
+    main(["--version"])
+    assert os.environ["HF_HUB_DISABLE_TELEMETRY"] == "1"
+
+
 def test_version_is_the_installed_one(capsys):
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == "0.1.0\n"

@@ -15,7 +15,7 @@ from heed.cli.page import page
 from heed.cli.show import CONTEXT, TRAINED, drawn
 from heed.config import ShowSettings, load_settings
 from heed.data.tokens import Tokenizer
-from heed.recipes.show import pieces, run
+from heed.recipes.show import Piece, Shown, pieces, run
 from heed.types import Origin, Rendered, Span, Tokens
 
 NFC = "Tiếng Việt rất đẹp"
@@ -180,6 +180,16 @@ def test_pieces_join_to_the_text_and_are_trained_where_the_span_is(data, tokeniz
     assert len(item.pieces) > 40
 
 
+def test_tokens_that_overlap_in_a_letter_are_one_piece(tmp_path):
+    # The two bytes of é are in different tokens, the first of them together with the a before it.
+    vocabulary = {"a": 0, "Ã": 1, "©": 2, "b": 3, "aÃ": 4}
+    backend = tokenizers.Tokenizer(tokenizers.models.BPE(vocabulary, [("a", "Ã")]))
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokens = Tokens(np.array([4, 2, 3], dtype=np.int32), np.array([0, 1, 1], dtype=np.float32))
+    found = pieces(Rendered("aéb", (), Origin("a", 1)), tokens, Tokenizer.wrap(backend, {}))
+    assert [(piece.text, piece.ids, piece.weight) for piece in found] == [("aé", (4, 2), 1.0), ("b", (3,), 1.0)]
+
+
 def test_an_edge_inside_a_token_is_drawn_where_it_was_cut(tokenizer_folder):
     from heed.data.tokens import tokenise
 
@@ -256,8 +266,16 @@ def test_the_page_holds_the_text_escaped_and_needs_nothing_else(data, tokenizer_
     assert "record 2 cannot be used" in source
 
 
-def test_a_page_of_one_token_text_is_drawn_too(data, tokenizer_folder):
-    assert "0 trained" not in page(all_shown(data(asked("a", "b")), tokenizer_folder))
+def test_a_token_that_looks_like_markup_is_text_on_the_page():
+    text = "<script>alert('&amp;')</script>"
+    tokens = Tokens(np.array([7], dtype=np.int32), np.array([0], dtype=np.float32))
+    rendered = Rendered(text, (), Origin("<i>.jsonl", 1))
+    source = page([Shown("<i>.jsonl", 1, 1, "<u>", rendered, tokens, (Piece(text, (7,), 0.0),))])
+    reader = PageReader()
+    reader.feed(source)
+    assert reader.text == text
+    assert not {"script", "u"} & set(reader.tags)
+    assert "<i>.jsonl" not in source
 
 
 # As a program among others.

@@ -1,5 +1,7 @@
 """Masks are proved, or the record is a finding: templates made to trip the proof."""
 
+from typing import Any
+
 import pytest
 from mask_cases import ORIGIN, assistant, built_in, finding, inline, rendered, system, trained, trained_texts, user
 
@@ -111,6 +113,12 @@ def test_a_record_that_cannot_be_used_is_a_finding(messages: list[Message], prob
     assert found.problem == problem
     assert found.origin == ORIGIN
     assert "answers.jsonl, record 7" in str(found.error())
+
+
+@pytest.mark.parametrize("given", [{"tools": ({"name": "</s>"},)}, {"documents": [{"text": "a </s> b"}]}])
+def test_a_special_token_in_tools_or_documents_is_a_finding(given: dict[str, Any]) -> None:
+    found = finding(inline(HEADERS + GENERATION), user("a"), assistant("b"), **given)
+    assert found.found == "'</s>' in its tools or template arguments"
 
 
 def test_an_opening_answer_that_is_not_trained_is_context() -> None:

@@ -286,6 +286,32 @@ def test_qwen_trains_what_is_said_before_a_tool_call_with_it(shared: Path) -> No
     ]
 
 
+def test_qwen3_keeps_the_reasoning_around_tool_calls_in_the_whole_conversation(shared: Path) -> None:
+    messages = [
+        user("a"),
+        assistant("", tool_calls=[CALL], reasoning_content="I must look."),
+        RESULT,
+        assistant("It is 25.", reasoning_content="Now I know."),
+    ]
+    assert trained(family(shared, "qwen3-0.6b"), *messages, tools=(TOOL,)) == [
+        [
+            "<think>\nI must look.\n</think>\n\n"
+            '<tool_call>\n{"name": "weather", "arguments": {"city": "Huế"}}\n</tool_call><|im_end|>',
+            "<think>\nNow I know.\n</think>\n\nIt is 25.<|im_end|>",
+        ]
+    ]
+
+
+def test_mistral_shows_its_tools_before_the_last_user_turn_so_earlier_turns_are_branches(shared: Path) -> None:
+    messages = [user("a"), assistant("Hi."), user("b"), assistant("Bye.")]
+    whole, branch = rendered(family(shared, "mistral-7b-instruct-v0.3"), *messages, tools=(TOOL,))
+    assert trained_texts(whole) == [" Bye.</s>"]
+    assert whole.text.startswith("<s>[INST] a[/INST] Hi.</s>[AVAILABLE_TOOLS]")
+    assert trained_texts(branch) == [" Hi.</s>"]
+    assert branch.text.startswith("<s>[AVAILABLE_TOOLS]")
+    assert branch.text.endswith("[INST] a[/INST] Hi.</s>")
+
+
 def test_words_beside_a_tool_call_that_a_family_leaves_out_are_a_finding(shared: Path) -> None:
     found = finding(family(shared, "llama-3.1-8b-instruct"), user("a"), assistant("Let me see.", tool_calls=[CALL]))
     assert "leaves out" in found.found

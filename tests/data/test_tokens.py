@@ -163,6 +163,29 @@ def test_a_fitted_template_renders_the_same_through_transformers(shared: Path, s
         assert fitted.render([user("a"), assistant("b")]) == theirs[0]
 
 
+@pytest.mark.parametrize("folder", ["tokenizers/gpt2", "tokenizers/smollm2", "models/stories260K"])
+def test_a_saved_template_gives_the_same_tokens_through_transformers(shared: Path, tmp_path: Path, folder: str) -> None:
+    transformers = pytest.importorskip("transformers")
+    theirs = transformers.AutoTokenizer.from_pretrained(shared / folder)
+    for ours in (
+        Tokenizer.from_folder(shared / folder),
+        Tokenizer.wrap(
+            theirs.backend_tokenizer, theirs.special_tokens_map, special_tokens=frozenset(theirs.all_special_tokens)
+        ),
+    ):
+        assert ours.adds_bos == (theirs("a").input_ids[0] == theirs.bos_token_id)
+        for name in ("alpaca", "chatml", "plain"):
+            fitted = fit_template(ChatTemplate.load(name), ours)
+            theirs.chat_template = fitted.source
+            theirs.save_pretrained(tmp_path)
+            saved = transformers.AutoTokenizer.from_pretrained(tmp_path)
+            question = [{"role": "user", "content": f" {VIETNAMESE}\n{EMOJI}"}]
+            ids = saved.apply_chat_template(question, add_generation_prompt=True).input_ids
+            (result,) = rendered(fitted, user(question[0]["content"]), assistant("Hi."))
+            tokens = tokenise(result, ours).tokens
+            assert ids == list(tokens.ids[: int((tokens.weight > 0).argmax())])
+
+
 def test_a_template_without_tokens_of_its_own_takes_the_tokenizers(smollm2: Tokenizer) -> None:
     fitted = fit_template(ChatTemplate.load("alpaca"), smollm2)
     (result,) = rendered(fitted, user("a"), assistant("b"))

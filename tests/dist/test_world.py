@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,7 @@ def work(rank, folder):
         "bug": outcome_of(lambda: world.on_first(lambda: fail(KeyError("x")))),
     }
     if rank == 1:
+        time.sleep(0.5)  # the other process would be past a barrier that does not wait
         (Path(folder) / "late").touch()
     world.barrier()
     seen["late_file_seen"] = (Path(folder) / "late").exists()

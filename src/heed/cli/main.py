@@ -31,6 +31,7 @@ POSITIONAL = {"show": "data", "chat": "model", "merge": "model"}
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # nothing leaves the machine
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         # What is read and shown is text in any language, whatever the terminal's locale says.
         if isinstance(stream, io.TextIOWrapper) and stream.encoding.lower() not in ("utf-8", "utf8"):

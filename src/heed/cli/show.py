@@ -69,7 +69,8 @@ def _write_page(items: Iterable[Shown | Finding], path: Path) -> None:
             expected="the name of a file in a folder that may be written to",
             fix="--html masks.html",
         ) from None
-    print(f"{path}: {len(shown):,} {'sequence' if len(shown) == 1 else 'sequences'}", file=sys.stderr)
+    num_findings = sum(isinstance(item, Finding) for item in shown)
+    print(f"{path}: sequences {len(shown) - num_findings:,}, unusable records {num_findings:,}", file=sys.stderr)
 
 
 def _print_terminal(items: Iterable[Shown | Finding]) -> None:

@@ -145,17 +145,16 @@ class _Chat:
 
     def check_special_tokens(self) -> None:
         pattern = forbidden_pattern(self.template)
+        given = self.conversation
         for index, fields in enumerate(self.fields):
+            # Most messages have a role and a content and nothing more.
             for text in _texts(fields) if len(fields) > 2 else (fields["content"],):
                 for match in pattern.finditer(text):
-                    if fields["role"] == "assistant" and _THINK_TAG.fullmatch(match[0]):
-                        continue
-                    raise self.problem(
-                        "special-token text in the data",
-                        found=f"{match[0]!r} in message {index + 1} ({fields['role']})",
-                        expected="text without the special tokens of the tokenizer and the chat template",
-                        fix=f"remove or rewrite {match[0]!r} in that message, or remove the record",
-                    )
+                    if fields["role"] != "assistant" or not _THINK_TAG.fullmatch(match[0]):
+                        raise self.special_token(match[0], f"message {index + 1} ({fields['role']})")
+        for text in _texts([*given.tools, given.template_arguments]):
+            for match in pattern.finditer(text):
+                raise self.special_token(match[0], "its tools or template arguments")
 
     # The proof: texts marked, found again, and gone without a trace when the marks are taken out.
 
@@ -282,6 +281,14 @@ class _Chat:
         return answer[0] - len(blank) if keeps else answer[0]
 
     # Reasons.
+
+    def special_token(self, token: str, where: str) -> UserError:
+        return self.problem(
+            "special-token text in the data",
+            found=f"{token!r} in {where}",
+            expected="text without the special tokens of the tokenizer and the chat template",
+            fix=f"remove or rewrite {token!r} there, or remove the record",
+        )
 
     def unmaskable(self, turn: int, found: str) -> UserError:
         return self.problem(

@@ -186,21 +186,22 @@ class _Pieces:
         self.text, self.tokenizer = text, tokenizer
         self.ids: list[int] = encoding.ids
         self.offsets: list[tuple[int, int]] = encoding.offsets
-        self.words: list[int | None] = encoding.word_ids
+        self.words: list[int | None] = encoding.word_ids if tokenizer.is_local else []
+        self.walls = self._find_walls()
         # Where the last cut was made, as a token and as a character: what lies before stays as it is.
         self.cut_token, self.cut_edge = 0, 0
 
     def cut_before_response(self, edge: int) -> tuple[int, bool]:
         """Make the tokens before the edge those of the prompt alone; their number, and whether that took a cut."""
         after = self._first_token_from(edge)
-        if after and self._cuts(after - 1) and self.offsets[after - 1][1] == edge:
+        if self._is_wall(after - 1) and self.offsets[after - 1][1] == edge:
             return after, False
         start, begin = self._restart(edge, self.cut_token, self.cut_edge)
-        ids, offsets = self._encode(begin, edge)
-        count = start + len(ids)
-        if self.ids[start:count] == ids and self._is_boundary(count, edge):
+        prompt = self._encode(begin, edge)
+        count = start + len(prompt.ids)
+        if self.ids[start:count] == prompt.ids and self._is_boundary(count, edge):
             return count, False
-        self._replace(start, ids, offsets, edge)
+        self._replace(start, prompt, edge)
         return count, True
 
     def cut_after_response(self, edge: int, first: int, first_edge: int) -> tuple[int, bool]:
@@ -210,27 +211,35 @@ class _Pieces:
         """
         after = self._first_token_from(edge)
         reach = self.offsets[after - 1][1] if after else 0
-        swallows_space = after > 0 and self._cuts(after - 1) and self.text[edge:reach].isspace()
+        swallows_space = self._is_wall(after - 1) and self.text[edge:reach].isspace()
         if reach <= edge or swallows_space:
             return after, False
         start, begin = self._restart(edge, first, first_edge)
-        ids, offsets = self._encode(begin, edge)
-        self._replace(start, ids, offsets, edge)
-        return start + len(ids), True
+        response = self._encode(begin, edge)
+        self._replace(start, response, edge)
+        return start + len(response.ids), True
 
     def _first_token_from(self, edge: int) -> int:
         """Index of the first token that starts at or after a character."""
         return bisect.bisect_left(self.offsets, edge, key=lambda offset: offset[0])
 
-    def _cuts(self, token: int) -> bool:
-        """Whether the token was written out in the text, and not chosen for want of a better one, as `<unk>` may be."""
-        content = self.tokenizer.added.get(self.ids[token])
-        return content is not None and content in self.text[slice(*self.offsets[token])]
-
     def _is_boundary(self, count: int, edge: int) -> bool:
         """Whether the first `count` tokens end at or before the edge and the others start at or after it."""
         starts_late = count == len(self.ids) or self.offsets[count][0] >= edge
         return starts_late and (count == 0 or self.offsets[count - 1][1] <= edge)
+
+    def _find_walls(self) -> list[int]:
+        """The tokens written out in the text that cut it before anything else does.
+
+        An `<unk>` or a byte that was chosen for want of a better token has the id of one, but is not.
+        """
+        added = self.tokenizer.added
+        candidates = [token for token, token_id in enumerate(self.ids) if token_id in added]
+        return [t for t in candidates if added[self.ids[t]] in self.text[slice(*self.offsets[t])]]
+
+    def _is_wall(self, token: int) -> bool:
+        place = bisect.bisect_left(self.walls, token)
+        return place < len(self.walls) and self.walls[place] == token
 
     def _restart(self, edge: int, lowest_token: int, lowest_edge: int) -> tuple[int, int]:
         """The last token, and its character, from which encoding up to the edge gives what encoding from 0 would.
@@ -238,47 +247,62 @@ class _Pieces:
         That is a token which cuts the text before anything else does; or, where words are found by looking at most one
         character ahead, the third word before the white space at the edge; or the latest cut.
         """
-        solid = edge
-        while solid > lowest_edge and self.text[solid - 1].isspace():
-            solid -= 1
-        num_words = 0
-        for token in range(self._first_token_from(edge) - 1, lowest_token, -1):
-            if self._cuts(token):
-                return token, self.offsets[token][0]
-            if self.offsets[token][0] < solid and self.words[token] != self.words[token - 1]:
-                num_words += 1
-                if self.tokenizer.is_local and num_words == WORDS_BACK:
-                    return token, self.offsets[token][0]
+        before = self._first_token_from(edge)
+        walls_before = bisect.bisect_left(self.walls, before)
+        if walls_before and self.walls[walls_before - 1] > lowest_token:
+            lowest_token = self.walls[walls_before - 1]
+            lowest_edge = self.offsets[lowest_token][0]
+        if self.tokenizer.is_local:
+            solid = edge
+            while solid > lowest_edge and self.text[solid - 1].isspace():
+                solid -= 1
+            num_words = 0
+            for token in range(before - 1, lowest_token, -1):
+                if self.offsets[token][0] < solid and self.words[token] != self.words[token - 1]:
+                    num_words += 1
+                    if num_words == WORDS_BACK:
+                        return token, self.offsets[token][0]
         return lowest_token, lowest_edge
 
-    def _replace(self, start: int, ids: list[int], offsets: list[tuple[int, int]], edge: int) -> None:
-        """Put these tokens before the edge, and encode anew what follows it up to a token that cuts the text anyway."""
-        resume = next(
-            (token for token in range(self._first_token_from(edge), len(self.ids)) if self._cuts(token)),
-            len(self.ids),
-        )
-        end = self.offsets[resume][0] if resume < len(self.ids) else len(self.text)
-        ids_after, offsets_after = self._encode(edge, end)
-        self.ids = self.ids[:start] + ids + ids_after + self.ids[resume:]
-        self.offsets = self.offsets[:start] + offsets + offsets_after + self.offsets[resume:]
-        self.words = self.words[:start] + [None] * (len(ids) + len(ids_after)) + self.words[resume:]
-        self.cut_token, self.cut_edge = start + len(ids), edge
+    def _replace(self, start: int, piece: _Piece, edge: int) -> None:
+        """Put the piece before the edge, and encode anew what follows it up to a token that cuts the text anyway."""
+        walls_before = bisect.bisect_left(self.walls, self._first_token_from(edge))
+        resume = self.walls[walls_before] if walls_before < len(self.walls) else len(self.ids)
+        rest = self._encode(edge, self.offsets[resume][0] if resume < len(self.ids) else len(self.text))
+        self.ids = self.ids[:start] + piece.ids + rest.ids + self.ids[resume:]
+        self.offsets = self.offsets[:start] + piece.offsets() + rest.offsets() + self.offsets[resume:]
+        if self.tokenizer.is_local:
+            self.words = self.words[:start] + [None] * (len(piece.ids) + len(rest.ids)) + self.words[resume:]
+        self.walls = self._find_walls()
+        self.cut_token, self.cut_edge = start + len(piece.ids), edge
 
-    def _encode(self, begin: int, end: int) -> tuple[list[int], list[tuple[int, int]]]:
+    def _encode(self, begin: int, end: int) -> _Piece:
         """Encode part of the text as it reads in the middle of one: no space of the tokenizer's own before it."""
-        piece = self.text[begin:end]
-        plain = self.tokenizer.backend.encode(piece, add_special_tokens=False)
+        text, backend = self.text[begin:end], self.tokenizer.backend
+        plain = backend.encode(text, add_special_tokens=False)
         opening = self.tokenizer.added.get(plain.ids[0]) if plain.ids else None
-        starts_apart = opening is not None and piece.lstrip().startswith(opening)
-        if begin and piece and not self.tokenizer.is_local and not starts_apart:
+        starts_apart = opening is not None and text.lstrip().startswith(opening)
+        if begin and text and not self.tokenizer.is_local and not starts_apart:
             for anchor in ANCHORS:
-                anchored = self.tokenizer.backend.encode(anchor + piece, add_special_tokens=False)
-                alone = self.tokenizer.backend.encode(anchor, add_special_tokens=False).ids
-                rest = anchored.offsets[len(alone) :]
-                if anchored.ids[: len(alone)] == alone and all(start >= len(anchor) for start, _ in rest[:1]):
-                    shift = begin - len(anchor)
-                    return anchored.ids[len(alone) :], [(start + shift, stop + shift) for start, stop in rest]
-        return plain.ids, [(start + begin, stop + begin) for start, stop in plain.offsets]
+                anchored = backend.encode(anchor + text, add_special_tokens=False)
+                alone = backend.encode(anchor, add_special_tokens=False).ids
+                skipped = len(alone)
+                is_clean = anchored.ids[:skipped] == alone and len(anchored.ids) > skipped
+                if is_clean and anchored.offsets[skipped][0] >= len(anchor):
+                    return _Piece(anchored, skipped, begin - len(anchor))
+        return _Piece(plain, 0, begin)
+
+
+class _Piece:
+    """The encoding of a piece of text, without the tokens of what stood before it."""
+
+    def __init__(self, encoding: tokenizers.Encoding, skipped: int, shift: int) -> None:
+        self.ids: list[int] = encoding.ids[skipped:]
+        self.encoding, self.skipped, self.shift = encoding, skipped, shift
+
+    def offsets(self) -> list[tuple[int, int]]:
+        """Where the tokens stand in the whole text."""
+        return [(start + self.shift, stop + self.shift) for start, stop in self.encoding.offsets[self.skipped :]]
 
 
 def _is_local(description: Mapping[str, Any]) -> bool:
