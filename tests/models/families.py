@@ -125,11 +125,9 @@ FALLBACK: dict[str, Callable[[], Any]] = {
 """families that must be refused the forest, by name"""
 
 
-def tiny(family: str, attention: str = "sdpa", dtype: torch.dtype = torch.float64) -> t.PreTrainedModel:
+def tiny(family: str, attention: str | None = None, dtype: torch.dtype = torch.float64) -> t.PreTrainedModel:
     """The family's model, the same weights every time; a fresh one, with its own forwards."""
     config = (FOREST | FALLBACK)[family]()
-    if family in ("bloom", "mpt"):
-        attention = "eager"
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = t.AutoModelForCausalLM.from_config(config, attn_implementation=attention).to(dtype).eval()

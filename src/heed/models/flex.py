@@ -44,7 +44,7 @@ def flex_tree_attention(
         block_mask=block_mask(layout, query, window),
         scale=scale,
         enable_gqa=query.shape[1] != key.shape[1],
-        return_aux=AuxRequest(lse=True),
+        return_aux=AuxRequest(lse=True),  # type: ignore[arg-type]
     )
     if sinks is not None:  # exp(score of the sink) joins the denominator: out * sum / (sum + exp(sink))
         out = out * torch.sigmoid(extra.lse - sinks.to(extra.lse.dtype)[None, :, None]).unsqueeze(-1).to(out.dtype)

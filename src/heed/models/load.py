@@ -20,6 +20,10 @@ transformers_logging.disable_progress_bar()  # heed shows one of its own
 transformers_logging.set_verbosity_error()
 
 
+SavedTokenizer = PreTrainedTokenizerBase
+"""a tokenizer as transformers reads and writes it"""
+
+
 @dataclass(frozen=True, eq=False)
 class LoadedModel:
     """A model on its device with its tokenizer. An adapter's layers, if any, are inside `model`."""

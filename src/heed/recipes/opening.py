@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,17 +10,22 @@ from pathlib import Path
 import torch
 
 from heed.config import SftSettings, lora_alpha
+from heed.data.choice import choose_template
 from heed.data.render import ChatTemplate
-from heed.data.stops import known_special_tokens, stop_tokens
+from heed.data.stops import stop_tokens
 from heed.data.tokens import Tokenizer, fit_template
 from heed.errors import UserError
 from heed.models.adapters import add_adapter, write_extended_base
-from heed.models.load import LoadedModel, add_tokens, load_model, load_tokenizer, prepare_training, tokenizer_facts
-from heed.models.load import PreTrainedTokenizerBase as SavedTokenizer
+from heed.models.load import (
+    LoadedModel,
+    SavedTokenizer,
+    add_tokens,
+    load_model,
+    load_tokenizer,
+    prepare_training,
+    tokenizer_facts,
+)
 from heed.models.speed import speed_up
-
-TOKEN_OF_ITS_OWN = re.compile(r"<[^\s<>]+>")
-"""a special token that a template brings along is added to the vocabulary if it looks like this"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +39,11 @@ class Opened:
     """tokens that end a response"""
     num_new_tokens: int
     """added to the vocabulary"""
+
+    @property
+    def stop_ids(self) -> list[int]:
+        """The ids of the stop tokens."""
+        return [stop_id for stop in self.stops if (stop_id := self.tokenizer.backend.token_to_id(stop)) is not None]
 
     def saved_template(self) -> str | dict[str, str]:
         """The chat template as the tuned model's tokenizer keeps it."""
@@ -66,10 +75,9 @@ def open_for_tuning(
     """Load the base, settle its template, add the template's tokens, and put an adapter on it if one is wanted."""
     saved_tokenizer = load_tokenizer(settings.model)
     own = wrapped(saved_tokenizer, settings.model)
-    template, is_own = choose_template(settings.template, own, say)
+    template, new_tokens = choose_template(settings.template, own, say)
     template = replace(template, date=date)
     model = load_model(settings.model, device)
-    new_tokens = [] if is_own else missing_tokens(fit_template(template, own), own)
     new_ids = add_tokens(model, saved_tokenizer, new_tokens, settings.seed)
     if new_ids:
         say(f"added the tokens {' '.join(new_tokens)}; they are trained")
@@ -86,23 +94,6 @@ def open_for_tuning(
     speed_up(loaded.model)
     prepare_training(loaded.model, gradient_checkpointing=settings.gradient_checkpointing)
     return Opened(loaded, template, tokenizer, stops, len(new_ids))
-
-
-def choose_template(spec: str | None, tokenizer: Tokenizer, say: Callable[[str], None]) -> tuple[ChatTemplate, bool]:
-    """The template asked for, else the model's own, else chatml; and whether it is the model's own."""
-    if spec is not None:
-        return ChatTemplate.load(spec), False
-    if tokenizer.template is not None:
-        say("template: the model's own")
-        return tokenizer.template, True
-    say("template: chatml, for this model has none of its own (--template alpaca needs no new tokens)")
-    return ChatTemplate.load("chatml"), False
-
-
-def missing_tokens(template: ChatTemplate, tokenizer: Tokenizer) -> list[str]:
-    """Special tokens that the template writes and the vocabulary lacks, in a fixed order."""
-    written = sorted(token for token in known_special_tokens(template) if TOKEN_OF_ITS_OWN.fullmatch(token))
-    return [token for token in written if tokenizer.backend.token_to_id(token) is None]
 
 
 def checked_stops(template: ChatTemplate, tokenizer: Tokenizer) -> tuple[str, ...]:

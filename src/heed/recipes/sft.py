@@ -154,9 +154,8 @@ def prepare_tuning(settings: SftSettings, folder: Run, device: torch.device, wor
         settings=dump(settings),
         world=world,
     )
-    num_draws = (
-        data.training.draws_in_epoch * settings.epochs if settings.epochs else settings.steps * settings.batch_size
-    )
+    in_steps = (settings.steps or 0) * settings.batch_size
+    num_draws = data.training.draws_in_epoch * settings.epochs if settings.epochs else in_steps
     first = data.training.batch(1, settings.batch_size, num_draws)
     longest = max((tokens for conversation in first for tokens in conversation), key=len)
     chosen = choose_score(
@@ -235,7 +234,7 @@ def measure(tuning: Tuning, folder: Run, step: int, progress: Progress) -> None:
 def sample(tuning: Tuning, folder: Run, step: int) -> None:
     """Keep the model's greedy answers to the first held-out prompts, for whoever wants to see and not only to count."""
     backend = tuning.opened.tokenizer.backend
-    stop_ids = [backend.token_to_id(stop) for stop in tuning.opened.stops]
+    stop_ids = tuning.opened.stop_ids
     limit = num_positions(tuning.opened.loaded.model) or 2**31
     for name, conversations in tuning.data.held_out.items():
         for conversation in conversations[:NUM_SAMPLES]:

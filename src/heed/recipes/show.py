@@ -15,10 +15,10 @@ from pathlib import Path
 from heed.config import DataSource, ShowSettings
 from heed.data.chat import masked
 from heed.data.check import check
+from heed.data.choice import choose_template, with_new_tokens
 from heed.data.prepare import conversations_of
 from heed.data.read import read, read_labelled
 from heed.data.render import ChatTemplate
-from heed.data.stops import known_special_tokens
 from heed.data.tokens import Tokenizer, fit_template, tokenise
 from heed.data.wordings import load_wordings
 from heed.errors import UserError
@@ -92,22 +92,15 @@ def _tokenizer(settings: ShowSettings) -> Tokenizer:
 def _template(
     settings: ShowSettings, tokenizer: Tokenizer, say: Callable[[str], None]
 ) -> tuple[ChatTemplate, Tokenizer]:
-    """The template that tuning would choose, and the tokenizer with the special tokens that it would add."""
-    template = tokenizer.template
-    if settings.template is not None or template is None:
-        if settings.template is None:
-            say("template: chatml, for this model has none of its own (--template alpaca needs no new tokens)")
-        template = ChatTemplate.load(settings.template or "chatml")
-        written = known_special_tokens(fit_template(template, tokenizer))
-        new = sorted(token for token in written if TOKEN_OF_ITS_OWN.fullmatch(token))
-        new = [token for token in new if tokenizer.backend.token_to_id(token) is None]
-        if new:
-            say(f"tuning would add the tokens {' '.join(new)}")
-            tokenizer.backend.add_special_tokens(new)
-            special = tokenizer.special_tokens | frozenset(new)
-            tokenizer = Tokenizer.wrap(
-                tokenizer.backend, tokenizer.variables, special_tokens=special, adds_bos=tokenizer.adds_bos
-            )
+    """The template that tuning would choose, and the tokenizer with the special tokens that it would add to a model.
+
+    A tokenizer that was named on its own stays as it is: then its ids are what is looked at.
+    """
+    template, new_tokens = choose_template(settings.template, tokenizer, say)
+    if new_tokens:
+        say(f"tuning would add the tokens {' '.join(new_tokens)}")
+        if settings.tokenizer is None:
+            tokenizer = with_new_tokens(tokenizer, new_tokens)
     if settings.date is not None:
         template = dataclasses.replace(template, date=settings.date)
     return fit_template(template, tokenizer), tokenizer
