@@ -6,7 +6,7 @@ import pytest
 from mask_cases import ORIGIN, assistant, built_in, finding, inline, rendered, system, trained, trained_texts, user
 
 from heed.data.chat import inference_prompt, masked
-from heed.data.stops import stop_tokens
+from heed.data.stops import Endings, endings, stop_tokens
 from heed.types import Conversation, Finding, Message
 
 HEADERS = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{{ eos_token }}\n{% endfor %}"
@@ -62,6 +62,11 @@ def test_a_template_that_cuts_repeats_or_drops_an_answer_is_a_finding(content: s
     assert finding(template, user("a"), assistant("one two three")).problem.startswith("what is trained cannot be told")
 
 
+def test_an_answer_that_the_template_says_again_later_is_a_finding() -> None:
+    template = inline(HEADERS.replace("\n{% endfor", "(said {{ m.content }})\n{% endfor") + GENERATION)
+    assert "repeats" in finding(template, user("a"), assistant("b")).found
+
+
 def test_an_answer_is_trained_as_the_template_writes_it() -> None:
     template = inline(HEADERS.replace("{{ m.content }}", "{{ m.content.replace('\n\n', '\n') }}") + GENERATION)
     assert trained(template, user("a"), assistant("b\n\nc")) == [["b\nc</s>"]]
@@ -70,6 +75,48 @@ def test_an_answer_is_trained_as_the_template_writes_it() -> None:
 def test_a_prompt_that_says_what_the_render_does_not_is_a_finding() -> None:
     template = inline(HEADERS + "{% if add_generation_prompt %}<|assistant|>Sure, {% endif %}")
     assert "<|assistant|>Sure, '" in finding(template, user("a"), assistant("b")).found
+
+
+def test_a_prompt_of_another_wording_and_the_same_length_is_a_finding() -> None:
+    template = inline(HEADERS + GENERATION.replace("assistant", "ASSISTANT"))
+    assert "<|ASSISTANT|>" in finding(template, user("a"), assistant("b")).found
+
+
+def test_an_answer_that_begins_inside_the_prompt_is_a_finding() -> None:
+    template = inline(HEADERS + "{% if add_generation_prompt %}<|assistant|>Sure{% endif %}")
+    assert finding(template, user("a"), assistant("Sure, why not"))
+
+
+def test_an_answer_about_thinking_tags_is_trained_as_it_stands() -> None:
+    assert trained(built_in("chatml"), user("a"), assistant("Write <think>")) == [["Write <think><|im_end|>"]]
+    assert trained(built_in("chatml"), user("a"), assistant("</think> ends it.")) == [["</think> ends it.<|im_end|>"]]
+
+
+TOOL_CALLS = "{% for call in m.tool_calls %}{{ call.function.name }}={{ call.function.arguments | tojson }}{% endfor %}"
+
+
+def call(name: str) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name, "arguments": {"key": 1}}}
+
+
+def test_a_tool_call_that_the_template_leaves_out_is_a_finding() -> None:
+    every = inline(HEADERS.replace("{{ m.content }}", "{{ m.content }}" + TOOL_CALLS) + GENERATION)
+    first = inline(every.source.replace("in m.tool_calls", "in (m.tool_calls or [])[:1]"))
+    calls = [user("a"), assistant("", tool_calls=[call("one"), call("two")])]
+    assert trained(every, *calls) == [['one={"key": 1}two={"key": 1}</s>']]
+    assert "tool calls" in finding(first, *calls).found
+    same_twice = assistant("", tool_calls=[call("one"), call("one")])
+    assert "tool calls" in finding(first, user("a"), same_twice).found
+
+
+@pytest.mark.parametrize("ending", ["<|system|>Reply.{{ eos_token }}", "<|done|>"])
+def test_a_stop_token_that_is_not_the_tool_calls_own_does_not_count(ending: str) -> None:
+    unclosed = inline(
+        "{% for m in messages %}<|{{ m.role }}|>{% if m.tool_calls %}" + TOOL_CALLS + "{% else %}"
+        "{{ m.content }}{{ eos_token }}{% endif %}{% endfor %}" + GENERATION + ending
+    )
+    assert endings(unclosed, False, "{}") == Endings("</s>", "", None)
+    assert finding(unclosed, user("a"), assistant("", tool_calls=[call("one")]))
 
 
 def test_text_between_an_answer_and_its_stop_token_is_trained() -> None:

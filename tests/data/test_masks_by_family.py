@@ -190,6 +190,14 @@ def test_deepseek_r1_keeps_the_exact_text_of_an_answer(shared: Path, content: st
     assert trained(template, user("a"), assistant(content)) == [[expected + "<｜end▁of▁sentence｜>"]]
 
 
+@pytest.mark.parametrize(
+    "content", ["Well. <think>hm</think>Hi.", "<think>a</think>b<think>c</think>d", "<think>hm</think>"]
+)
+def test_deepseek_r1_cannot_say_words_before_its_thought_or_no_answer_after_it(shared: Path, content: str) -> None:
+    found = finding(family(shared, "deepseek-r1-distill-qwen-7b"), user("a"), assistant(content))
+    assert found.problem.startswith("what is trained cannot be told")
+
+
 @pytest.mark.parametrize("as_field", [False, True])
 def test_qwen3_drops_earlier_reasoning_so_that_turn_is_a_branch(shared: Path, as_field: bool) -> None:
     fields = [user("a"), assistant("Hi.", reasoning_content="hm"), user("b"), assistant("Bye.", reasoning_content="ho")]

@@ -14,7 +14,6 @@ import transformers as t
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from heed.forest.build import build
 from heed.types import Forest, Tokens
 
 VOCABULARY = 90
@@ -64,8 +63,8 @@ FOREST: dict[str, Callable[[], Any]] = {
         sliding_window=WINDOW,
         head_dim=8,
         query_pre_attn_scalar=5,
-        final_logit_softcapping=4.0,
-        attn_logit_softcapping=1.5,
+        final_logit_softcapping=1.0,
+        attn_logit_softcapping=0.8,
     ),
     "gemma3": lambda: like_llama(
         t.Gemma3TextConfig, sliding_window=WINDOW, head_dim=8, query_pre_attn_scalar=5, num_hidden_layers=6
@@ -133,18 +132,19 @@ def tiny(family: str, attention: str | None = None, dtype: torch.dtype = torch.f
         model = t.AutoModelForCausalLM.from_config(config, attn_implementation=attention).to(dtype).eval()
         generator = torch.Generator().manual_seed(1)
         with torch.no_grad():
-            for parameter in model.parameters():
+            for name, parameter in model.named_parameters():
                 noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
                 if parameter.dim() >= 2:
-                    parameter.copy_(noise * 1.3 / min(parameter.shape[-2:]) ** 0.5)
+                    gain = 3.0 if name in ("lm_head.weight", "embed_out.weight") else 1.3
+                    parameter.copy_(noise * gain / min(parameter.shape[-2:]) ** 0.5)
                 else:
                     parameter.add_(0.3 * noise)
     return model
 
 
-def branching_sequences(dtype_seed: int = 0) -> list[Tokens]:
+def branching_sequences(seed: int = 0) -> list[Tokens]:
     """Seven conversations' sequences that branch at several depths; several outgrow the window, one ends in another."""
-    rng = np.random.default_rng(dtype_seed)
+    rng = np.random.default_rng(seed)
     preamble, question = rng.integers(3, VOCABULARY, 9), rng.integers(3, VOCABULARY, 6)
 
     def with_weights(*parts: np.ndarray, trained_from: int, weight: float = 1.0) -> Tokens:
@@ -225,6 +225,3 @@ def difference(actual: Gradient, expected: Gradient) -> float:
         float((actual[name] - g).abs().max()) / max(float(g.abs().max()), 1e-3 * largest)
         for name, g in expected.items()
     )
-
-
-__all__ = ["FALLBACK", "FOREST", "branching_sequences", "build", "difference", "reference", "scored", "tiny"]

@@ -206,7 +206,8 @@ class _Chat:
         if at < 0:
             return None
         if calls:
-            is_own = all(name in text[start:at] for name in _tool_names(calls))
+            names = _tool_names(calls)
+            is_own = all(text.count(name, start, at) >= names.count(name) for name in names)
         else:
             is_own = text[after:at].strip() == ends.closing.strip()
         return at + len(stop) if is_own else None
@@ -227,25 +228,20 @@ class _Chat:
         if answer is not None:
             header = text[base : answer[0]].rstrip()
             if tail.startswith(header) and tail[len(header) :].strip() == "<think>":
-                return self.thought(turn, tail) + self.proved(
-                    turn, text, self.answer_start(turn, text, answer), _Turn((answer,))
-                )
+                start = self.answer_start(turn, text, answer)
+                return self.thought(turn, tail) + self.proved(turn, text, start, _Turn((answer,)))
             header = text[base : found.start]
             if header.strip() and tail.endswith(header):
                 return self.proved(turn, text, base + len(header), found)
-        raise self.unmaskable(
-            turn, f"the prompt at inference ends in {tail[-60:]!r}, which the render does not contain"
-        )
+        ending = repr(tail[-60:])
+        raise self.unmaskable(turn, f"the prompt at inference ends in {ending}, which the render does not contain")
 
     def proved(self, turn: int, text: str, start: int, found: _Turn) -> str:
         if not found.is_complete:
             raise self.unmaskable(turn, "the template leaves out, changes or repeats a part of that message")
         stop = self.stop_of_response(turn, text, start, found)
         if stop is None:
-            what = (
-                "its tool calls or its stop token do" if self.fields[turn].get("tool_calls") else "its stop token does"
-            )
-            raise self.unmaskable(turn, f"{what} not follow it")
+            raise self.unmaskable(turn, "it is not followed by its tool calls, if any, and its stop token")
         return text[start:stop]
 
     def end_of_prompt(self, turn: int, prompt: str, text: str) -> tuple[str, int]:
@@ -271,6 +267,8 @@ class _Chat:
         if thought.lstrip().startswith("<think>"):
             thought = thought.lstrip().removeprefix("<think>")
             thought = thought.removeprefix("\n") if prompt_tail.endswith("\n") else thought
+        if "<think>" in thought or thought.count("</think>") > 1:
+            raise self.unmaskable(turn, "it has more than one <think> block, or words before it")
         return thought
 
     def answer_start(self, turn: int, text: str, answer: Place) -> int:

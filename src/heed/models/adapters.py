@@ -1,14 +1,28 @@
 """Low-rank adapters (LoRA, Hu et al. 2022, arXiv:2106.09685): W + alpha / rank * B A, with A and B trained."""
 
+import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from peft.utils import TaskType
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+from transformers.utils import cached_file
 
 from heed.errors import UserError
-from heed.models.load import LoadedModel
+from heed.models.load import (
+    GENERATION,
+    LoadedModel,
+    is_adapter,
+    load_adapter,
+    peft_warnings_hidden,
+    set_stops,
+    stop_ids_of,
+)
 
 
 def add_adapter(
@@ -28,8 +42,13 @@ def add_adapter(
         lora_dropout=0.0,
         target_modules="all-linear",
         trainable_token_indices=_rows_of(loaded, new_token_ids) or None,
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),  # GPT-2 keeps W transposed
     )
-    adapter = get_peft_model(model, config)
+    with peft_warnings_hidden():
+        adapter = get_peft_model(model, config)
+    # A relative path would be looked for wherever the next program happens to be started.
+    name = str(model.name_or_path)
+    adapter.peft_config["default"].base_model_name_or_path = str(Path(name).absolute()) if Path(name).is_dir() else name
     return LoadedModel(adapter.get_base_model(), loaded.tokenizer, adapter)
 
 
@@ -44,25 +63,85 @@ def _rows_of(loaded: LoadedModel, new_token_ids: Sequence[int]) -> dict[str, lis
     return {names[id(layer)].rsplit(".", 1)[-1]: list(new_token_ids) for layer in layers}
 
 
+def keep_base(loaded: LoadedModel, folder: Path, *, new_token_ids: Sequence[int], stop_tokens: Sequence[str]) -> None:
+    """Keep a base of the run's own where its adapter could not be loaded onto the original, or would not stop on it.
+
+    Plain transformers takes vocabulary and generation config from the base that an adapter names. With new tokens,
+    or where the base is itself an adapter merged into another, the model is written whole. Where only the stop tokens
+    are others, the run's base is links to the original's files beside a generation config of its own.
+
+    Args:
+        folder: the base's place in the run. One that is there already is from the same run and stays.
+        stop_tokens: tokens that end a response.
+    """
+    name = str(loaded.model.name_or_path)
+    taught = {int(loaded.tokenizer.convert_tokens_to_ids(token)) for token in stop_tokens}
+    stops_there = taught <= set(stop_ids_of(loaded.model))
+    set_stops(loaded.model, loaded.tokenizer, stop_tokens)
+    if new_token_ids or is_adapter(name):
+        write_extended_base(loaded, folder)
+    elif not stops_there:
+        _link_base(loaded, folder)
+
+
 def write_extended_base(loaded: LoadedModel, folder: Path) -> None:
     """Keep the base with its new tokens beside the adapter, which could not be loaded onto the smaller original."""
-    loaded.model.save_pretrained(folder)
-    loaded.tokenizer.save_pretrained(folder)
+    if not folder.is_dir():
+        unfinished = _unfinished(folder)
+        loaded.model.save_pretrained(unfinished)
+        loaded.tokenizer.save_pretrained(unfinished)
+        _into_place(unfinished, folder)
     loaded.model.name_or_path = str(folder)
 
 
-def merged_difference(loaded: LoadedModel, ids: torch.Tensor) -> tuple[LoadedModel, float]:
-    """Fold the adapter into its base; also return the largest difference of a log-probability on `ids` (1, L)."""
-    if loaded.adapter is None:
+def _link_base(loaded: LoadedModel, folder: Path) -> None:
+    """The original's files by name, and the model's own generation config."""
+    if not folder.is_dir():
+        name = str(loaded.model.name_or_path)
+        original = Path(name) if Path(name).is_dir() else Path(str(cached_file(name, "config.json"))).parent
+        unfinished = _unfinished(folder)
+        for file in sorted(original.iterdir()):
+            if file.is_file() and file.name != GENERATION:
+                (unfinished / file.name).symlink_to(file.resolve())
+        loaded.model.generation_config.save_pretrained(unfinished)
+        _into_place(unfinished, folder)
+    loaded.model.name_or_path = str(folder)
+
+
+def _unfinished(folder: Path) -> Path:
+    """An empty folder beside `folder`, under a name that a killed process may leave behind."""
+    unfinished = folder.with_name(f".tmp-{folder.name}-{os.getpid()}")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    return unfinished
+
+
+def _into_place(unfinished: Path, folder: Path) -> None:
+    """Rename the finished folder; where another process of the run was first, its equal one stays."""
+    try:
+        unfinished.rename(folder)
+    except OSError:
+        if not folder.is_dir():
+            raise
+        shutil.rmtree(unfinished)
+
+
+def open_adapter(name: str, base: str | None, device: torch.device) -> PeftModel:
+    """The adapter of a run or a folder, on its base in float32, with its layers apart."""
+    if not is_adapter(name):
         raise UserError(
             "there is no adapter to merge",
             where="--model",
-            found="a model with all its parameters",
-            expected="the folder of a run with --lora.rank above 0",
-            fix="use the model as it is: it needs no merging",
+            found=f"{name}: " + ("no adapter_config.json in it" if Path(name).is_dir() else "no such folder"),
+            expected="the folder of a run with --lora.rank above 0, or another adapter's folder",
+            fix=f"heed chat --model {name} talks to a model with all its parameters as it is: it needs no merging",
         )
-    with torch.no_grad():
-        before = torch.log_softmax(loaded.model(ids).logits.float(), dim=-1)
-        merged = loaded.adapter.merge_and_unload()
-        after = torch.log_softmax(merged(ids).logits.float(), dim=-1)
-    return LoadedModel(merged, loaded.tokenizer), float((before - after).abs().max())
+    return load_adapter(name, device, base=base)
+
+
+@torch.no_grad()
+def next_token_logp(model: PreTrainedModel | PeftModel, ids: Sequence[int]) -> Tensor:
+    """Log-probability of every token after every prefix of `ids`: (L, vocabulary), float32 on the CPU."""
+    batch = torch.tensor([list(ids)], device=next(model.parameters()).device)
+    logits: Tensor = model(input_ids=batch, use_cache=False).logits
+    return torch.log_softmax(logits[0].float(), dim=-1).cpu()

@@ -1,16 +1,24 @@
 """Open a model folder or hub name, and write one that plain transformers reads back."""
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import tokenizers
 import torch
-from peft import PeftConfig, PeftModel, set_peft_model_state_dict
+from peft import PeftConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.utils import load_peft_weights
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging as transformers_logging
 
@@ -18,6 +26,14 @@ from heed.errors import UserError
 
 transformers_logging.disable_progress_bar()  # heed shows one of its own
 transformers_logging.set_verbosity_error()
+
+GENERATION = "generation_config.json"
+OWN_BASE = "base"
+"""folder in a run with an adapter that holds the base where the original alone would not do"""
+
+# Settings that greedy decoding, or decoding with one beam, does not look at; saving refuses to write them.
+ONLY_SAMPLED = ("temperature", "top_p", "min_p", "top_h", "typical_p", "top_k", "epsilon_cutoff", "eta_cutoff")
+ONLY_BEAMS = ("early_stopping", "length_penalty")
 
 
 SavedTokenizer = PreTrainedTokenizerBase
@@ -102,8 +118,8 @@ def tokenizer_facts(tokenizer: PreTrainedTokenizerBase) -> TokenizerFacts:
 def load_model(name: str, device: torch.device, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     """The causal language model of a folder or hub name. An adapter's folder gives its base with the adapter merged."""
     if is_adapter(name):
-        adapter = load_adapter(name, device, dtype)
-        model: PreTrainedModel = adapter.merge_and_unload()
+        model: PreTrainedModel = load_adapter(name, device, dtype).merge_and_unload()
+        model.name_or_path = name  # what is tuned from here on stands on the merged model, not on the base
     else:
         model = _opened(name, lambda: AutoModelForCausalLM.from_pretrained(name, dtype=dtype), "model")
     return model.to(device).eval()
@@ -112,11 +128,48 @@ def load_model(name: str, device: torch.device, dtype: torch.dtype = torch.float
 def load_adapter(
     name: str, device: torch.device, dtype: torch.dtype = torch.float32, base: str | None = None
 ) -> PeftModel:
-    """An adapter on its base model; `base` replaces the one that the adapter names."""
-    config = _opened(name, lambda: PeftConfig.from_pretrained(name), "adapter")
-    base = base or str(config.base_model_name_or_path)
-    inner = _opened(base, lambda: AutoModelForCausalLM.from_pretrained(base, dtype=dtype), "base model of the adapter")
-    return _opened(name, lambda: PeftModel.from_pretrained(inner.to(device), name).eval(), "adapter")
+    """An adapter on its base model, which stops where the adapter was taught to; `base` replaces the base it names."""
+    base = base or base_of(name)
+    opened = _opened(base, lambda: AutoModelForCausalLM.from_pretrained(base, dtype=dtype), "base model of the adapter")
+    inner: PreTrainedModel = opened.to(device)
+    try:
+        with peft_warnings_hidden():
+            adapter = _opened(name, lambda: PeftModel.from_pretrained(inner, name).eval(), "adapter")
+    except (RuntimeError, IndexError) as error:
+        raise UserError(
+            "the adapter does not fit this base model",
+            where=f"{name}, on {base}",
+            found=" ".join(str(error).split())[:200],
+            expected="the base model that the adapter was trained on, with the tokens that were added to it",
+            fix="--base FOLDER names another one; left out, the one that the adapter names is taken",
+        ) from error
+    if (Path(name) / GENERATION).is_file():
+        inner.generation_config = GenerationConfig.from_pretrained(name)
+    return adapter
+
+
+def base_of(name: str) -> str:
+    """The folder or hub name of an adapter's base.
+
+    A base that the run keeps is found beside the adapter, or beside the checkpoints that the adapter is one of, even
+    after the run's folder was moved.
+    """
+    folder = Path(name)
+    if (folder / OWN_BASE / "config.json").is_file():
+        return str(folder / OWN_BASE)
+    named = str(_opened(name, lambda: PeftConfig.from_pretrained(name), "adapter").base_model_name_or_path)
+    of_run = folder.absolute().parents[1] / OWN_BASE if len(folder.absolute().parents) > 1 else folder
+    if Path(named).name == OWN_BASE and not Path(named).is_dir() and (of_run / "config.json").is_file():
+        return str(of_run)
+    return named
+
+
+@contextmanager
+def peft_warnings_hidden() -> Iterator[None]:
+    """Hide what peft calls in transformers although it is going away; users can do nothing about it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        yield
 
 
 def is_adapter(name: str) -> bool:
@@ -147,9 +200,9 @@ def add_tokens(
         return []
     tokenizer.add_special_tokens({"extra_special_tokens": new}, replace_extra_special_tokens=False)
     ids: list[int] = tokenizer.convert_tokens_to_ids(new)
-    num_before = model.get_input_embeddings().weight.shape[0]
-    if len(tokenizer) > num_before:
-        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    # A vocabulary padded for speed has rows to spare, and then nothing grows.
+    if max(ids) >= model.get_input_embeddings().weight.shape[0]:
+        model.resize_token_embeddings(max(ids) + 1, mean_resizing=False)
     generator = torch.Generator().manual_seed(seed)
     layers = {id(layer.weight): layer for layer in (model.get_input_embeddings(), model.get_output_embeddings())}
     with torch.no_grad():
@@ -171,7 +224,9 @@ def prepare_training(model: PreTrainedModel, *, gradient_checkpointing: bool) ->
     model.eval()
     if not gradient_checkpointing:
         return
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    # Its name until transformers 5.2x; the older one warns in newer releases.
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
     for module in model.modules():
         if isinstance(module, GradientCheckpointingLayer):
             module.training = True
@@ -186,20 +241,37 @@ def save(loaded: LoadedModel, folder: Path, *, template: dict[str, str] | str, s
         stop_tokens: tokens that end a response; they become the generation config's `eos_token_id`.
     """
     model, tokenizer = loaded.model, loaded.tokenizer
-    stop_ids = [int(tokenizer.convert_tokens_to_ids(token)) for token in stop_tokens]
-    generation = model.generation_config
-    if generation is not None:
-        generation.eos_token_id = stop_ids if len(stop_ids) > 1 else stop_ids[0]
-        if generation.pad_token_id is None:
-            generation.pad_token_id = stop_ids[0]
+    generation = set_stops(model, tokenizer, stop_tokens)
     tokenizer.chat_template = template
     tokenizer.save_pretrained(folder)
     if loaded.adapter is None:
         model.save_pretrained(folder)
         return
-    loaded.adapter.save_pretrained(folder)
-    if generation is not None:
-        generation.save_pretrained(folder)
+    # Rows of new tokens are in the adapter already; left to itself, peft asks the hub for the size of the vocabulary.
+    loaded.adapter.save_pretrained(str(folder), save_embedding_layers=False)
+    generation.save_pretrained(folder)
+
+
+def set_stops(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, stop_tokens: Sequence[str]
+) -> GenerationConfig:
+    """Let the model's generation config stop at these tokens, pad if it could not, and be fit to be saved."""
+    stop_ids = [int(tokenizer.convert_tokens_to_ids(token)) for token in stop_tokens]
+    generation: GenerationConfig = model.generation_config
+    generation.eos_token_id = stop_ids if len(stop_ids) > 1 else stop_ids[0]
+    if generation.pad_token_id is None:
+        generation.pad_token_id = stop_ids[0] if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    unused = () if generation.do_sample is True else ONLY_SAMPLED
+    unused += () if (generation.num_beams or 1) > 1 else ONLY_BEAMS
+    for name in unused:
+        setattr(generation, name, None)
+    return generation
+
+
+def stop_ids_of(model: PreTrainedModel) -> list[int]:
+    """The tokens at which the model's own generation config stops."""
+    stops = model.generation_config.eos_token_id if model.generation_config is not None else None
+    return [] if stops is None else [stops] if isinstance(stops, int) else list(stops)
 
 
 def _opened(name: str, opening: Any, what: str) -> Any:
@@ -220,8 +292,13 @@ def _opened(name: str, opening: Any, what: str) -> Any:
 
 def restore(loaded: LoadedModel, folder: Path) -> None:
     """Put the trained weights that `save` wrote back into the model, bit for bit."""
-    if loaded.adapter is not None:
-        set_peft_model_state_dict(loaded.adapter, load_peft_weights(str(folder), device=str(loaded.device)))
+    if loaded.adapter is None:
+        saved = AutoModelForCausalLM.from_pretrained(folder, dtype=loaded.model.dtype)
+        loaded.model.load_state_dict(saved.state_dict())
         return
-    saved = AutoModelForCausalLM.from_pretrained(folder, dtype=loaded.model.dtype)
-    loaded.model.load_state_dict(saved.state_dict())
+    weights = load_peft_weights(str(folder), device=str(loaded.device))
+    ours = get_peft_model_state_dict(loaded.adapter, save_embedding_layers=False)
+    if differing := weights.keys() ^ ours.keys():
+        # peft would leave out what it does not find, and the run would go on from random weights.
+        raise ValueError(f"the adapter in {folder} has other weights than the one that is trained: {min(differing)}")
+    set_peft_model_state_dict(loaded.adapter, weights)
