@@ -13,3 +13,11 @@ class UserError(ValueError):
         super().__init__(
             f"{problem}\n  where:    {where}\n  found:    {found}\n  expected: {expected}\n  fix:      {fix}"
         )
+
+    def __reduce__(self) -> tuple[object, tuple[str, str, str, str, str]]:
+        """How an error comes back from another process."""
+        return _error, (self.problem, self.where, self.found, self.expected, self.fix)
+
+
+def _error(problem: str, where: str, found: str, expected: str, fix: str) -> UserError:
+    return UserError(problem, where=where, found=found, expected=expected, fix=fix)

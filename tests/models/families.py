@@ -210,7 +210,7 @@ def scored(model: t.PreTrainedModel, score: Callable[..., Any], forest: Forest, 
     model.zero_grad(set_to_none=True)
     with casts_in(model.dtype):
         loss, _ = score(model, forest, **how)
-    loss.backward()
+        loss.backward()  # under the casts too: activations may be recomputed in it
     return loss.item(), gradient_of(model)
 
 

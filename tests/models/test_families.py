@@ -150,12 +150,11 @@ def test_recomputing_activations_changes_no_gradient(family):
     loss, gradient = scored(model, forest_score, build(ITEMS))
     assert num_calls() == 2 * model.config.num_hidden_layers, "every layer must have been run again in the backward"
     assert loss == pytest.approx(expected_loss, rel=1e-12)
-    # Recomputed outside the test's wider casts, so what a family casts to float32 shows.
-    assert difference(gradient, expected_gradient) < 1e-6
+    assert difference(gradient, expected_gradient) < 1e-11
 
 
 def count_calls(model):
-    """How often any of the model's layers has run its MLP since."""
+    """How often any of the model's layers has come to its MLP since."""
     count = 0
 
     def seen(*_):
@@ -164,7 +163,7 @@ def count_calls(model):
 
     for name, module in model.named_modules():
         if name.endswith(".mlp"):
-            module.register_forward_hook(seen)
+            module.register_forward_pre_hook(seen)
     return lambda: count
 
 

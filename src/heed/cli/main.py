@@ -96,13 +96,13 @@ def _run(command: str, words: Sequence[str]) -> None:
 
         show(settings)
     elif isinstance(settings, ChatSettings):
-        from heed.recipes import chat
+        from heed.cli.chat import chat
 
-        chat.run(settings)
+        chat(settings)
     elif isinstance(settings, MergeSettings):
         from heed.recipes import merge
 
-        merge.run(settings)
+        merge.run(settings, say=print)
 
 
 def _tell(error: UserError) -> int:

@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ import numpy as np
 
 from heed.data.chat import masked
 from heed.data.check import check, in_held_out
+from heed.data.parallel import map_in_processes
 from heed.data.read import read, read_labelled, summary
 from heed.data.render import ChatTemplate
 from heed.data.store import StoreWriter, TokenStore
@@ -112,6 +114,21 @@ class PreparedSet:
         return self.store[int(self.first_row[record]) + wording]
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """What one record became."""
+
+    kind: tuple[str, type]
+    """the shape it was written in, and its noun"""
+    rows: tuple[tuple[Origin, tuple[Tokens, ...]], ...]
+    """its wordings, each the sequences of a conversation"""
+    is_held_out: bool
+    findings: tuple[Finding, ...]
+    too_long: tuple[LeftOut, ...]
+    num_branches: int
+    num_split_edges: int
+
+
 def prepare(
     path: str,
     wordings: str | None,
@@ -133,26 +150,20 @@ def prepare(
     too_long: list[LeftOut] = []
     first_row = [0]
     said = load_wordings(wordings) if wordings is not None else None
+    records = read(path) if said is None else read_labelled(path)
     with StoreWriter(folder, fingerprint) as writer:
-        for shape, noun in read(path) if said is None else read_labelled(path):
-            counts[shape, type(noun)] += 1
+        for record in map_in_processes(partial(prepare_record, preparation, said), records):
+            counts[record.kind] += 1
             account.num_records += 1
+            account.num_branches += record.num_branches
+            account.num_split_edges += record.num_split_edges
+            findings += record.findings
+            too_long += record.too_long
+            for origin, sequences in record.rows:
+                writer.append(sequences, origin, held_out=record.is_held_out)
+            if record.rows:
+                first_row.append(first_row[-1] + len(record.rows))
             progress(account.num_records)
-            num_rows = 0
-            for conversation in conversations_of(noun, said):
-                sequences = sequences_of(conversation, preparation, account)
-                if isinstance(sequences, Finding):
-                    findings.append(sequences)
-                    continue
-                kept, lost = fitted(sequences, preparation)
-                if lost:
-                    too_long.append(LeftOut(conversation.origin, "too long", lost))
-                if kept:
-                    held_out = in_held_out(noun_of(noun), preparation.held_out_share)
-                    writer.append(kept, conversation.origin, held_out=held_out)
-                    num_rows += 1
-            if num_rows:
-                first_row.append(first_row[-1] + num_rows)
         account.read = summary(counts)
         refuse_too_long(too_long, preparation)
         refuse_findings(findings, account, preparation.max_bad_records)
@@ -165,6 +176,34 @@ def prepare(
     account.num_tokens = int(prepared.store.num_tokens.sum())
     account.num_trained_tokens = int(prepared.store.num_trained_tokens.sum())
     return account
+
+
+def prepare_record(
+    preparation: Preparation, wordings: Wordings | None, record: tuple[str, Conversation | Ranking | Labelled]
+) -> Prepared:
+    """Everything that is done with one record; a function of its arguments alone, so any process may do it."""
+    shape, noun = record
+    rows: list[tuple[Origin, tuple[Tokens, ...]]] = []
+    findings: list[Finding] = []
+    too_long: list[LeftOut] = []
+    num_branches = num_split_edges = 0
+    for conversation in conversations_of(noun, wordings):
+        rendered = check(conversation) or masked(conversation, preparation.template)
+        if isinstance(rendered, Finding):
+            findings.append(rendered)
+            continue
+        tokenised = [tokenise(each, preparation.tokenizer) for each in rendered]
+        num_branches += len(rendered) - 1
+        num_split_edges += sum(each.num_split_edges for each in tokenised)
+        kept, lost = fitted(tuple(each.tokens for each in tokenised), preparation)
+        if lost:
+            too_long.append(LeftOut(conversation.origin, "too long", lost))
+        if kept:
+            rows.append((conversation.origin, kept))
+    hashed = noun.best() if isinstance(noun, Ranking) else noun
+    is_held_out = bool(rows) and in_held_out(hashed, preparation.held_out_share)
+    kind = (shape, type(noun))
+    return Prepared(kind, tuple(rows), is_held_out, tuple(findings), tuple(too_long), num_branches, num_split_edges)
 
 
 def open_prepared(path: str, folder: Path) -> PreparedSet:
@@ -184,26 +223,6 @@ def conversations_of(noun: Conversation | Ranking | Labelled, wordings: Wordings
             yield say(noun, wording)
     else:
         yield noun.best() if isinstance(noun, Ranking) else noun
-
-
-def noun_of(noun: Conversation | Ranking | Labelled) -> Conversation | Labelled:
-    """What the held-out hash is taken of."""
-    return noun.best() if isinstance(noun, Ranking) else noun
-
-
-def sequences_of(
-    conversation: Conversation, preparation: Preparation, account: Account
-) -> tuple[Tokens, ...] | Finding:
-    """A conversation's token sequences, or why it has none."""
-    if (finding := check(conversation)) is not None:
-        return finding
-    rendered = masked(conversation, preparation.template)
-    if isinstance(rendered, Finding):
-        return rendered
-    account.num_branches += len(rendered) - 1
-    tokenised = [tokenise(each, preparation.tokenizer) for each in rendered]
-    account.num_split_edges += sum(each.num_split_edges for each in tokenised)
-    return tuple(each.tokens for each in tokenised)
 
 
 def fitted(sequences: tuple[Tokens, ...], preparation: Preparation) -> tuple[tuple[Tokens, ...], int]:

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from peft import PeftConfig, PeftModel, get_peft_model_state_dict, set_peft_mode
 from peft.utils import load_peft_weights
 from torch import Tensor, nn
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     GenerationConfig,
@@ -23,6 +24,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging as transformers_logging
 
 from heed.errors import UserError
+from heed.models.attention import attention_named
 
 transformers_logging.disable_progress_bar()  # heed shows one of its own
 transformers_logging.set_verbosity_error()
@@ -177,6 +179,12 @@ def is_adapter(name: str) -> bool:
     return (Path(name) / "adapter_config.json").is_file()
 
 
+def stored_dtype(name: str) -> torch.dtype:
+    """The dtype that a model's weights are stored in; float32 where its config does not say."""
+    dtype: torch.dtype | None = _opened(name, lambda: AutoConfig.from_pretrained(name), "model").dtype
+    return dtype or torch.float32
+
+
 def num_positions(model: PreTrainedModel) -> int | None:
     """The longest sequence the model has positions for, or None where there is no limit."""
     config = model.config.get_text_config()
@@ -224,9 +232,14 @@ def prepare_training(model: PreTrainedModel, *, gradient_checkpointing: bool) ->
     model.eval()
     if not gradient_checkpointing:
         return
-    # Its name until transformers 5.2x; the older one warns in newer releases.
+
+    def same_attention() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        """Recompute, in the backward, with the attention of the forward: by then the model has its own back."""
+        return nullcontext(), attention_named(model, model.config._attn_implementation_internal)
+
+    # Newer releases of transformers warn of the older name.
     enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-    enable({"use_reentrant": False})
+    enable({"use_reentrant": False, "context_fn": same_attention})
     for module in model.modules():
         if isinstance(module, GradientCheckpointingLayer):
             module.training = True

@@ -1,0 +1,61 @@
+"""Map a function over a long stream in several processes, in order and with bounded memory."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from itertools import chain, islice
+from multiprocessing import get_context
+from typing import Any, TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+NUM_ALONE = 2_000
+"""items worked on in this process first: a short stream is done before other processes would have started"""
+CHUNK = 250
+"""items sent to a process at a time"""
+
+
+def map_in_processes(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """The results of `function`, in the order of the items, with one process per processor once it pays.
+
+    Function, items and results must pickle. At most a few chunks per process are read ahead, so memory does not grow
+    with the stream. An exception is raised here, at its item's turn.
+    """
+    stream = iter(items)
+    yield from map(function, islice(stream, NUM_ALONE))
+    num_processes = os.cpu_count() or 1
+    first = next(stream, None)
+    if first is None:
+        return
+    stream = chain([first], stream)
+    if num_processes == 1:
+        yield from map(function, stream)
+        return
+    # Started afresh, not forked: this process may hold threads, which do not survive a fork.
+    with ProcessPoolExecutor(num_processes, get_context("spawn"), _start, (function,)) as pool:
+        waiting: deque[Future[list[Result]]] = deque()
+        try:
+            while chunk := list(islice(stream, CHUNK)):
+                waiting.append(pool.submit(_work, chunk))
+                if len(waiting) > 3 * num_processes:
+                    yield from waiting.popleft().result()
+            while waiting:
+                yield from waiting.popleft().result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+_function: list[Callable[[Any], Any]] = []
+"""what a process was started for"""
+
+
+def _start(function: Callable[[Any], Any]) -> None:
+    _function[:] = [function]
+
+
+def _work(chunk: list[Any]) -> list[Any]:
+    return [_function[0](item) for item in chunk]

@@ -1,0 +1,211 @@
+"""Talk to a model: a history of messages, rendered with the model's chat template, answered token by token.
+
+messages -> rendered chat -> tokens -> answer, told as it is drawn -> messages
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+
+import tokenizers
+import torch
+
+from heed.config import ChatSettings
+from heed.data.chat import inference_prompt
+from heed.data.render import ChatTemplate
+from heed.data.stops import forbidden_pattern
+from heed.data.tokens import Tokenizer, fit_template
+from heed.errors import UserError
+from heed.models.load import choose_device, load_model, load_tokenizer, num_positions, stop_ids_of
+from heed.models.load import PreTrainedModel as Model
+from heed.models.sample import Sampling, tell
+from heed.recipes.opening import checked_stops, wrapped
+from heed.types import Message
+
+INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
+"""what a tokenizer decodes a part of a character to"""
+
+MAX_CONTEXT_TOKENS = 16
+
+
+class Ending(Enum):
+    """Why an answer is over."""
+
+    STOPPED = "stopped"
+    """the model wrote a stop token"""
+    LIMIT = "limit"
+    """as long as `max_new_tokens` allows"""
+    POSITIONS = "positions"
+    """the model has no position for a further token"""
+    INTERRUPTED = "interrupted"
+    """the user had enough"""
+
+
+@dataclass(eq=False)
+class Chat:
+    """A conversation with a model. `messages` is all of it, and all of it is what the model reads."""
+
+    model: Model
+    tokenizer: Tokenizer
+    template: ChatTemplate
+    stop_ids: list[int]
+    settings: ChatSettings
+    messages: list[Message] = field(default_factory=list)
+
+    def start_anew(self) -> None:
+        """Forget everything but the system prompt."""
+        self.messages = [] if self.settings.system is None else [Message("system", self.settings.system)]
+
+    def answer(self, text: str, on_text: Callable[[str], None]) -> Ending:
+        """Let the model answer a user's message, and keep both; `on_text` is called with the answer piece by piece.
+
+        Ctrl-C ends the answer where it is. A `UserError` leaves the conversation as it was.
+        """
+        self.refuse_special_tokens("your message", text)
+        asked = [*self.messages, Message("user", text)]
+        prompt = self.tokenizer.encode(inference_prompt(asked, self.template))
+        room = self.room(prompt)
+        spelling = Spelling(self.tokenizer.backend, prompt)
+        pieces: list[str] = []
+        last: list[int] = []
+
+        def hear(token: int) -> None:
+            last[:] = [token]
+            piece = spelling.add(token) if token not in self.stop_ids else spelling.rest()
+            if piece:
+                pieces.append(piece)
+                on_text(piece)
+
+        limit = self.settings.max_new_tokens
+        ending = Ending.LIMIT if room is None or limit <= room else Ending.POSITIONS
+        try:
+            tell(
+                self.model,
+                prompt,
+                stop_ids=self.stop_ids,
+                max_new_tokens=limit if room is None else min(limit, room),
+                sampling=Sampling(self.settings.temperature, self.settings.top_p),
+                on_token=hear,
+            )
+        except KeyboardInterrupt:
+            ending = Ending.INTERRUPTED
+        if last and last[0] in self.stop_ids:
+            ending = Ending.STOPPED
+        elif ending is not Ending.INTERRUPTED and (piece := spelling.rest()):
+            pieces.append(piece)
+            on_text(piece)
+        self.messages = [*asked, Message("assistant", "".join(pieces))]
+        return ending
+
+    def room(self, prompt: Sequence[int]) -> int | None:
+        """Tokens that an answer may have after this prompt; None where the model has no limit."""
+        limit = num_positions(self.model)
+        if limit is None or len(prompt) < limit:
+            return None if limit is None else limit - len(prompt)
+        begun = len(self.messages) > (self.settings.system is not None)
+        raise UserError(
+            "the conversation is longer than the model can read",
+            where="the conversation so far" if begun else "your message",
+            found=f"{len(prompt):,} tokens",
+            expected=f"fewer than {limit:,}, the model's positions",
+            fix="/new starts a new conversation" if begun else "say it in fewer words",
+        )
+
+    def refuse_special_tokens(self, what: str, text: str) -> None:
+        """A special token in a message would end it, or speak for someone else; tuning refuses it in data as well."""
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise UserError(
+                "this is not Unicode text",
+                where=what,
+                found=f"U+{ord(text[error.start]):04X} at character {error.start + 1}",
+                expected="text in UTF-8",
+                fix="type it again; or iconv -t UTF-8 the file that is read",
+            ) from None
+        if (match := forbidden_pattern(self.template).search(text)) is not None:
+            raise UserError(
+                "special-token text in a message",
+                where=what,
+                found=repr(match[0]),
+                expected="text without the special tokens of the tokenizer and the chat template",
+                fix=f"leave out or rewrite {match[0]!r}",
+            )
+
+
+class Spelling:
+    """Turns tokens into text as they come; a character whose tokens are not all there yet is held back.
+
+    Tokens are decoded behind the ones before them, because many tokenizers decode the first token of a text otherwise.
+    """
+
+    def __init__(self, backend: tokenizers.Tokenizer, prompt: Sequence[int]) -> None:
+        self.backend = backend
+        self.pending: list[int] = []
+        # Where the context begins inside a character, all bytes that follow would be undecodable with it.
+        lengths = range(1, min(len(prompt), MAX_CONTEXT_TOKENS) + 1)
+        contexts = (list(prompt[-length:]) for length in lengths)
+        self.context = next((context for context in contexts if self._is_whole(self._decode(context))), [])
+
+    def add(self, token: int) -> str:
+        """The text that is complete with this token, most often a part of a word; empty where none is."""
+        self.pending.append(token)
+        piece = self._piece()
+        if piece is None or not self._is_whole(piece):
+            return ""
+        self.context, self.pending = self.pending, []
+        return piece
+
+    def rest(self) -> str:
+        """What is held back, as far as it can be read."""
+        piece = self._piece()
+        piece = self._decode(self.pending) if piece is None else piece
+        self.context, self.pending = [], []
+        return piece
+
+    def _piece(self) -> str | None:
+        before, text = self._decode(self.context), self._decode(self.context + self.pending)
+        return text[len(before) :] if text.startswith(before) else None
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        text: str = self.backend.decode(list(ids), skip_special_tokens=False)
+        return text
+
+    @staticmethod
+    def _is_whole(text: str) -> bool:
+        return bool(text) and not text.endswith(INCOMPLETE)
+
+
+def open_chat(settings: ChatSettings, say: Callable[[str], None]) -> Chat:
+    """Load the model and settle the template it is spoken to in; `say` is told which."""
+    saved_tokenizer = load_tokenizer(settings.model)
+    tokenizer = wrapped(saved_tokenizer, settings.model)
+    template = choose_template(settings, tokenizer, say)
+    stops = checked_stops(template, tokenizer)
+    device = choose_device(settings.device)
+    model = load_model(settings.model, device, torch.bfloat16 if settings.dtype == "bfloat16" else torch.float32)
+    ids = [tokenizer.backend.token_to_id(stop) for stop in stops]
+    chat = Chat(model, tokenizer, template, list(dict.fromkeys([*ids, *stop_ids_of(model)])), settings)
+    if settings.system is not None:
+        chat.refuse_special_tokens("--system", settings.system)
+    chat.start_anew()
+    torch.manual_seed(settings.seed)
+    return chat
+
+
+def choose_template(settings: ChatSettings, tokenizer: Tokenizer, say: Callable[[str], None]) -> ChatTemplate:
+    """The template asked for, or the model's own; a model is not spoken to in one it may never have seen unasked."""
+    if settings.template is not None:
+        say(f"template: {settings.template}")
+        return fit_template(ChatTemplate.load(settings.template), tokenizer)
+    if tokenizer.template is not None:
+        return fit_template(tokenizer.template, tokenizer)
+    raise UserError(
+        "this model has no chat template",
+        where=settings.model,
+        found="a tokenizer without a chat template, as base models have",
+        expected="a tuned model, or the template to speak to it in",
+        fix="--template alpaca",
+    )

@@ -1,0 +1,252 @@
+"""A run that is killed and started again with the same command ends as if nothing had happened.
+
+The processes are forked from a server that has imported everything once, so that a dozen of them take seconds.
+"""
+
+import json
+import math
+import multiprocessing
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(["heed.recipes.sft", "heed.cli.main"])
+SECONDS_AT_MOST = 60
+
+
+def heed_sft(words: list[str], told: str, variables: dict[str, str]) -> None:
+    """What a process does: the command line, its standard error in a file."""
+    os.environ.update(variables)
+    torch.set_num_threads(1)
+    sys.stderr = open(told, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 (open until the process dies)
+    from heed.cli.main import main
+
+    sys.exit(main(["sft", *words]))
+
+
+class Command:
+    """`heed sft` with fixed options, to be started again and again."""
+
+    def __init__(self, folder: Path, **options: object) -> None:
+        self.out = folder / "run"
+        self.told = folder / "told.txt"
+        self.words = ["--out", str(self.out), "--device", "cpu", "--save-every", "5"]
+        for name, value in options.items():
+            self.words += ["--" + name.replace("lora_", "lora.").replace("optim_", "optim.").replace("_", "-"), str(value)]
+
+    def start(self, **variables: str) -> multiprocessing.Process:
+        process = SERVER.Process(target=heed_sft, args=(self.words, str(self.told), variables))
+        process.start()
+        return process
+
+    def to_the_end(self) -> int:
+        process = self.start()
+        process.join(SECONDS_AT_MOST)
+        return process.exitcode
+
+    def killed_when(self, it_is_time: Callable[[Path], bool]) -> bool:
+        """Start, and kill at that moment; whether the moment came before the end."""
+        process = self.start()
+        give_up = time.monotonic() + SECONDS_AT_MOST
+        while process.is_alive() and not it_is_time(self.out):
+            assert time.monotonic() < give_up
+            time.sleep(0.0005)
+        process.kill()
+        process.join(SECONDS_AT_MOST)
+        return process.exitcode == -signal.SIGKILL
+
+    def steps_logged(self) -> list[int]:
+        """Steps of the training lines, a last one that was cut short left out."""
+        path = self.out / "metrics.jsonl"
+        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        found = [json.loads(line) for line in lines if line.endswith("\n")]
+        return [line["step"] for line in found if line["phase"] == "train"]
+
+    def steps_gone_on_after(self) -> list[int]:
+        """For each start that found a checkpoint, the step it went on after."""
+        told = self.told.read_text().splitlines()
+        return [int(line.split()[4].rstrip(",")) for line in told if line.startswith("going on after step ")]
+
+
+def exists(name: str) -> Callable[[Path], bool]:
+    return lambda out: any(out.glob(name))
+
+
+def logged(step: int, phase: str = "train") -> Callable[[Path], bool]:
+    text = f'"step": {step}, "phase": "{phase}"'
+    return lambda out: (out / "metrics.jsonl").exists() and text in (out / "metrics.jsonl").read_text()
+
+
+MOMENTS = {
+    "the folder is made": Path.is_dir,
+    "the settings are written": exists("config.yaml"),
+    "data is prepared": exists("data/.tmp-train-0"),
+    "data is prepared, but its account is not": exists("data/train-0"),
+    "the account is written": exists("data/train-0/account.json"),
+    "the start is measured": logged(0, "held_out"),
+    "the first step is done": logged(1),
+    "the fifth step is done": logged(5),
+    "the first checkpoint is being written": exists("checkpoints/.tmp-step-000005*"),
+    "the first checkpoint is there": exists("checkpoints/step-000005"),
+    "the eighth step is done": logged(8),
+    "the second checkpoint is being written": exists("checkpoints/.tmp-step-000010*/*.safetensors"),
+    "the second checkpoint is there": exists("checkpoints/step-000010"),
+    "the twelfth step is done": logged(12),
+    "the last step is done": logged(13),
+    "the end is measured": logged(13, "held_out"),
+    "the last checkpoint is there": exists("checkpoints/step-000013"),
+    "the model is being written": exists(".tmp-model"),
+    "the model's files are being put in place": exists("config.json"),
+}
+
+KINDS = {"all parameters": {}, "an adapter": {"lora_rank": 2}, "an adapter and new tokens": {"lora_rank": 2, "template": "chatml"}}
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory, colours) -> Path:
+    """600 records, so that reading them takes long enough to be killed in."""
+    path = tmp_path_factory.mktemp("records") / "data.jsonl"
+    path.write_text("".join(json.dumps({**r, "output": f"{r['output']} {i}"}) + "\n" for i, r in enumerate(colours * 25)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def in_one_piece(tmp_path_factory, instruct, records):
+    """The weights, as bytes, and the numbers of a run that nothing disturbs."""
+    known: dict[str, tuple[bytes, list]] = {}
+
+    def result(kind: str) -> tuple[bytes, list]:
+        if kind not in known:
+            command = Command(tmp_path_factory.mktemp("whole"), **options_of(kind, instruct, records))
+            assert command.to_the_end() == 0
+            known[kind] = (weights_of(command.out), numbers_of(command.out))
+        return known[kind]
+
+    return result
+
+
+def options_of(kind: str, model: Path, data: Path) -> dict[str, object]:
+    return {"model": model, "data": data, "steps": 13, "batch_size": 6, "eval_every": 4, **KINDS[kind]}
+
+
+def weights_of(out: Path) -> bytes:
+    (path,) = out.glob("*.safetensors")
+    return path.read_bytes()
+
+
+def numbers_of(out: Path) -> list[dict[str, float]]:
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name != "tokens_per_second"} for line in lines]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_killed_again_and_again_ends_bit_identical(tmp_path, instruct, records, in_one_piece, kind):
+    command = Command(tmp_path, **options_of(kind, instruct, records))
+    num_killed = 0
+    for it_is_time in MOMENTS.values():
+        num_killed += command.killed_when(it_is_time)
+    assert command.to_the_end() == 0
+    # A moment that has passed already kills at once; most come while the process is at work.
+    assert num_killed >= len(MOMENTS) - 3
+    weights, numbers = in_one_piece(kind)
+    assert weights_of(command.out) == weights
+    assert numbers_of(command.out) == numbers
+    assert not list(command.out.rglob(".tmp-*"))
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_run_killed_once_repeats_five_steps_at_most(tmp_path, instruct, records, in_one_piece, moment):
+    command = Command(tmp_path, **options_of("all parameters", instruct, records))
+    command.killed_when(MOMENTS[moment])
+    last = max(command.steps_logged(), default=0)
+    assert command.to_the_end() == 0
+    after = max(command.steps_gone_on_after(), default=0)
+    assert last - after <= 5
+    weights, numbers = in_one_piece("all parameters")
+    assert weights_of(command.out) == weights
+    assert numbers_of(command.out) == numbers
+    assert command.steps_logged() == list(range(1, 14))
+
+
+def test_the_command_itself_survives_a_kill(tmp_path, instruct, records, in_one_piece):
+    command = Command(tmp_path, **options_of("all parameters", instruct, records))
+    typed = [sys.executable, "-m", "heed.cli.main", "sft", *command.words]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(typed, env=environment, stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None and not logged(7)(command.out):
+            time.sleep(0.001)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    done = subprocess.run(typed, env=environment, capture_output=True, text=True, check=True)
+    assert "going on after step 5, from " in done.stderr
+    assert weights_of(command.out) == in_one_piece("all parameters")[0]
+    again = subprocess.run(typed, env=environment, capture_output=True, text=True, check=True)
+    assert "is finished: there is nothing left to do" in again.stderr
+
+
+def test_other_settings_are_refused_and_nothing_changes(tmp_path, instruct, colours, write, tune, capsys):
+    options = {"model": instruct, "data": write(colours), "out": tmp_path / "run", "steps": 2, "batch_size": 2}
+    assert tune(**options) == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    capsys.readouterr()
+    assert tune(**options, seed=1) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: the output folder belongs to another run\n")
+    assert "seed = 1 in these settings" in told
+    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
+
+
+def test_a_second_process_on_one_folder_is_refused(tmp_path, instruct, records):
+    command = Command(tmp_path, **{**options_of("all parameters", instruct, records), "steps": 100_000})
+    first = command.start()
+    try:
+        while first.is_alive() and not logged(1)(command.out):
+            time.sleep(0.001)
+        command.told = tmp_path / "second.txt"
+        assert command.to_the_end() == 2
+        assert f"error: another process is writing this run\n  where:    {command.out}\n" in command.told.read_text()
+        assert f"process {first.pid} holds" in command.told.read_text()
+        assert first.is_alive()
+    finally:
+        first.kill()
+        first.join(SECONDS_AT_MOST)
+
+
+def free_port() -> int:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        return listening.getsockname()[1]
+
+
+def test_two_processes_train_what_one_does(tmp_path, instruct, records):
+    folders = [tmp_path / "one", tmp_path / "two"]
+    for folder in folders:
+        folder.mkdir()
+    # Few tokens to a forward, so that there is work for both.
+    alone, together = (
+        Command(f, model=instruct, data=records, steps=5, batch_size=12, max_tokens=64) for f in folders
+    )
+    assert alone.to_the_end() == 0
+    meeting = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    processes = [together.start(RANK=str(rank), LOCAL_RANK=str(rank), **meeting) for rank in range(2)]
+    for process in processes:
+        process.join(SECONDS_AT_MOST)
+    assert [process.exitcode for process in processes] == [0, 0]
+    ours, theirs = (load_file(command.out / "model.safetensors") for command in (together, alone))
+    difference = math.sqrt(sum(float((ours[n] - theirs[n]).double().square().sum()) for n in theirs))
+    assert difference / math.sqrt(sum(float(t.double().square().sum()) for t in theirs.values())) < 1e-5
+    lines = [[line for line in numbers_of(c.out) if line["phase"] == "train"] for c in (together, alone)]
+    for here, there in zip(*lines, strict=True):
+        assert here["loss"] == pytest.approx(there["loss"], rel=1e-4)
+        assert here["num_trained_tokens"] == there["num_trained_tokens"]
+        assert here["num_tokens"] == there["num_tokens"]
