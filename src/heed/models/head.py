@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from heed.models.matmul import multiply, multiply_rows, multiply_transposed
+from heed.models.matmul import add_transposed_product, multiply, multiply_rows
 
 CHUNK_ELEMENTS = 32 * 1024 * 1024
 """logits of one chunk: 128 MiB in float32"""
@@ -71,7 +71,7 @@ def adjusted(logits: Tensor, scale: float, softcap: float | None) -> Tensor:
 
 def chunks(num_rows: int, vocabulary: int) -> list[slice]:
     """Equal chunks of rows whose logits stay within `CHUNK_ELEMENTS`."""
-    count = max(1, -(-num_rows * vocabulary // CHUNK_ELEMENTS))
+    count = max(1, -(-num_rows // max(1, CHUNK_ELEMENTS // vocabulary)))
     size = max(1, -(-num_rows // count))
     return [slice(start, min(start + size, num_rows)) for start in range(0, num_rows, size)]
 
@@ -99,7 +99,7 @@ class WeightedNLL(torch.autograd.Function):
         needs_rows, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         states = rows.to(head.weight.dtype)
         grad_rows = torch.empty_like(states) if needs_rows else None
-        grad_weight: Tensor | None = None
+        grad_weight = torch.zeros_like(head_weight) if needs_weight else None
         grad_bias = torch.zeros_like(head_bias) if needs_bias and head_bias is not None else None
         logp = torch.empty(len(target), dtype=at_least_float32(head_weight.dtype), device=rows.device)
         order = torch.argsort(row, stable=True)
@@ -122,14 +122,13 @@ class WeightedNLL(torch.autograd.Function):
             grad = head.undo(grad, kept).to(states.dtype)
             if grad_rows is not None:
                 grad_rows[chunk] = multiply(grad, head.weight)
-            if needs_weight:
-                part = multiply_transposed(grad, states[chunk])
-                grad_weight = part if grad_weight is None else grad_weight.add_(part)
+            if grad_weight is not None:
+                add_transposed_product(grad_weight, grad.to(grad_weight.dtype), states[chunk].to(grad_weight.dtype))
             if grad_bias is not None:
                 grad_bias.add_(grad.sum(0))
         ctx.grads = (
             None if grad_rows is None else grad_rows.to(rows.dtype),
-            None if grad_weight is None else grad_weight.to(head_weight.dtype),
+            grad_weight,
             grad_bias,
         )
         ctx.mark_non_differentiable(logp)
@@ -172,6 +171,8 @@ def weighted_nll(
         low = torch.get_autocast_dtype(device)
         head = replace(head, weight=parameter.detach().to(low), bias=None if bias is None else bias.detach().to(low))
     weight = weight.to(at_least_float32(parameter.dtype))
+    if not torch.is_grad_enabled():  # what needs a gradient is asked of the inputs alone, whatever the mode
+        rows, parameter, bias = rows.detach(), parameter.detach(), None if bias is None else bias.detach()
     with torch.autocast(device, enabled=False):
         loss, logp = WeightedNLL.apply(rows, parameter, bias, head, row, target, weight)  # type: ignore[no-untyped-call]
     return loss, logp

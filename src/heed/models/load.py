@@ -274,11 +274,16 @@ def set_stops(
     generation.eos_token_id = stop_ids if len(stop_ids) > 1 else stop_ids[0]
     if generation.pad_token_id is None:
         generation.pad_token_id = stop_ids[0] if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-    unused = () if generation.do_sample is True else ONLY_SAMPLED
-    unused += () if (generation.num_beams or 1) > 1 else ONLY_BEAMS
-    for name in unused:
-        setattr(generation, name, None)
+    if generation.do_sample is not True:
+        _unset(generation, ONLY_SAMPLED)
+    if (generation.num_beams or 1) == 1:
+        _unset(generation, ONLY_BEAMS)
     return generation
+
+
+def _unset(generation: GenerationConfig, names: Sequence[str]) -> None:
+    for name in names:
+        setattr(generation, name, None)
 
 
 def stop_ids_of(model: PreTrainedModel) -> list[int]:

@@ -15,6 +15,9 @@ from torch import Tensor, nn
 from torch.nn.functional import linear as torch_linear
 from transformers.pytorch_utils import Conv1D
 
+BAND_ROWS = 4096
+"""rows of a tall product made at a time"""
+
 
 @cache
 def onednn_is_faster() -> bool:
@@ -51,9 +54,14 @@ def multiply(x: Tensor, weight: Tensor, out: Tensor | None = None) -> Tensor:
     return torch.mm(x, weight, out=out) if out is not None else x @ weight
 
 
-def multiply_transposed(x: Tensor, y: Tensor) -> Tensor:
-    """x^T y."""
-    return onednn(x.t(), y.t(), None) if suits_onednn(x, y) else x.t() @ y
+def add_transposed_product(total: Tensor, x: Tensor, y: Tensor) -> None:
+    """total += x^T y, for a tall x^T: in bands, each of which stays in the processor's cache while it is added."""
+    if not suits_onednn(total, x, y):
+        total.addmm_(x.t(), y)
+        return
+    for start in range(0, len(total), BAND_ROWS):
+        band = slice(start, start + BAND_ROWS)
+        total[band].add_(onednn(x[:, band].t(), y.t(), None))
 
 
 class OnednnLinear(torch.autograd.Function):
