@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from trees import expected_training, paths_of, prefixes_of, sequences, tokens
 
-from heed.forest.build import build, common_prefix, nodes
+from heed.forest.build import build, common_prefix, nodes, sort_key
 from heed.types import Tokens
 
 HAND_MADE = [
@@ -176,6 +176,12 @@ def test_nothing_trained_leaves_no_pairs():
 def test_what_cannot_be_a_forest_is_refused(items: list[Tokens], says):
     with pytest.raises(ValueError, match=says):
         build(items)
+
+
+@given(sequences())
+def test_keys_sort_as_ids_do(items):
+    by_key = sorted(items, key=lambda each: sort_key(each.ids))
+    assert [each.ids.tolist() for each in by_key] == sorted(each.ids.tolist() for each in items)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Planning: which groups share a forward. Only memory and speed depend on it, so it is held to its budget and order."""
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 from trees import prefixes_of, sequences, tokens
@@ -33,7 +35,7 @@ def test_a_forward_keeps_to_the_budget_unless_it_is_one_large_group(groups, max_
 @given(GROUPS, BUDGET, st.booleans())
 def test_a_forward_ends_only_where_the_next_group_would_not_fit(groups, max_tokens, share):
     forwards = plan(groups, max_tokens, share=share)
-    for forward, following in zip(forwards, forwards[1:], strict=False):
+    for forward, following in pairwise(forwards):
         assert size_of([groups[i] for i in [*forward, following[0]]], share) > max_tokens
 
 

@@ -47,7 +47,7 @@ def paths_of(forest: Forest) -> list[tuple[int, ...]]:
 
 
 def expected_training(items) -> list[tuple[int, tuple[int, ...], int, float]]:
-    """(sequence, what is read before, target, weight) of each trained token, sequence by sequence: the shift by hand."""
+    """(sequence, what is read before, target, weight) of each trained token: the shift by one, by hand."""
     return [
         (number, tuple(each.ids[:at].tolist()), int(each.ids[at]), float(each.weight[at]))
         for number, each in enumerate(items)

@@ -1,7 +1,8 @@
 """Tiny random models of many families, what is trained on them, and transformers' own loss and gradient of it.
 
-Freshly initialised models hide mistakes: their logits are small and their multipliers 1. So weights are scaled up, every
-norm and bias is moved off its start, multipliers are away from 1, soft-caps bite and windows are shorter than the sequences.
+Freshly initialised models hide mistakes: their logits are small and their multipliers 1. So weights are scaled up,
+every norm and bias is moved off its start, multipliers are away from 1, soft-caps bite and windows are shorter than
+the sequences.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 from heed.types import Forest, Tokens
 
 VOCABULARY = 90
+PADDING = 0
 WINDOW = 7
 LLAMA_LIKE = {
     "vocab_size": VOCABULARY,
@@ -26,7 +28,7 @@ LLAMA_LIKE = {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "max_position_embeddings": 128,
-    "pad_token_id": 0,
+    "pad_token_id": PADDING,
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
@@ -146,6 +148,7 @@ def branching_sequences(seed: int = 0) -> list[Tokens]:
     """Seven conversations' sequences that branch at several depths; several outgrow the window, one ends in another."""
     rng = np.random.default_rng(seed)
     preamble, question = rng.integers(3, VOCABULARY, 9), rng.integers(3, VOCABULARY, 6)
+    question[2] = PADDING  # as a token like any other: a table's padding row learns from the head alone
 
     def with_weights(*parts: np.ndarray, trained_from: int, weight: float = 1.0) -> Tokens:
         ids = np.concatenate(parts).astype(np.int32)
@@ -215,7 +218,7 @@ def scored(model: t.PreTrainedModel, score: Callable[..., Any], forest: Forest, 
 
 
 def difference(actual: Gradient, expected: Gradient) -> float:
-    """The largest relative difference of any parameter's gradient: of its largest entry, or of a thousandth of the largest.
+    """Largest relative difference of any parameter's gradient, of its largest entry or a thousandth of the largest.
 
     Some gradients are 0 in exact arithmetic (a bias of keys moves no softmax) and hold nothing but rounding.
     """

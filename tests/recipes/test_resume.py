@@ -12,8 +12,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -42,7 +43,10 @@ class Command:
         self.told = folder / "told.txt"
         self.words = ["--out", str(self.out), "--device", "cpu", "--save-every", "5"]
         for name, value in options.items():
-            self.words += ["--" + name.replace("lora_", "lora.").replace("optim_", "optim.").replace("_", "-"), str(value)]
+            self.words += [
+                "--" + name.replace("lora_", "lora.").replace("optim_", "optim.").replace("_", "-"),
+                str(value),
+            ]
 
     def start(self, **variables: str) -> multiprocessing.Process:
         process = SERVER.Process(target=heed_sft, args=(self.words, str(self.told), variables))
@@ -109,14 +113,34 @@ MOMENTS = {
     "the model's files are being put in place": exists("config.json"),
 }
 
-KINDS = {"all parameters": {}, "an adapter": {"lora_rank": 2}, "an adapter and new tokens": {"lora_rank": 2, "template": "chatml"}}
+KINDS = {
+    "all parameters": {},
+    "an adapter": {"lora_rank": 2},
+    "an adapter and new tokens": {"lora_rank": 2, "template": "chatml"},
+}
+
+ALWAYS = (
+    "data is prepared",
+    "the fifth step is done",
+    "the first checkpoint is being written",
+    "the twelfth step is done",
+    "the model's files are being put in place",
+)
+"""the moments that the default suite tries one by one; the first test of this file goes through all of them"""
+
+
+def some_slow(names: Iterable[str], always: Sequence[str]) -> list[Any]:
+    """Parameters of a test of which only some run in the default suite."""
+    return [pytest.param(name, marks=() if name in always else pytest.mark.slow) for name in names]
 
 
 @pytest.fixture(scope="module")
 def records(tmp_path_factory, colours) -> Path:
     """600 records, so that reading them takes long enough to be killed in."""
     path = tmp_path_factory.mktemp("records") / "data.jsonl"
-    path.write_text("".join(json.dumps({**r, "output": f"{r['output']} {i}"}) + "\n" for i, r in enumerate(colours * 25)))
+    path.write_text(
+        "".join(json.dumps({**r, "output": f"{r['output']} {i}"}) + "\n" for i, r in enumerate(colours * 25))
+    )
     return path
 
 
@@ -149,7 +173,7 @@ def numbers_of(out: Path) -> list[dict[str, float]]:
     return [{name: value for name, value in line.items() if name != "tokens_per_second"} for line in lines]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", some_slow(KINDS, ("all parameters", "an adapter and new tokens")))
 def test_a_run_killed_again_and_again_ends_bit_identical(tmp_path, instruct, records, in_one_piece, kind):
     command = Command(tmp_path, **options_of(kind, instruct, records))
     num_killed = 0
@@ -164,7 +188,7 @@ def test_a_run_killed_again_and_again_ends_bit_identical(tmp_path, instruct, rec
     assert not list(command.out.rglob(".tmp-*"))
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("moment", some_slow(MOMENTS, ALWAYS))
 def test_a_run_killed_once_repeats_five_steps_at_most(tmp_path, instruct, records, in_one_piece, moment):
     command = Command(tmp_path, **options_of("all parameters", instruct, records))
     command.killed_when(MOMENTS[moment])
@@ -178,6 +202,7 @@ def test_a_run_killed_once_repeats_five_steps_at_most(tmp_path, instruct, record
     assert command.steps_logged() == list(range(1, 14))
 
 
+@pytest.mark.slow
 def test_the_command_itself_survives_a_kill(tmp_path, instruct, records, in_one_piece):
     command = Command(tmp_path, **options_of("all parameters", instruct, records))
     typed = [sys.executable, "-m", "heed.cli.main", "sft", *command.words]
@@ -190,8 +215,6 @@ def test_the_command_itself_survives_a_kill(tmp_path, instruct, records, in_one_
     done = subprocess.run(typed, env=environment, capture_output=True, text=True, check=True)
     assert "going on after step 5, from " in done.stderr
     assert weights_of(command.out) == in_one_piece("all parameters")[0]
-    again = subprocess.run(typed, env=environment, capture_output=True, text=True, check=True)
-    assert "is finished: there is nothing left to do" in again.stderr
 
 
 def test_other_settings_are_refused_and_nothing_changes(tmp_path, instruct, colours, write, tune, capsys):
@@ -233,9 +256,7 @@ def test_two_processes_train_what_one_does(tmp_path, instruct, records):
     for folder in folders:
         folder.mkdir()
     # Few tokens to a forward, so that there is work for both.
-    alone, together = (
-        Command(f, model=instruct, data=records, steps=5, batch_size=12, max_tokens=64) for f in folders
-    )
+    alone, together = (Command(f, model=instruct, data=records, steps=5, batch_size=12, max_tokens=64) for f in folders)
     assert alone.to_the_end() == 0
     meeting = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     processes = [together.start(RANK=str(rank), LOCAL_RANK=str(rank), **meeting) for rank in range(2)]

@@ -119,9 +119,7 @@ def test_the_tuned_model_answers_and_stops_in_plain_transformers(learned):
     tokenizer = AutoTokenizer.from_pretrained(learned)
     assert model.generation_config.eos_token_id == tokenizer.convert_tokens_to_ids("<|end|>")
     messages = [{"role": "user", "content": "Màu của snow là gì?"}]
-    prompt = tokenizer.apply_chat_template(
-        messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
-    )
+    prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
     output = model.generate(**prompt, do_sample=False, max_new_tokens=40)
     answer = tokenizer.decode(output[0, prompt["input_ids"].shape[1] :])
     assert answer == "It is white.<|end|>"
@@ -204,7 +202,9 @@ def test_only_trained_turns_of_a_long_conversation_carry_loss(instruct, write, t
     data = write([{"messages": say}])
     assert tune(model=instruct, data=data, out=tmp_path / "run", steps=1, batch_size=1, held_out_share=0) == 0
     (line,) = lines_of(tmp_path / "run" / "metrics.jsonl", "train")
-    prompt = "<|user|>\nXin chào!<|end|>\n<|assistant|>\nChào bạn!<|end|>\n<|user|>\nName a colour.<|end|>\n<|assistant|>\n"
+    prompt = (
+        "<|user|>\nXin chào!<|end|>\n<|assistant|>\nChào bạn!<|end|>\n<|user|>\nName a colour.<|end|>\n<|assistant|>\n"
+    )
     assert line["loss"] == pytest.approx(transformers_loss(instruct, [(prompt, "Blue.<|end|>")]), abs=1e-6)
 
 
@@ -222,12 +222,16 @@ WAYS = {
 @pytest.fixture(scope="module")
 def reports(colours) -> list[dict[str, str]]:
     """24 records of very different lengths, in two languages, and one asked twice with different answers."""
-    words = "blue green white đỏ vàng tím".split()
+    words = ["blue", "green", "white", "đỏ", "vàng", "tím"]
     more = [
         {"instruction": f"List {n} colours.", "output": ", ".join(words[i % 6] for i in range(n)) + "."}
         for n in range(1, 23)
     ]
-    return [*more, {"instruction": "Name a colour.", "output": "Blue."}, {"instruction": "Name a colour.", "output": "Đỏ."}]
+    return [
+        *more,
+        {"instruction": "Name a colour.", "output": "Blue."},
+        {"instruction": "Name a colour.", "output": "Đỏ."},
+    ]
 
 
 @pytest.mark.parametrize("mean_over", ["token", "sequence"])
@@ -298,7 +302,10 @@ def test_copies_of_a_conversation_are_on_one_side(instruct, colours, write, sett
     data = write(colours * 3)
     tuning = open_tuning(settings_of(model=instruct, data=[str(data)], out=tmp_path / "run", held_out_share=0.2))
     (prepared,) = tuning.data.training.sets
-    sides = [{prepared.conversation(int(i))[0].ids.tobytes() for i in side} for side in (prepared.training, prepared.held_out)]
+    sides = [
+        {prepared.conversation(int(i))[0].ids.tobytes() for i in side}
+        for side in (prepared.training, prepared.held_out)
+    ]
     assert not sides[0] & sides[1]
     assert len(prepared.held_out) == 3 * len(sides[1]) > 0
 
@@ -332,11 +339,18 @@ def test_each_data_set_of_a_mixture_is_measured_under_its_own_name(instruct, col
 def test_an_adapter_is_trained_and_the_base_is_not(instruct, colours, write, tune, lines_of, tmp_path):
     out = tmp_path / "run"
     status = tune(
-        model=instruct, data=write(colours), out=out, steps=40, batch_size=12, optim_lr=3e-2, lora_rank=4, held_out_share=0
+        model=instruct,
+        data=write(colours),
+        out=out,
+        steps=40,
+        batch_size=12,
+        optim_lr=3e-2,
+        lora_rank=4,
+        held_out_share=0,
     )
     assert status == 0
     train = lines_of(out / "metrics.jsonl", "train")
-    assert train[-1]["loss"] < train[0]["loss"] / 2
+    assert train[-1]["loss"] < train[0]["loss"] - 2
     assert not (out / "model.safetensors").exists()
     assert all("lora_" in name for name in load_file(out / "adapter_model.safetensors"))
     plain = AutoModelForCausalLM.from_pretrained(out)  # transformers puts the adapter on its base by itself
@@ -355,7 +369,9 @@ def test_chatml_brings_its_tokens_to_a_base_model_and_trains_them(base, colours,
     tokenizer = AutoTokenizer.from_pretrained(out)
     model = AutoModelForCausalLM.from_pretrained(out)
     stop = tokenizer.convert_tokens_to_ids("<|im_end|>")
-    assert model.get_input_embeddings().weight.shape[0] == len(tokenizer) == len(AutoTokenizer.from_pretrained(base)) + 2
+    assert (
+        model.get_input_embeddings().weight.shape[0] == len(tokenizer) == len(AutoTokenizer.from_pretrained(base)) + 2
+    )
     assert model.generation_config.eos_token_id == stop
     prompt = tokenizer.apply_chat_template(
         [{"role": "user", "content": "Name the colour of coal."}],
@@ -451,8 +467,40 @@ def test_a_response_that_is_cut_does_not_train_to_stop_there(instruct, colours, 
     assert all(tokens.ids[tokens.weight > 0][-1] == stop for tokens in whole)
 
 
-def test_settings_from_the_command_line_and_the_recipe_alone_agree(instruct, colours, write, tune, settings_of, tmp_path):
+def test_settings_from_the_command_line_and_the_recipe_alone_agree(
+    instruct, colours, write, tune, settings_of, tmp_path
+):
     data = write(colours)
     assert tune(model=instruct, data=data, out=tmp_path / "a", steps=2, batch_size=3, optim_lr=1e-3) == 0
     run(settings_of(model=instruct, data=[str(data)], out=tmp_path / "b", steps=2, batch_size=3, optim_lr=1e-3))
     assert (tmp_path / "a" / "model.safetensors").read_bytes() == (tmp_path / "b" / "model.safetensors").read_bytes()
+
+
+# ---- real data
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("data", "how_long"),
+    [
+        ("rasbt-1100.json", {"epochs": 2}),
+        ("alpaca-5000.json", {"steps": 60}),
+        ("vi-alpaca-5000.jsonl", {"steps": 60}),
+        ("t0-train-50k.jsonl.gz", {"steps": 60}),
+    ],
+)
+def test_a_small_real_model_learns_from_real_data_and_stops_by_itself(shared, tune, lines_of, tmp_path, data, how_long):
+    model, out = shared / "models" / "stories260K", tmp_path / "run"
+    path = shared / "instruct" / data
+    assert tune(model=model, data=path, out=out, template="alpaca", too_long="drop", **how_long) == 0
+    first, *_, last = lines_of(out / "metrics.jsonl", "held_out")
+    assert last["nll_per_token"] < first["nll_per_token"] - 0.3
+    net, tokenizer = AutoModelForCausalLM.from_pretrained(out), AutoTokenizer.from_pretrained(out)
+    stopped = 0
+    for asked in ("Name a colour.", "What is 2 + 2?", "Is the sky blue?", "Rewrite: the cat sat.", "Say hello."):
+        prompt = tokenizer.apply_chat_template(
+            [{"role": "user", "content": asked}], add_generation_prompt=True, return_tensors="pt", return_dict=True
+        )
+        output = net.generate(**prompt, do_sample=False, max_new_tokens=300)
+        stopped += int(output[0, -1]) == net.generation_config.eos_token_id
+    assert stopped >= 3

@@ -32,13 +32,13 @@ def chat(settings: ChatSettings) -> None:
     if at_terminal:
         note(f"talking to {settings.model}; {HELP}")
     for line in typed() if at_terminal else piped():
-        text = line.strip()
-        if text == QUIT:
+        text = line.rstrip("\r\n")
+        if text.strip() == QUIT:
             return
-        if text == NEW:
+        if text.strip() == NEW:
             talk.start_anew()
-            note("a new conversation")
-        elif text:
+            note("(a new conversation)")
+        elif text.strip():
             try:
                 answer(talk, text)
             except UserError as error:
@@ -49,25 +49,17 @@ def chat(settings: ChatSettings) -> None:
 
 def answer(talk: Chat, text: str) -> None:
     """Print the answer piece by piece, and why it ended unless the model ended it."""
-    shown = Printer()
-    ending = talk.answer(text, shown.show)
-    shown.end_line()
+    ending = talk.answer(text, show)
+    print(flush=True)
     if ending in NOTES:
         note(f"({NOTES[ending].format(limit=talk.settings.max_new_tokens)})")
     if ending is Ending.INTERRUPTED and not sys.stdin.isatty():
         raise KeyboardInterrupt
 
 
-class Printer:
-    """Prints an answer so that it ends in exactly one line end of its own."""
-
-    def show(self, piece: str) -> None:
-        """Print a piece at once. To a terminal, characters that would control it are written out."""
-        print("".join(map(harmless, piece)) if sys.stdout.isatty() else piece, end="", flush=True)
-
-    def end_line(self) -> None:
-        """Finish the answer."""
-        print(flush=True)
+def show(piece: str) -> None:
+    """Print a piece of an answer at once. To a terminal, characters that would control it are written out."""
+    print("".join(map(harmless, piece)) if sys.stdout.isatty() else piece, end="", flush=True)
 
 
 def harmless(character: str) -> str:

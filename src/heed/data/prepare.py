@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -267,8 +268,14 @@ def refuse_findings(findings: list[Finding], account: Account, max_bad_records: 
         where=error.where,
         found=error.found + others,
         expected=error.expected,
-        fix=f"{error.fix}; or --max-bad-records {share * 1.01:.2g} leaves such records out and lists them",
+        fix=f"{error.fix}; or --max-bad-records {rounded_up(share):g} leaves such records out and lists them",
     )
+
+
+def rounded_up(share: float) -> float:
+    """The share in two digits, and never less than it is: above 0 and at most 1."""
+    digits = 1 - math.floor(math.log10(share))
+    return min(1.0, math.ceil(share * 10**digits) / 10**digits)
 
 
 def account_json(account: Account) -> Mapping[str, Any]:

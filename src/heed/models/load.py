@@ -297,12 +297,14 @@ def _opened(name: str, opening: Any, what: str) -> Any:
     try:
         return opening()
     except (OSError, ValueError, KeyError) as error:
-        is_folder = Path(name).is_dir()
-        found = "a folder with " + (", ".join(sorted(p.name for p in Path(name).iterdir())[:8]) or "nothing in it")
+        says = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if Path(name).is_dir():
+            names = sorted(path.name for path in Path(name).iterdir())
+            says = f"a folder with {', '.join(names[:8]) or 'nothing in it'}; {says}"
         raise UserError(
             f"the {what} cannot be loaded",
             where=name,
-            found=f"{found}; {str(error).splitlines()[0]}" if is_folder else str(error).splitlines()[0],
+            found=says,
             expected="a folder with a Hugging Face model (config.json, weights, tokenizer.json), or a hub name",
             fix="check the path; without a network, download the model once elsewhere and give its folder",
         ) from error

@@ -18,8 +18,7 @@ from heed.data.render import ChatTemplate
 from heed.data.stops import forbidden_pattern
 from heed.data.tokens import Tokenizer, fit_template
 from heed.errors import UserError
-from heed.models.load import choose_device, load_model, load_tokenizer, num_positions, stop_ids_of
-from heed.models.load import PreTrainedModel as Model
+from heed.models.load import LoadedModel, choose_device, load_model, load_tokenizer, num_positions, stop_ids_of
 from heed.models.sample import Sampling, tell
 from heed.recipes.opening import checked_stops, wrapped
 from heed.types import Message
@@ -47,7 +46,7 @@ class Ending(Enum):
 class Chat:
     """A conversation with a model. `messages` is all of it, and all of it is what the model reads."""
 
-    model: Model
+    loaded: LoadedModel
     tokenizer: Tokenizer
     template: ChatTemplate
     stop_ids: list[int]
@@ -61,7 +60,8 @@ class Chat:
     def answer(self, text: str, on_text: Callable[[str], None]) -> Ending:
         """Let the model answer a user's message, and keep both; `on_text` is called with the answer piece by piece.
 
-        Ctrl-C ends the answer where it is. A `UserError` leaves the conversation as it was.
+        Ctrl-C ends the answer where it is. A `UserError`, or Ctrl-C before anything was said, leaves the conversation
+        as it was.
         """
         self.refuse_special_tokens("your message", text)
         asked = [*self.messages, Message("user", text)]
@@ -82,7 +82,7 @@ class Chat:
         ending = Ending.LIMIT if room is None or limit <= room else Ending.POSITIONS
         try:
             tell(
-                self.model,
+                self.loaded.model,
                 prompt,
                 stop_ids=self.stop_ids,
                 max_new_tokens=limit if room is None else min(limit, room),
@@ -96,12 +96,13 @@ class Chat:
         elif ending is not Ending.INTERRUPTED and (piece := spelling.rest()):
             pieces.append(piece)
             on_text(piece)
-        self.messages = [*asked, Message("assistant", "".join(pieces))]
+        if pieces or ending is not Ending.INTERRUPTED:
+            self.messages = [*asked, Message("assistant", "".join(pieces))]
         return ending
 
     def room(self, prompt: Sequence[int]) -> int | None:
         """Tokens that an answer may have after this prompt; None where the model has no limit."""
-        limit = num_positions(self.model)
+        limit = num_positions(self.loaded.model)
         if limit is None or len(prompt) < limit:
             return None if limit is None else limit - len(prompt)
         begun = len(self.messages) > (self.settings.system is not None)
@@ -186,8 +187,9 @@ def open_chat(settings: ChatSettings, say: Callable[[str], None]) -> Chat:
     stops = checked_stops(template, tokenizer)
     device = choose_device(settings.device)
     model = load_model(settings.model, device, torch.bfloat16 if settings.dtype == "bfloat16" else torch.float32)
-    ids = [tokenizer.backend.token_to_id(stop) for stop in stops]
-    chat = Chat(model, tokenizer, template, list(dict.fromkeys([*ids, *stop_ids_of(model)])), settings)
+    taught: list[int] = saved_tokenizer.convert_tokens_to_ids(list(stops))
+    stop_ids = list(dict.fromkeys([*taught, *stop_ids_of(model)]))
+    chat = Chat(LoadedModel(model, saved_tokenizer), tokenizer, template, stop_ids, settings)
     if settings.system is not None:
         chat.refuse_special_tokens("--system", settings.system)
     chat.start_anew()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from heed.config import DataSource
 from heed.data.mixture import DatasetShare, draw_order, draws_per_epoch
-from heed.data.prepare import Account, Preparation, PreparedSet, account_json, left_out_lines, open_prepared, prepare
+from heed.data.prepare import Preparation, PreparedSet, account_json, left_out_lines, open_prepared, prepare
 from heed.data.store import TokenStore, fingerprint
 from heed.data.wordings import draw
 from heed.dist.world import World
@@ -17,6 +18,9 @@ from heed.errors import UserError
 from heed.train import files
 from heed.train.progress import Progress
 from heed.types import Tokens
+
+ACCOUNT, LEFT_OUT = "account.json", "left_out.jsonl"
+"""files beside a data set's tokens: what became of its records, and which were left out or cut"""
 
 MAX_MEASURED = 512
 """held-out conversations of a data set that are measured; the rest stay held out"""
@@ -113,29 +117,38 @@ def prepare_data(
 
 def _prepare_all(plan: list[tuple[DataSource, Preparation, str]], folder: Path, settings: str) -> None:
     """Prepare what is not prepared yet, and write the account of all of it."""
-    accounts = []
     for source, preparation, name in plan:
         target = folder / "data" / name
-        paths = [path for path in (source.path, source.wordings) if path is not None and Path(path).is_file()]
-        mark = fingerprint({"settings": settings, "source": source.path, "share": preparation.held_out_share}, paths)
-        if TokenStore.matching(target, mark) is not None and (target / "account.json").exists():
+        depends_on = {"settings": settings, "source": source.path, "share": preparation.held_out_share}
+        mark = fingerprint(depends_on, files_of(source))
+        was_prepared = (target / ACCOUNT).exists()
+        if was_prepared and TokenStore.matching(target, mark) is not None:
             continue
         with Progress("reading", unit="records") as progress:
+            if was_prepared:
+                progress.say(f"{source.path} has changed since this run began: it is read again")
             account = prepare(
                 source.path, source.wordings, target, preparation, fingerprint=mark, progress=progress.update
             )
         for line in account.lines(preparation.max_length, preparation.too_long):
             progress.say(line)
-        accounts.append(account)
-        files.write_json(target / "account.json", account_json(account))
-    if accounts:
-        write_accounts(folder, accounts)
+        files.write_text(target / LEFT_OUT, "".join(f"{line}\n" for line in left_out_lines(account)))
+        files.write_json(target / ACCOUNT, account_json(account))  # last: it says that the rest is there
+    write_accounts(folder, [folder / "data" / name for _, _, name in plan])
 
 
-def write_accounts(folder: Path, accounts: list[Account]) -> None:
-    """`data.json`: what became of the records; `left_out.jsonl`: which were left out or cut."""
-    files.write_json(folder / "data.json", [account_json(account) for account in accounts])
-    files.write_text(folder / "left_out.jsonl", "".join(f"{x}\n" for a in accounts for x in left_out_lines(a)))
+def files_of(source: DataSource) -> list[Path]:
+    """The files on this machine that a data set is read from, and that of its wordings."""
+    places = [Path(path).expanduser() for path in (source.path, source.wordings) if path is not None]
+    inside = [path for place in places for path in (sorted(place.rglob("*")) if place.is_dir() else [place])]
+    return [path for path in inside if path.is_file()]
+
+
+def write_accounts(folder: Path, prepared: list[Path]) -> None:
+    """`data.json`: what became of the records of all data sets; `left_out.jsonl`: which were left out or cut."""
+    accounts = [json.loads((each / ACCOUNT).read_text(encoding="utf-8")) for each in prepared]
+    files.write_json(folder / "data.json", accounts)
+    files.write_text(folder / LEFT_OUT, "".join((each / LEFT_OUT).read_text(encoding="utf-8") for each in prepared))
 
 
 def short_names(prepared: list[PreparedSet]) -> list[str]:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from heed.config import MergeSettings
 from heed.errors import UserError
@@ -63,9 +63,11 @@ def run(settings: MergeSettings, *, say: Callable[[str], None] = lambda line: No
     say(f"merged: log-probabilities differ by at most {apart:.1e} nats on {len(ids)} tokens of a conversation")
 
     with files.new_folder(out) as folder:
-        merged.to(dtype).save_pretrained(folder)
+        cast_weights(merged, dtype)
+        merged.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        of_merged, stops = next_token_logp(merged.float(), ids), stop_ids_of(merged)
+        cast_weights(merged, torch.float32)
+        of_merged, stops = next_token_logp(merged, ids), stop_ids_of(merged)
         del merged, adapter  # the copy that is loaded again needs the room
         again = load_model(str(folder), device)
         of_copy = next_token_logp(again, ids)
@@ -73,7 +75,9 @@ def run(settings: MergeSettings, *, say: Callable[[str], None] = lambda line: No
             largest_difference(of_merged, of_copy), TOLERANCE_OF_COPY, "written", "the merged one", settings
         )
         apart = largest_difference(of_adapter, of_copy)
-        refuse_difference(apart, TOLERANCE.get(dtype, TOLERANCE[torch.float32]), "written", "the adapter on its base", settings)
+        refuse_difference(
+            apart, TOLERANCE.get(dtype, TOLERANCE[torch.float32]), "written", "the adapter on its base", settings
+        )
         refuse_other_words(tokenizer, load_tokenizer(str(folder)), stops, stop_ids_of(again))
     say(
         f"written in {str(dtype).removeprefix('torch.')} and loaded again: log-probabilities differ by at most "
@@ -94,6 +98,12 @@ def largest_difference(ours: Tensor, theirs: Tensor) -> float:
     """Of any log-probability; infinite where one of the models computes no number."""
     apart = float((ours - theirs).abs().max())
     return apart if apart == apart else float("inf")
+
+
+def cast_weights(model: nn.Module, dtype: torch.dtype) -> None:
+    """Change the dtype of weights alone: rotary frequencies are no weights, and lose bits for good in another dtype."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
 
 
 def has_tokenizer(folder: str) -> bool:

@@ -227,6 +227,14 @@ def measure(tuning: Tuning, folder: Run, step: int, progress: Progress) -> None:
     progress.say(
         f"step {step:,}: held-out response NLL {nll:.4f} nats per token, perplexity {math.exp(min(nll, 700.0)):,.2f}"
     )
+    if not math.isfinite(nll):
+        raise UserError(
+            "the held-out loss is not finite",
+            where=f"measured after step {step:,}",
+            found=f"{nll} nats per token",
+            expected="a finite number",
+            fix="lower --optim.lr, lengthen --optim.warmup, or use --dtype float32; or another --model",
+        )
     if step in (0, tuning.total_steps) and tuning.world.is_first:
         sample(tuning, folder, step)
 

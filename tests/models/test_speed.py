@@ -1,0 +1,143 @@
+"""Swapped forwards compute what the families' own did, in value, gradient and parameters' names."""
+
+import pytest
+import torch
+from families import FOREST, tiny
+from torch import nn
+from transformers.activations import NewGELUActivation
+
+from heed.models.speed import speed_up, use_fused_rms_norm
+
+EXPECTED_NORMS = {
+    "llama": 7,
+    "mistral": 7,
+    "qwen3": 13,
+    "gemma2": 13,
+    "gemma3": 37,
+    "phi3 with a window": 7,
+    "smollm3": 7,
+    "olmo2": 13,
+    "granite": 7,
+    "gpt-oss": 7,
+}
+
+
+def norms_of(model):
+    return {name: m for name, m in model.named_modules() if type(m).__name__.endswith("RMSNorm")}
+
+
+def is_swapped(module):
+    return "forward" in vars(module)
+
+
+@pytest.mark.parametrize("family", EXPECTED_NORMS)
+def test_every_rms_norm_of_a_family_is_swapped_for_an_equal_one(family):
+    own, swapped = tiny(family, dtype=torch.float32), tiny(family, dtype=torch.float32)
+    speed_up(swapped)
+    pairs = list(zip(norms_of(own).values(), norms_of(swapped).values(), strict=True))
+    assert len(pairs) == EXPECTED_NORMS[family]
+    generator = torch.Generator().manual_seed(0)
+    for before, after in pairs:
+        assert is_swapped(after)
+        assert torch.equal(before.weight, after.weight)
+        for scale in (1e-4, 1.0, 1e3):  # eps counts in the first
+            inputs = [scale * torch.randn(2, 5, len(before.weight), generator=generator) for _ in range(2)]
+            outputs, gradients = [], []
+            for module in (before, after):
+                x = inputs[0].clone().requires_grad_()
+                out = module(x)
+                outputs.append(out)
+                gradients.append(torch.autograd.grad(out, (x, module.weight), inputs[1]))
+            torch.testing.assert_close(outputs[1], outputs[0], rtol=2e-6, atol=1e-6)
+            for got, right in zip(gradients[1], gradients[0], strict=True):
+                assert float((got - right).abs().max()) <= 1e-5 * float(right.abs().max())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_low_precision_keeps_statistics_in_float32(dtype):
+    own, swapped = tiny("llama", dtype=dtype), tiny("llama", dtype=dtype)
+    speed_up(swapped)
+    x = torch.randn(3, 32, generator=torch.Generator().manual_seed(0)).to(dtype) * 300  # squares overflow float16
+    actual, expected = swapped.model.norm(x), own.model.norm(x)
+    assert actual.dtype == dtype
+    assert bool(actual.isfinite().all())
+    # One rounding where Llama rounds twice: 2**-8 in bfloat16.
+    torch.testing.assert_close(actual.float(), expected.float(), rtol=2**-7, atol=0)
+
+
+def test_gpt2s_gelu_is_the_same_function():
+    model = tiny("gpt2", dtype=torch.float32)
+    speed_up(model)
+    swapped = [module for module in model.modules() if isinstance(module, NewGELUActivation)]
+    assert len(swapped) == 3
+    x = torch.linspace(-12, 12, 4_001).requires_grad_()
+    for module in swapped:
+        assert is_swapped(module)
+        actual, expected = module(x), NewGELUActivation()(x)
+        torch.testing.assert_close(actual, expected, rtol=1e-6, atol=1e-6)
+        got, right = (torch.autograd.grad(y.sum(), x)[0] for y in (actual, expected))
+        torch.testing.assert_close(got, right, rtol=1e-5, atol=2e-6)
+
+
+class StrangeRMSNorm(nn.Module):
+    """Named like one, and not one."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.weight, self.how = nn.Parameter(torch.full((16,), 1.5)), how
+        self.variance_epsilon = 1e-6
+
+    def forward(self, x):
+        return self.how(x) * self.weight
+
+
+def test_a_norm_that_computes_something_else_is_left_alone():
+    # The median is none of the two forms; the mean of absolutes is near enough to fool a rough look.
+    for how in (lambda x: x, lambda x: x / x.abs().mean(-1, keepdim=True), lambda x: x - x.mean(-1, keepdim=True)):
+        module = StrangeRMSNorm(how)
+        use_fused_rms_norm(module)
+        assert not is_swapped(module)
+        assert torch.equal(module.weight, torch.full((16,), 1.5))
+
+
+def test_a_norm_without_weight_or_epsilon_is_left_alone():
+    module = StrangeRMSNorm(lambda x: x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6))
+    del module.variance_epsilon
+    use_fused_rms_norm(module)
+    assert not is_swapped(module)
+
+
+@pytest.mark.parametrize("padding_idx", [None, 2])
+def test_a_table_learns_what_pytorchs_own_would_and_adds_to_what_is_there(padding_idx):
+    ids = torch.tensor([[4, 2, 4], [0, 4, 2]])
+    grads = torch.randn(2, *ids.shape, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    own = nn.Embedding(6, 5, padding_idx=padding_idx, dtype=torch.float64)
+    swapped = nn.Embedding(6, 5, padding_idx=padding_idx, dtype=torch.float64)
+    swapped.load_state_dict(own.state_dict())
+    speed_up(swapped)
+    assert is_swapped(swapped)
+    for grad in grads:  # twice, as two micro-batches
+        for table in (own, swapped):
+            rows = table(ids)
+            assert rows.requires_grad
+            rows.backward(grad)
+        torch.testing.assert_close(swapped.weight.grad, own.weight.grad, rtol=1e-14, atol=1e-14)
+    assert torch.equal(swapped(ids), own(ids))
+
+
+def test_a_frozen_table_and_a_measurement_record_nothing():
+    table = nn.Embedding(6, 5)
+    speed_up(table)
+    with torch.no_grad():
+        assert not table(torch.tensor([1])).requires_grad
+    table.weight.requires_grad_(False)
+    assert not table(torch.tensor([1])).requires_grad
+
+
+@pytest.mark.parametrize("family", FOREST)
+def test_names_and_values_of_parameters_stay(family):
+    own, swapped = tiny(family), tiny(family)
+    speed_up(swapped)
+    state, after = own.state_dict(), swapped.state_dict()
+    assert list(after) == list(state)
+    assert all(torch.equal(after[name], value) for name, value in state.items())
