@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from measure import Clock, peak_memory_bytes, read_json, versions, write_json
 
-from heed.config import SftSettings
+from heed.config import tokens_per_forward
 from heed.dist.world import World
 from heed.forest.build import build
 from heed.forest.plan import even_budget, plan
@@ -44,7 +44,7 @@ def forests_of(step: list[Tokens], max_tokens: int, share: bool) -> list[Forest]
 def run_heed(spec: dict[str, Any], steps: list[list[Tokens]]) -> dict[str, Any]:
     """One optimiser step per element of `steps`, the clock started after the warm-up."""
     torch.set_num_threads(spec["threads"])
-    max_tokens = spec["max_tokens"] or SftSettings.model_fields["max_tokens"].default
+    max_tokens = tokens_per_forward(spec["max_tokens"], "cpu")
     model = load_model(spec["model"], torch.device("cpu"))
     speed_up(model)
     prepare_training(model, gradient_checkpointing=False)

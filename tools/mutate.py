@@ -345,7 +345,6 @@ MUTATIONS = [
     M(SCORE, "plain rows not shifted to their start", "forest.source[chosen] - low", "forest.source[chosen]"),
     M(SCORE, "plain logp in the order of forwards", "logp[chosen.to(device)] = part", "logp[: len(part)] = part"),
     M(SCORE, "plain loss of the last forward", "total = total.to(loss.dtype) + loss", "total = loss"),
-    M(SCORE, "padding seen", "attention_mask=mask, use_cache=False", "use_cache=False"),
     M(
         SCORE,
         "dense weights forgotten",
@@ -457,12 +456,7 @@ MUTATIONS = [
     ),
     M(SPEED, "a table forgets the micro-batch before", "if table.grad is None:", "if True:"),
     M(SPEED, "padding learns", "if ctx.padding_idx is not None:", "if False:"),
-    M(
-        SPEED,
-        "a frozen table records",
-        "if not (module.weight.requires_grad and torch.is_grad_enabled() and module.weight.is_leaf):",
-        "if False:",
-    ),
+    M(SPEED, "a computed table keeps its gradient", " and module.weight.is_leaf", ""),
     M(LOAD, "recomputed with another attention", '"context_fn": same_attention', '"use_reentrant": False'),
     M(LOAD, "dropout stays on", "    model.eval()\n    if not gradient", "    if not gradient"),
     M(LOAD, "nothing is recomputed", "            module.training = True\n", "            pass\n"),

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from trees import prefixes_of, sequences, tokens
 
 from heed.forest.build import build
-from heed.forest.plan import even_budget, plan
+from heed.forest.plan import SharedSize, even_budget, plan
 
 GROUPS = st.lists(sequences(max_sequences=3), min_size=1, max_size=8)
 BUDGET = st.integers(1, 30)
@@ -47,9 +47,18 @@ def test_the_planned_size_is_the_size_that_is_built(groups, max_tokens):
 
 
 def test_a_refused_group_leaves_no_trace_in_the_count():
-    # 6 + 6 would not fit; the second forward starts from nothing, so its own 6 and the 3 of the last do.
-    groups = [[tokens([1] * 6)], [tokens([2] * 6)], [tokens([3] * 3)]]
-    assert plan(groups, 9) == [[0], [1, 2]]
+    size = SharedSize(share=True)
+    assert size.add_if_fits([tokens([1] * 6)], 9)
+    assert not size.add_if_fits([tokens([2] * 4)], 9)
+    assert size.num_tokens == 6
+    assert size.cost(tokens([2] * 4).ids) == 4, "nothing is shared with what was refused"
+    assert size.add_if_fits([tokens([1] * 6 + [3])], 9)
+    assert not size.add_if_fits([tokens([2] * 3)], 9)
+    assert size.add_if_fits([tokens([1] * 6 + [4, 4])], 9)
+    assert size.num_tokens == 9
+
+
+def test_a_new_forward_counts_from_nothing():
     groups = [[tokens([1] * 6)], [tokens([1, 2, 2, 2, 2, 2]), tokens([1, 2, 3, 3])], [tokens([3] * 3)]]
     assert plan(groups, 9) == [[0], [1], [2]]
     assert plan(groups, 11) == [[0], [1, 2]]

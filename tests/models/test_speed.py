@@ -65,6 +65,19 @@ def test_low_precision_keeps_statistics_in_float32(dtype):
     torch.testing.assert_close(actual.float(), expected.float(), rtol=2**-7, atol=0)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_weights_in_float32_are_not_rounded_to_the_inputs_precision(dtype):
+    model = tiny("llama", dtype=torch.float32)  # as under autocast, where weights stay in float32
+    speed_up(model)
+    norm = model.model.norm
+    x = torch.randn(200, 32, generator=torch.Generator().manual_seed(0)).to(dtype)
+    exact = x.double() / (x.double().square().mean(-1, keepdim=True) + norm.variance_epsilon).sqrt() * norm.weight
+    actual = norm(x)
+    assert actual.dtype == dtype
+    # Rounded once: all but the rare value half-way between two. Rounded weights would move half of them.
+    assert float((actual != exact.to(dtype)).double().mean()) < 0.01
+
+
 def test_gpt2s_gelu_is_the_same_function():
     model = tiny("gpt2", dtype=torch.float32)
     speed_up(model)
@@ -132,6 +145,20 @@ def test_a_frozen_table_and_a_measurement_record_nothing():
         assert not table(torch.tensor([1])).requires_grad
     table.weight.requires_grad_(False)
     assert not table(torch.tensor([1])).requires_grad
+
+
+class Doubled(nn.Module):
+    def forward(self, weight):
+        return 2 * weight
+
+
+def test_a_table_that_is_computed_from_another_passes_its_gradient_on():
+    table = nn.Embedding(6, 5)
+    speed_up(table)
+    nn.utils.parametrize.register_parametrization(table, "weight", Doubled())
+    table(torch.tensor([1, 1])).sum().backward()
+    grad = table.parametrizations.weight.original.grad
+    assert grad.sum(1).tolist() == [0, 2 * 2 * 5, 0, 0, 0, 0]
 
 
 @pytest.mark.parametrize("family", FOREST)

@@ -4,16 +4,16 @@ import io
 import json
 import os
 import pty
+import select
 import signal
 import subprocess
 import sys
-import time
+from collections.abc import Callable
 
 import pytest
 import tokenizers
 import torch
-from conftest import make_model, make_tokenizer
-from tokenizers import decoders, models, normalizers, pre_tokenizers
+from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from heed.cli.chat import harmless
@@ -62,8 +62,9 @@ def tuned(tmp_path_factory, instruct, colours, tune):
 def test_a_tuned_model_answers_and_stops(tuned, kind):
     chat = opened(tuned / kind, temperature=0)
     assert said(chat, "What colour is grass?") == ("It is green.", Ending.STOPPED)
+    assert chat.messages == [Message("user", "What colour is grass?"), Message("assistant", "It is green.")]
+    chat.start_anew()
     assert said(chat, "Màu của coal là gì?") == ("It is black.", Ending.STOPPED)
-    assert [message.role for message in chat.messages] == ["user", "assistant"] * 2
 
 
 @pytest.mark.parametrize("kind", ["full", "adapter"])
@@ -74,8 +75,9 @@ def test_answers_are_those_of_plain_transformers(tuned, kind):
     for question in ("What colour is grass?", "Why? Tại sao?", "Name the colour of snow."):
         messages.append({"role": "user", "content": question})
         ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
-        output = model.generate(torch.tensor([ids]), do_sample=False, max_new_tokens=20)[0, len(ids) :].tolist()
-        if output[-1] == model.generation_config.eos_token_id:
+        output = model.generate(torch.tensor([ids]), do_sample=False, max_new_tokens=20, eos_token_id=chat.stop_ids)
+        output = output[0, len(ids) :].tolist()
+        if output[-1] in chat.stop_ids:
             output.pop()
         text = tokenizer.decode(output)
         assert said(chat, question)[0] == text
@@ -124,7 +126,7 @@ def test_an_answer_as_long_as_allowed_is_said_to_be_cut(instruct):
 
 
 def test_a_conversation_that_is_full_is_cut_and_then_refused_and_nothing_is_dropped(instruct):
-    chat = opened(instruct, max_new_tokens=1000, temperature=1.0, seed=1)
+    chat = opened(instruct, max_new_tokens=1000, temperature=0)
     chat.stop_ids = [0]  # a token that this model does not happen to say
     assert said(chat, "Hi")[1] is Ending.POSITIONS
     kept = list(chat.messages)
@@ -184,7 +186,13 @@ def test_a_template_whose_stop_token_the_model_lacks_is_refused(base):
 
 
 def byte_level():
-    return make_tokenizer(["<|endoftext|>"], None).backend_tokenizer
+    backend = tokenizers.Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=270, initial_alphabet=alphabet, show_progress=False)
+    backend.train_from_iterator(["Thủ đô của Việt Nam là Hà Nội."], trainer)
+    return backend
 
 
 def with_byte_fallback():
@@ -287,38 +295,39 @@ def test_nothing_that_a_model_says_controls_the_terminal():
     assert "".join(map(harmless, "a\x1b[2Jđ\n\t👋\x07")) == "a<U+001B>[2Jđ\n\t👋<U+0007>"
 
 
-def test_a_person_at_a_terminal_can_stop_an_answer_start_anew_and_leave(tmp_path):
-    model = make_model(tmp_path / "model", make_tokenizer(["<|endoftext|>"], None))
+def test_a_person_at_a_terminal_can_stop_an_answer_start_anew_and_leave(base):
     ours, theirs = pty.openpty()
-    words = ["--model", str(model), "--template", "plain", "--temperature", "1", "--max-new-tokens", "240"]
+    words = ["--model", str(base), "--template", "plain", "--temperature", "1", "--max-new-tokens", "240"]
     child = subprocess.Popen(
         [sys.executable, "-m", "heed.cli.main", "chat", *words],
         stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
     )  # fmt: skip
     os.close(theirs)
-    seen = ""
+    seen = b""
 
-    def until(text: str) -> None:
+    def until(text: bytes, meanwhile: Callable[[], None] = lambda: None) -> None:
         nonlocal seen
-        deadline = time.monotonic() + 60
-        while text not in seen:
-            assert time.monotonic() < deadline, seen
-            seen += os.read(ours, 4096).decode(errors="replace")
-        seen = seen.partition(text)[2]
+        for _ in range(240):
+            if text in seen:
+                seen = seen.partition(text)[2]
+                return
+            meanwhile()
+            if select.select([ours], [], [], 0.5)[0]:
+                seen += os.read(ours, 4096)
+        pytest.fail(f"{text!r} did not come, but {seen!r}")
 
     try:
-        until("> ")
+        until(b"> ")
         os.write(ours, "Một con mèo 🐈\n".encode())
-        until("🐈\r\n")
-        until("\n> ")
+        until(b"\n> ")
         os.write(ours, b"a <|endoftext|> b\n")
-        until("error: special-token text")
-        until("\n> ")
+        until(b"error: special-token text")
+        until(b"\n> ")
         os.write(ours, b"/new\n")
-        until("a new conversation")
-        until("> ")
-        child.send_signal(signal.SIGINT)  # with nothing to stop, it says how to leave
-        until("/quit leaves")
+        until(b"a new conversation")
+        until(b"> ")
+        # With nothing to stop, it says how to leave; a signal that comes while the prompt is being set up can get lost.
+        until(b"/quit leaves", lambda: child.send_signal(signal.SIGINT))
         os.write(ours, b"\x04")
         assert child.wait(timeout=30) == 0
     finally:

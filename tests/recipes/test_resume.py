@@ -120,11 +120,8 @@ KINDS = {
 }
 
 ALWAYS = (
-    "data is prepared",
-    "the fifth step is done",
     "the first checkpoint is being written",
     "the twelfth step is done",
-    "the model's files are being put in place",
 )
 """the moments that the default suite tries one by one; the first test of this file goes through all of them"""
 

@@ -275,7 +275,7 @@ def refuse_findings(findings: list[Finding], account: Account, max_bad_records: 
 def rounded_up(share: float) -> float:
     """The share in two digits, and never less than it is: above 0 and at most 1."""
     digits = 1 - math.floor(math.log10(share))
-    return min(1.0, math.ceil(share * 10**digits) / 10**digits)
+    return min(1.0, math.ceil(share * 10.0**digits) / 10.0**digits)
 
 
 def account_json(account: Account) -> Mapping[str, Any]:

@@ -13,8 +13,8 @@ from transformers import PreTrainedModel
 
 from heed.models.matmul import add_transposed_product, multiply, multiply_rows
 
-CHUNK_ELEMENTS = 32 * 1024 * 1024
-"""logits of one chunk: 128 MiB in float32"""
+CHUNK_ELEMENTS = 16 * 1024 * 1024
+"""logits of one chunk: 64 MiB in float32"""
 
 
 @dataclass(frozen=True, eq=False)

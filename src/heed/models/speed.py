@@ -15,7 +15,8 @@ from transformers.activations import NewGELUActivation
 
 from heed.models.matmul import use_fast_products
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+"""of glibc's malloc.h"""
 
 
 def speed_up(model: PreTrainedModel) -> None:
@@ -24,7 +25,7 @@ def speed_up(model: PreTrainedModel) -> None:
     use_fast_products(model)
     for module in model.modules():
         if isinstance(module, NewGELUActivation):
-            module.forward = partial(gelu, approximate="tanh")
+            module.forward = partial(gelu, approximate="tanh")  # type: ignore[method-assign]
         elif type(module).__name__.endswith("RMSNorm"):
             use_fused_rms_norm(module)
         elif type(module) is nn.Embedding and module.max_norm is None and not module.sparse:
@@ -37,8 +38,8 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError):
         return  # another C library: nothing to tune
-    mallopt(M_MMAP_THRESHOLD, 2**30)
-    mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    mallopt(M_MMAP_MAX, 0)  # blocks of their own, which are unmapped when freed, for no size
+    mallopt(M_TRIM_THRESHOLD, -1)  # and never shrink the heap
 
 
 class Embed(torch.autograd.Function):

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from heed.config import SftSettings, dump, peak_learning_rate
+from heed.config import SftSettings, dump, peak_learning_rate, tokens_per_forward
 from heed.data.prepare import Preparation
 from heed.dist.world import World
 from heed.errors import UserError
@@ -91,7 +91,8 @@ class Tuning:
         """This process's forwards of a step over these conversations."""
         settings, share = self.settings, self.chosen.shares_prefixes
         groups = [weigh(conversation, settings.loss.mean_over) for conversation in conversations]
-        budget = even_budget(groups, settings.max_tokens, share=share, multiple_of=self.world.size)
+        max_tokens = tokens_per_forward(settings.max_tokens, self.opened.loaded.device.type)
+        budget = even_budget(groups, max_tokens, share=share, multiple_of=self.world.size)
         forwards = plan(groups, budget, share=share)[self.world.rank :: self.world.size]
         return [build([tokens for i in forward for tokens in groups[i]], share=share) for forward in forwards]
 
