@@ -25,11 +25,11 @@ def speed_up(model: PreTrainedModel) -> None:
     use_fast_products(model)
     for module in model.modules():
         if isinstance(module, NewGELUActivation):
-            module.forward = partial(gelu, approximate="tanh")  # type: ignore[method-assign]
+            module.forward = partial(gelu, approximate="tanh")
         elif type(module).__name__.endswith("RMSNorm"):
             use_fused_rms_norm(module)
         elif type(module) is nn.Embedding and module.max_norm is None and not module.sparse:
-            module.forward = partial(embedding_forward, module)
+            module.forward = partial(embedding_forward, module)  # type: ignore[method-assign]
 
 
 def keep_freed_memory() -> None:
