@@ -15,7 +15,7 @@ from heed.data.render import ChatTemplate
 from heed.data.stops import stop_tokens
 from heed.data.tokens import Tokenizer, fit_template
 from heed.errors import UserError
-from heed.models.adapters import add_adapter, write_extended_base
+from heed.models.adapters import add_adapter, keep_base
 from heed.models.load import (
     LoadedModel,
     SavedTokenizer,
@@ -86,8 +86,7 @@ def open_for_tuning(
     stops = checked_stops(template, tokenizer)
     loaded = LoadedModel(model, saved_tokenizer)
     if settings.lora.rank:
-        if new_ids:
-            write_extended_base(loaded, run_folder / "base")
+        keep_base(loaded, run_folder / "base", new_token_ids=new_ids, stop_tokens=stops)
         loaded = add_adapter(
             loaded, rank=settings.lora.rank, alpha=lora_alpha(settings), new_token_ids=new_ids, seed=settings.seed
         )
