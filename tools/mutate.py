@@ -34,7 +34,7 @@ TESTS = {
     "forest/plan.py": "tests/forest/test_plan.py",
     "forest/weights.py": "tests/forest/test_weights.py",
     "objectives/supervised.py": "tests/objectives/test_supervised.py",
-    "models/head.py": "tests/models/test_head.py tests/models/test_families.py",
+    "models/head.py": "tests/models/test_head.py tests/models/test_adapters.py tests/models/test_families.py",
     "models/tree_attention.py": "tests/models/test_tree_attention.py tests/models/test_families.py",
     "models/flex.py": "tests/models/test_tree_attention.py",
     "models/layout.py": "tests/models/test_tree_attention.py tests/models/test_self_check.py",

@@ -68,6 +68,19 @@ def test_an_adapter_starts_as_its_base_and_leaves_the_base_frozen(family):
     assert len(loaded.trained_parameters()) == 2 * 3 * {"gpt2": 4, "llama": 7}[family]
 
 
+@pytest.mark.parametrize(
+    ("family", "name"), [("llama", "model.layers.1.mlp.up_proj"), ("gpt2", "transformer.h.1.mlp.c_fc")]
+)
+def test_an_adapted_layer_adds_alpha_over_rank_times_b_a(family, name):
+    loaded = adapted(family)
+    layer = loaded.model.get_submodule(name)
+    a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+    assert a.shape[0] == b.shape[1] == 3
+    x = torch.randn(5, 32, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    expected = layer.base_layer(x) + (6.0 / 3) * x @ a.T @ b.T
+    torch.testing.assert_close(layer(x), expected, rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize(("family", "num_tables"), [("llama", 2), ("llama tied with biases", 1), ("gpt2", 1)])
 def test_new_tokens_learn_their_rows_and_no_other_row_moves(family, num_tables):
     loaded = adapted(family, NEW_IDS)

@@ -178,6 +178,33 @@ def test_autocast_rounds_the_products_and_nothing_after_them(softcap):
         assert float((got.double() - exact).abs().max()) < 0.03 * float(exact.abs().max())
 
 
+def test_autocast_multiplies_in_its_own_precision(monkeypatch):
+    seen = []
+
+    def recorded(x, weight, bias=None, real=head_module.multiply_rows):
+        seen.append((x.dtype, weight.dtype, bias.dtype))
+        return real(x, weight, bias)
+
+    monkeypatch.setattr(head_module, "multiply_rows", recorded)
+    rows, weight, bias, row, target, loss_weight = inputs(torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        weighted_nll(rows, Head(weight, bias), row, target, loss_weight)
+    assert set(seen) == {(torch.bfloat16,) * 3}
+
+
+def test_a_model_in_bfloat16_takes_its_softmax_in_float32():
+    low = inputs(torch.bfloat16)
+    rows, weight, bias, row, target, loss_weight = low
+    loss, logp = weighted_nll(rows, Head(weight, bias), row, target, loss_weight)
+    assert loss.dtype == logp.dtype == torch.float32
+    expected_loss, expected_logp = naive(*low)
+    assert float((logp.double() - expected_logp).abs().max()) < 0.05  # logits up to 16 rounded to 8 bits
+    right = gradients(expected_loss, rows, weight, bias)
+    for got, exact in zip(gradients(loss, rows, weight, bias), right, strict=True):
+        assert got.dtype == torch.bfloat16
+        assert float((got - exact).abs().max()) < 0.05 * float(exact.abs().max())
+
+
 def test_weights_that_sum_to_zero_in_a_row_move_nothing():
     rows, weight, bias, _, _, _ = inputs()
     row, target, loss_weight = torch.tensor([2]), torch.tensor([1]), torch.zeros(1, dtype=torch.float64)

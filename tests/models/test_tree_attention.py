@@ -123,6 +123,14 @@ def test_scores_in_the_thousands_stay_finite():
     assert all(bool(g.isfinite().all()) for g in torch.autograd.grad(actual, tensors, grad))
 
 
+def test_one_layout_serves_layers_with_different_windows():
+    tensors, _ = inputs(4, 2)
+    shared = layout()
+    for window in (3, 7, None, 3):
+        actual = tree_attention(*tensors, shared, scale=0.3, window=window)
+        agree(actual, dense_attention(*tensors, scale=0.3, window=window), 1e-12)
+
+
 def test_a_window_of_one_gives_every_token_its_own_value():
     tensors, _ = inputs(4, 4)
     agree(tree_attention(*tensors, layout(), scale=0.3, window=1), tensors[2], 1e-14)

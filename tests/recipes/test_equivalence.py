@@ -21,8 +21,10 @@ from heed.config import SftSettings
 from heed.dist.world import World
 from heed.models import head
 from heed.models.check import ChosenScore
+from heed.models.load import LoadedModel
 from heed.models.score import forest_score, plain_score
 from heed.models.speed import speed_up
+from heed.recipes.opening import Opened
 from heed.recipes.sft import Tuning
 from heed.train.optimiser import adamw, set_learning_rate
 from heed.train.schedule import learning_rate
@@ -225,8 +227,9 @@ def tuning_of(model, way, world):
     )
     chosen = ChosenScore(partial(SCORES[way.score], model), way.share, "")
     nothing: Any = None
+    opened = Opened(LoadedModel(model, nothing), nothing, nothing, (), 0)
     return Tuning(
-        settings=settings, opened=nothing, data=nothing, chosen=chosen, optimiser=nothing, world=world, peak=0.0,
+        settings=settings, opened=opened, data=nothing, chosen=chosen, optimiser=nothing, world=world, peak=0.0,
         num_draws=0, total_steps=NUM_STEPS,
     )  # fmt: skip
 
@@ -358,7 +361,7 @@ def test_two_processes_take_the_steps_of_one(tmp_path):
 
 def test_the_conversations_share_branch_and_differ_enough_for_the_matrix_to_mean_something():
     for way in (w for w in WAYS if w.score == "forest" and w.share and w.mean_over == "token"):
-        forests = tuning_of(None, way, World()).forests(CONVERSATIONS)
+        forests = tuning_of(tiny("llama", torch.float32), way, World()).forests(CONVERSATIONS)
         if way.max_tokens == ONE_FORWARD:
             assert len(forests) == 1
             assert forests[0].num_tokens < 0.7 * forests[0].num_unshared_tokens

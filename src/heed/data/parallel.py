@@ -7,10 +7,13 @@ import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from itertools import chain, islice
 from multiprocessing import get_context, parent_process
 from threading import Thread
 from typing import Any, TypeVar
+
+from heed.errors import UserError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -47,6 +50,14 @@ def map_in_processes(function: Callable[[Item], Result], items: Iterable[Item]) 
                     yield from waiting.popleft().result()
             while waiting:
                 yield from waiting.popleft().result()
+        except BrokenProcessPool as error:
+            raise UserError(
+                "a process that prepared data ended before its work",
+                where="the preparation of the data",
+                found=str(error),
+                expected="processes that can be started, and memory for them",
+                fix="in a script, call heed below `if __name__ == '__main__':`; else free memory, then start again",
+            ) from error
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 

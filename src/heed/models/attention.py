@@ -45,6 +45,8 @@ def forest_attention(
         (1, T, heads, head size), and no weights.
     """
     forest.num_attention_calls += 1
+    # Under autocast, rotary embeddings leave query and key in float32 beside a lower value, as SDPA would cast them.
+    query, key = query.to(value.dtype), key.to(value.dtype)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if query.is_cuda:
         from heed.models.flex import flex_tree_attention  # compiles on import of its kernels; CUDA alone needs it

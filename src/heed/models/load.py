@@ -11,6 +11,7 @@ import tokenizers
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.utils import load_peft_weights
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -296,7 +297,7 @@ def _opened(name: str, opening: Any, what: str) -> Any:
     """Call `opening`, and turn what transformers says of a wrong name into an error with a way out."""
     try:
         return opening()
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         says = str(error).splitlines()[0] if str(error) else type(error).__name__
         if Path(name).is_dir():
             names = sorted(path.name for path in Path(name).iterdir())

@@ -86,7 +86,7 @@ def accumulate_gradient(micro_batches: Sequence[Batch], loss_of: LossOf[Batch], 
             loss.backward()  # type: ignore[no-untyped-call]
         sums += torch.stack([loss.detach().double().cpu(), logp.double().sum().cpu(), torch.tensor(float(len(logp)))])
     loss_sum, logp_sum, num_tokens = world.sum(sums).tolist()
-    return {"loss": loss_sum, "nll_per_token": -logp_sum / num_tokens, "num_trained_tokens": num_tokens}
+    return {"loss": loss_sum, "nll_per_token": -logp_sum / num_tokens, "num_trained_tokens": int(num_tokens)}
 
 
 @torch.no_grad()
