@@ -187,8 +187,9 @@ def test_a_date_is_a_date():
 
 def test_learning_rate_for_known_sizes_is_what_the_help_states():
     assert peak_learning_rate(sft(), 7_000_000_000) == pytest.approx(2e-5)
-    assert peak_learning_rate(sft(), 124_000_000) == pytest.approx(1e-4, rel=0.1)
-    assert peak_learning_rate(sft(), 100_000) == 1e-3
+    assert peak_learning_rate(sft(), 124_000_000) == pytest.approx(1.4e-4, rel=0.1)
+    assert peak_learning_rate(sft(), 260_000) == pytest.approx(2.7e-3, rel=0.1)
+    assert peak_learning_rate(sft(), 100_000) == 3e-3
     assert peak_learning_rate(sft(**{"lora.rank": 8}), 7_000_000_000) == pytest.approx(2e-4)
     assert peak_learning_rate(sft(**{"optim.lr": "0.5"}), 124_000_000) == 0.5
 

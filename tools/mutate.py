@@ -7,6 +7,7 @@ python tools/mutate.py forest/build head  # those whose file or name contains on
 import argparse
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -566,11 +567,21 @@ def run_tests(folder: Path, tests: str) -> bool:
         "OMP_NUM_THREADS": "1",
     }
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests.split()]
+    running = subprocess.Popen(
+        command,
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
     try:
-        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, timeout=TIMEOUT_SECONDS)
-    except subprocess.TimeoutExpired:
-        return False  # an edit that never ends is noticed
-    return done.returncode == 0
+        return running.wait(timeout=TIMEOUT_SECONDS) == 0
+    except subprocess.TimeoutExpired:  # an edit that never ends is noticed; so are processes that wait for each other
+        os.killpg(running.pid, signal.SIGKILL)
+        running.wait()
+        return False
 
 
 def copy_project(folder: Path) -> None:
@@ -606,6 +617,9 @@ def problems(mutations: list[Mutation]) -> list[str]:
 
 def main(words: list[str], jobs: int) -> int:
     chosen = [m for m in MUTATIONS if not words or any(word in f"{m.file} {m.name}" for word in words)]
+    if not chosen:
+        print(f"no wrong edit has any of these in its file or name: {' '.join(words)}")
+        return 2
     if wrong := problems(chosen):
         print("\n".join(wrong))
         return 2

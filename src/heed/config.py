@@ -63,7 +63,7 @@ class Optim(Settings):
     """Optimiser (AdamW)"""
 
     lr: PositiveNumber | Literal["auto"] = Field(
-        "auto", description="peak; auto: 1e-3 below 0.25M parameters, 1e-4 at 124M, 2e-5 at 7B; LoRA x10"
+        "auto", description="peak; auto: 2.7e-3 at 0.26M parameters, 1.4e-4 at 124M, 2e-5 at 7B; LoRA x10"
     )
     warmup: Number = Field(0.03, ge=0, le=1, description="share of the steps in which the learning rate rises from 0")
     weight_decay: Number = Field(0.0, ge=0, description="pull of matrices towards 0, per unit of learning rate")
@@ -202,15 +202,15 @@ class MergeSettings(Settings):
 def peak_learning_rate(settings: SftSettings, num_parameters: int) -> float:
     """The learning rate to warm up to: the one given, or the one that suits a model of `num_parameters`.
 
-        auto = min(1e-3, 2e-5 * (7e9 / num_parameters)^0.38 * (10 with LoRA))
+        auto = min(3e-3, 2e-5 * (7e9 / num_parameters)^0.48 * (10 with LoRA))
 
     2e-5 for all weights and 2e-4 for an adapter are what 7B models are commonly tuned with; the exponent makes it
-    1e-4 for 124M parameters and 1e-3 for 260K.
+    1.4e-4 for 124M parameters and 2.7e-3 for 260K.
     """
     if settings.optim.lr != "auto":
         return settings.optim.lr
     times = 10 if settings.lora.rank else 1
-    return min(1e-3, times * 2e-5 * math.pow(7e9 / max(num_parameters, 1), 0.38))
+    return min(3e-3, times * 2e-5 * math.pow(7e9 / max(num_parameters, 1), 0.48))
 
 
 def tokens_per_forward(max_tokens: int | None, device: str) -> int:

@@ -88,6 +88,7 @@ def conversations():
 
 
 CONVERSATIONS = conversations()
+NUM_TRAINED = sum(int((each.weight > 0).sum()) for conversation in CONVERSATIONS for each in conversation)
 FAMILIES: dict[str, Any] = {
     "gpt2": GPT2Config(vocab_size=VOCABULARY, n_embd=WIDTH, n_layer=2, n_head=4, n_positions=64, bos_token_id=1),
     "llama": LlamaConfig(
@@ -235,7 +236,7 @@ def tuning_of(model, way, world):
 
 
 def first_gradient(family, dtype, way, world):
-    """(loss, gradient by name) that the first step hands to the optimiser."""
+    """(loss, trained tokens, gradient by name) that the first step hands to the optimiser."""
     head.CHUNK_ELEMENTS = way.chunk_elements
     model = tiny(family, dtype)
     speed_up(model)
@@ -253,7 +254,7 @@ def first_gradient(family, dtype, way, world):
             list(model.parameters()), optimiser, tuning.forests(CONVERSATIONS), tuning.chosen.score,
             max_norm=math.inf, world=world,
         )  # fmt: skip
-    return numbers["loss"], seen
+    return numbers["loss"], numbers["num_trained_tokens"], seen
 
 
 def weights_after_steps(family, way, world):
@@ -288,9 +289,10 @@ TOLERANCE = {torch.float64: 1e-11, torch.float32: 1e-5}
 
 
 def check_gradient(found, family, dtype, way):
-    loss, gradient = found
+    loss, num_trained_tokens, gradient = found
     expected_loss, expected = expected_gradient(family, way.mean_over)
     assert loss == pytest.approx(expected_loss, rel=TOLERANCE[dtype] / 10)
+    assert num_trained_tokens == NUM_TRAINED, "every forward belongs to exactly one process"
     assert difference(gradient, expected) < TOLERANCE[dtype]
 
 
