@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from heed.forest.build import build
 from heed.models.layout import ForestLayout
-from heed.models.score import ScoreOf, forest_score, forest_states, plain_score
+from heed.models.score import ScoreOf, forest_score, plain_score
 from heed.types import Tokens
 
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}
@@ -66,8 +66,7 @@ def disagreement(model: PreTrainedModel, probe: Sequence[Tokens]) -> str | None:
     forest = build(probe)
     layout = ForestLayout.of(forest, model.get_input_embeddings().weight.device)
     try:
-        forest_states(model, forest, layout)
-        _, logp = forest_score(model, forest)
+        _, logp = forest_score(model, forest, layout)
     except (TypeError, ValueError, RuntimeError, AttributeError, NotImplementedError) as error:
         return f"the model's forward does not take a forest ({type(error).__name__}: {str(error).splitlines()[0][:80]})"
     num_layers = model.config.get_text_config().num_hidden_layers

@@ -25,13 +25,15 @@ Score = tuple[Float[Tensor, ""], Float[Tensor, " N"]]
 ScoreOf = Callable[[Forest], Score]
 
 
-def forest_score(model: PreTrainedModel, forest: Forest) -> Score:
+def forest_score(model: PreTrainedModel, forest: Forest, layout: ForestLayout | None = None) -> Score:
     """Score the forest's trained tokens, each distinct prefix computed once.
 
     loss = - sum_n weight[n] * log p(target[n] | the tokens above it in its sequence)
+
+    `layout` is the forest's own, for a caller who wants to see how often attention was reached.
     """
     device = model.get_input_embeddings().weight.device
-    layout = ForestLayout.of(forest, device)
+    layout = layout or ForestLayout.of(forest, device)
     states = forest_states(model, forest, layout)
     source, row = torch.unique(forest.source.to(device), return_inverse=True)
     rows, target, weight = states[source], forest.target.to(device), forest.weight.to(device)
