@@ -1,0 +1,65 @@
+"""The training set and the held-out splits, disjoint by construction."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import replace
+
+from heed.lab.tasks import knowledge, language, lists, reading
+from heed.lab.tasks.task import Family, Pool, Task
+from heed.lab.world import Fact, Told, World
+
+FAMILIES: tuple[Family, ...] = (*language.FAMILIES, *lists.FAMILIES, *reading.FAMILIES, *knowledge.FAMILIES)
+UNSEEN_CLUSTERS = frozenset({"compare", "extract"})
+TRAINED = tuple(family for family in FAMILIES if family.cluster not in UNSEEN_CLUSTERS)
+UNTRAINED = tuple(family for family in FAMILIES if family.cluster in UNSEEN_CLUSTERS)
+NUM_SHOTS = 4
+
+SHARES = {"translate_to_vietnamese": 3.0, "translate_to_english": 2.0, "decline_unknown": 3.0}
+"""how often a family is drawn for training where it is not once"""
+
+
+def training_tasks(world: World, *, seed: int, count: int) -> Iterator[Task]:
+    """The tasks that are trained: seen entities, sentences, wordings and clusters."""
+    rng = random.Random(f"training tasks {seed}")
+    pool = Pool(world, rng)
+    odds = [SHARES.get(family.name, 1.0) for family in TRAINED]
+    for _ in range(count):
+        (family,) = rng.choices(TRAINED, odds)
+        yield draw(family, pool)
+
+
+def held_out_tasks(world: World, *, seed: int, per_family: int) -> dict[str, list[Task]]:
+    """The held-out splits by name, `per_family` tasks of each family in each."""
+
+    def of(families: tuple[Family, ...], *, unseen_items: bool, unseen_wordings: bool, name: str) -> list[Task]:
+        pool = Pool(world, random.Random(f"{name} {seed}"), unseen_items, unseen_wordings)
+        return [draw(family, pool) for family in families for _ in range(per_family)]
+
+    return {
+        "unseen_entities_and_sentences": of(TRAINED, unseen_items=True, unseen_wordings=False, name="items"),
+        "unseen_wordings": of(TRAINED, unseen_items=False, unseen_wordings=True, name="wordings"),
+        "unseen_clusters": of(UNTRAINED, unseen_items=True, unseen_wordings=False, name="clusters"),
+    }
+
+
+def knowledge_questions(world: World, *, seed: int) -> dict[Told, list[tuple[Fact, Task]]]:
+    """One question on every fact of the entities that no training instruction names, by how often it was told."""
+    pool = Pool(world, random.Random(f"knowledge {seed}"), unseen_items=True)
+    asked: dict[Told, list[tuple[Fact, Task]]] = {"often": [], "rarely": [], "never": []}
+    for fact in world.facts:
+        if pool.keeps(fact.entity):
+            asked[fact.told].append((fact, knowledge.question(pool, fact)))
+    return asked
+
+
+def shots(family: Family, world: World, *, seed: int) -> list[Task]:
+    """Worked examples of a family for a prompt, as GPT-3 was shown them: seen items, seen wordings."""
+    pool = Pool(world, random.Random(f"shots {family.name} {seed}"))
+    return [draw(family, pool) for _ in range(NUM_SHOTS)]
+
+
+def draw(family: Family, pool: Pool) -> Task:
+    """One task of a family, signed with its name."""
+    return replace(family.draw(pool), family=family.name, cluster=family.cluster)

@@ -1,0 +1,207 @@
+"""Make the lab's base model: expand the base text, train a tokenizer on it, then a small Llama-shaped model.
+
+    python tools/pretrain_lab.py --out build/lab            # about an hour on two cores; a killed run goes on
+    python tools/pretrain_lab.py --out build/lab --install  # then put model, tokenizer and card into the package
+
+A base text is a conversation with everything trained: documents joined by the end-of-text token, cut into equal blocks.
+"""
+
+import argparse
+import math
+import time
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+import heed.lab
+from heed.dist.world import World
+from heed.forest.build import build
+from heed.lab.base_text import base_text
+from heed.lab.world import make_world
+from heed.models.score import forest_score
+from heed.models.speed import speed_up
+from heed.train.environment import environment
+from heed.train.optimiser import adamw, set_learning_rate
+from heed.train.progress import Progress
+from heed.train.run import Run, open_run
+from heed.train.schedule import learning_rate
+from heed.train.step import evaluate, optimiser_step
+from heed.types import Forest, Tokens
+
+END = "<|endoftext|>"
+PACKAGE = Path(heed.lab.__file__).parent / "base"
+ALONE = World()
+SETTINGS = {
+    "world_seed": 0,
+    "text_seed": 0,
+    "num_documents": 330_000,
+    "vocabulary": 2_048,
+    "width": 192,
+    "layers": 6,
+    "heads": 6,
+    "feed_forward_width": 512,
+    "block_tokens": 512,
+    "blocks_per_step": 16,
+    "blocks_per_forward": 4,
+    "peak_learning_rate": 3e-3,
+    "warmup_steps": 40,
+    "weight_decay": 0.1,
+    "save_every": 100,
+}
+HELD_OUT = {"seed": 1, "num_documents": 1_500}
+
+
+def main() -> None:
+    """Expand, train, and report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="run folder")
+    parser.add_argument("--num-documents", type=int, default=SETTINGS["num_documents"], help="fewer for a trial")
+    parser.add_argument("--install", action="store_true", help="put the finished model into the package")
+    arguments = parser.parse_args()
+    settings = {**SETTINGS, "num_documents": arguments.num_documents}
+    torch.manual_seed(0)
+    with open_run(arguments.out, yaml.safe_dump(settings), environment(torch.device("cpu"), ALONE)) as folder:
+        if not folder.finished:
+            train(settings, folder)
+    if arguments.install:
+        install(arguments.out)
+
+
+def train(settings: dict, folder: Run) -> None:
+    """From the world to the finished run folder."""
+    world = make_world(settings["world_seed"])
+    expand = partial(base_text, world, num_documents=settings["num_documents"], with_rare_facts=True)
+    tokenizer = made_once(folder.folder, lambda: expand(seed=settings["text_seed"]), settings["vocabulary"])
+    blocks = blocks_of(tokenizer, expand(seed=settings["text_seed"]), settings["block_tokens"])
+    held_out = blocks_of(
+        tokenizer,
+        base_text(world, seed=HELD_OUT["seed"], num_documents=HELD_OUT["num_documents"], with_rare_facts=False),
+        settings["block_tokens"],
+    )
+    model = make_model(settings, tokenizer)
+    print(f"{model.num_parameters():,} parameters; {blocks.size:,} tokens of base text; {held_out.size:,} held out")
+    speed_up(model)
+    optimiser = adamw(model.named_parameters(), weight_decay=settings["weight_decay"])
+    start = 0
+    if (checkpoint := folder.latest()) is not None:
+        model.load_state_dict(LlamaForCausalLM.from_pretrained(checkpoint.folder).state_dict())
+        optimiser.load_state_dict(checkpoint.state()["optimiser"])
+        start = checkpoint.step
+    folder.rewind(start if checkpoint is not None else -1)
+    per_step = settings["blocks_per_step"]
+    total = len(blocks) // per_step
+    order = np.random.default_rng(0).permutation(len(blocks))
+    save = partial(save_model, model, tokenizer)
+    forests = partial(forests_of, per_forward=settings["blocks_per_forward"])
+    parameters = list(model.parameters())
+    with Progress("reading", total=total, start=start) as progress:
+        for step in range(start + 1, total + 1):
+            began = time.perf_counter()
+            rate = learning_rate(
+                step,
+                peak=settings["peak_learning_rate"],
+                warmup_steps=settings["warmup_steps"],
+                total_steps=total,
+                shape="cosine",
+            )
+            set_learning_rate(optimiser, rate)
+            micro = forests(blocks[order[(step - 1) * per_step : step * per_step]])
+            numbers = optimiser_step(
+                parameters, optimiser, micro, partial(forest_score, model), max_norm=1.0, world=ALONE
+            )
+            speed = per_step * settings["block_tokens"] / (time.perf_counter() - began)
+            folder.log(step, "train", **numbers, learning_rate=rate, tokens_per_second=speed)
+            progress.update(step, loss=numbers["loss"], tokens_per_second=speed)
+            if step % settings["save_every"] == 0 or step == total:
+                nll = evaluate(forests(held_out), partial(forest_score, model), world=ALONE)["nll_per_token"]
+                folder.log(step, "held_out", nll_per_token=nll, perplexity=math.exp(nll))
+                progress.say(f"step {step:,} of {total:,}: held-out NLL {nll:.4f}, {speed:,.0f} tokens per second")
+                folder.checkpoint(step, save, {"optimiser": optimiser.state_dict()})
+    folder.finish(save)
+
+
+def made_once(folder: Path, documents: object, vocabulary: int) -> PreTrainedTokenizerFast:
+    """The tokenizer, trained on the base text: bytes merged into words, so that no text is unknown to it."""
+    path = folder / "base_tokenizer.json"
+    if not path.is_file():
+        tokenizer = Tokenizer(models.BPE())
+        tokenizer.normalizer = normalizers.NFC()
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=vocabulary,
+            special_tokens=[END],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        )
+        some = (text for number, text in enumerate(documents()) if number < 60_000)
+        tokenizer.train_from_iterator(some, trainer)
+        tokenizer.save(str(path))
+    return PreTrainedTokenizerFast(tokenizer_file=str(path), eos_token=END, clean_up_tokenization_spaces=False)
+
+
+def blocks_of(tokenizer: PreTrainedTokenizerFast, documents: Iterator[str], block_tokens: int) -> np.ndarray:
+    """(blocks, block_tokens) of token ids; what does not fill the last block is left over."""
+    backend, end = tokenizer.backend_tokenizer, tokenizer.eos_token_id
+    ids: list[np.ndarray] = []
+    batch: list[str] = []
+
+    def encode() -> None:
+        ids.extend(np.array([*encoded.ids, end], dtype=np.int32) for encoded in backend.encode_batch(batch))
+        batch.clear()
+
+    for document in documents:
+        batch.append(document)
+        if len(batch) == 10_000:
+            encode()
+    encode()
+    joined = np.concatenate(ids)
+    return joined[: len(joined) // block_tokens * block_tokens].reshape(-1, block_tokens)
+
+
+def forests_of(blocks: Sequence[np.ndarray], per_forward: int) -> list[Forest]:
+    """The forwards of a step: every token of a block is trained but its first."""
+    weight = np.ones(len(blocks[0]), dtype=np.float32)
+    weight[0] = 0
+    sequences = [Tokens(ids, weight) for ids in blocks]
+    return [build(sequences[i : i + per_forward], share=False) for i in range(0, len(sequences), per_forward)]
+
+
+def make_model(settings: dict, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+    """A Llama of random weights."""
+    config = LlamaConfig(
+        vocab_size=settings["vocabulary"],
+        hidden_size=settings["width"],
+        intermediate_size=settings["feed_forward_width"],
+        num_hidden_layers=settings["layers"],
+        num_attention_heads=settings["heads"],
+        num_key_value_heads=settings["heads"],
+        max_position_embeddings=2 * settings["block_tokens"],
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.eos_token_id,
+    )
+    torch.manual_seed(0)
+    return LlamaForCausalLM(config).eval()
+
+
+def save_model(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, to: Path) -> None:
+    """Write the model in float32, as checkpoints need it."""
+    model.save_pretrained(to)
+    tokenizer.save_pretrained(to)
+
+
+def install(run: Path) -> None:
+    """Put the finished model into the package in bfloat16, with its card."""
+    raise NotImplementedError(run)
+
+
+if __name__ == "__main__":
+    main()
