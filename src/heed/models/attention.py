@@ -13,6 +13,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.masking_utils import AttentionMaskInterface
 
 from heed.models.layout import ForestLayout
+from heed.models.row_attention import row_attention
 from heed.models.tree_attention import plain_tree_attention, tree_attention
 
 NAME = "heed_forest"
@@ -55,7 +56,11 @@ def forest_attention(
             query, key, value, forest, scale=scale, window=sliding_window, softcap=softcap, sinks=s_aux
         )
     elif softcap is None and s_aux is None and query.device.type == "cpu" and query.shape[-1] == value.shape[-1]:
-        out = tree_attention(query, key, value, forest, scale=scale, window=sliding_window)
+        rows = forest.rows
+        if rows is not None and (sliding_window is None or rows.longest <= sliding_window):
+            out = row_attention(query, key, value, rows, scale=scale)
+        else:
+            out = tree_attention(query, key, value, forest, scale=scale, window=sliding_window)
     else:
         out = plain_tree_attention(
             query, key, value, forest, scale=scale, window=sliding_window, softcap=softcap, sinks=s_aux

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from heed.forest.build import nodes
+from heed.models.row_attention import Rows, rows_of
 from heed.types import Forest
 
 
@@ -19,6 +20,8 @@ class ForestLayout:
     """(T,) exclusive end of each token's subtree"""
     nodes: list[tuple[int, int, int]]
     """(start, stop, subtree_end) of every run of tokens without a branching"""
+    rows: Rows | None = None
+    """the paths as a padded batch, where that is the cheaper way on a CPU"""
     num_attention_calls: int = 0
     """how often attention was reached: a model that never calls it, or not in every layer, must not be trusted"""
     additive_masks: dict[tuple[object, ...], Tensor | None] = field(default_factory=dict)
@@ -29,7 +32,9 @@ class ForestLayout:
     @classmethod
     def of(cls, forest: Forest, device: torch.device) -> "ForestLayout":
         """The layout of a forest whose tensors will be read on `device`."""
-        return cls(forest.position.to(device), forest.subtree_end.to(device), nodes(forest))
+        runs = nodes(forest)
+        rows = rows_of(runs, device) if device.type == "cpu" else None
+        return cls(forest.position.to(device), forest.subtree_end.to(device), runs, rows)
 
     def ancestors(self, start: int) -> list[tuple[int, int]]:
         """The (start, stop) of every node above the one that starts at `start`, from the root down."""
