@@ -1,0 +1,1 @@
+"""Records of a run folder as one self-contained page of pictures and tables."""
