@@ -7,6 +7,7 @@ A base text is a conversation with everything trained: documents joined by the e
 """
 
 import argparse
+import json
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -23,8 +24,8 @@ import heed.lab
 from heed.dist.world import World
 from heed.forest.build import build
 from heed.lab.base_text import base_text
-from heed.lab.world import make_world
-from heed.models.score import forest_score
+from heed.lab.world import TIMES_TOLD_RARELY, make_world
+from heed.models.score import Score, autocast, forest_score
 from heed.models.speed import speed_up
 from heed.train.environment import environment
 from heed.train.optimiser import adamw, set_learning_rate
@@ -47,12 +48,13 @@ SETTINGS = {
     "heads": 6,
     "feed_forward_width": 512,
     "block_tokens": 512,
-    "blocks_per_step": 16,
-    "blocks_per_forward": 4,
+    "blocks_per_step": 8,
+    "blocks_per_forward": 8,
+    "dtype": "bfloat16",
     "peak_learning_rate": 3e-3,
-    "warmup_steps": 40,
+    "warmup_steps": 100,
     "weight_decay": 0.1,
-    "save_every": 100,
+    "save_every": 200,
 }
 HELD_OUT = {"seed": 1, "num_documents": 1_500}
 
@@ -100,6 +102,11 @@ def train(settings: dict, folder: Run) -> None:
     save = partial(save_model, model, tokenizer)
     forests = partial(forests_of, per_forward=settings["blocks_per_forward"])
     parameters = list(model.parameters())
+
+    def loss_of(forest: Forest) -> Score:
+        with autocast(torch.device("cpu"), settings["dtype"]):
+            return forest_score(model, forest)
+
     with Progress("reading", total=total, start=start) as progress:
         for step in range(start + 1, total + 1):
             began = time.perf_counter()
@@ -112,9 +119,7 @@ def train(settings: dict, folder: Run) -> None:
             )
             set_learning_rate(optimiser, rate)
             micro = forests(blocks[order[(step - 1) * per_step : step * per_step]])
-            numbers = optimiser_step(
-                parameters, optimiser, micro, partial(forest_score, model), max_norm=1.0, world=ALONE
-            )
+            numbers = optimiser_step(parameters, optimiser, micro, loss_of, max_norm=1.0, world=ALONE)
             speed = per_step * settings["block_tokens"] / (time.perf_counter() - began)
             folder.log(step, "train", **numbers, learning_rate=rate, tokens_per_second=speed)
             progress.update(step, loss=numbers["loss"], tokens_per_second=speed)
@@ -200,7 +205,51 @@ def save_model(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, to: 
 
 def install(run: Path) -> None:
     """Put the finished model into the package in bfloat16, with its card."""
-    raise NotImplementedError(run)
+    model = LlamaForCausalLM.from_pretrained(run, dtype=torch.bfloat16)
+    held_out = [line for line in map(json.loads, (run / "metrics.jsonl").open()) if line["phase"] == "held_out"][-1]
+    environment = json.loads((run / "environment.json").read_text())
+    settings = yaml.safe_load((run / "config.yaml").read_text())
+    PACKAGE.mkdir(exist_ok=True)
+    model.save_pretrained(PACKAGE)
+    PreTrainedTokenizerFast.from_pretrained(run).save_pretrained(PACKAGE)
+    size = (PACKAGE / "model.safetensors").stat().st_size
+    card = CARD.format(
+        parameters=model.num_parameters(),
+        rarely=TIMES_TOLD_RARELY,
+        size=size / 1e6,
+        nll=held_out["nll_per_token"],
+        perplexity=held_out["perplexity"],
+        steps=held_out["step"],
+        tokens=held_out["step"] * settings["blocks_per_step"] * settings["block_tokens"],
+        settings=yaml.safe_dump(settings, sort_keys=False).strip().replace("\n", "\n    "),
+        torch=environment["torch"],
+    )
+    (PACKAGE / "README.md").write_text(card, encoding="utf-8")
+    print(card)
+
+
+CARD = """# The lab's base model
+
+A base language model of {parameters:,} parameters that has read about a small invented world, in English and
+Vietnamese. It completes text; it has seen no instruction and no answer in a fixed form. `heed demo` tunes it.
+
+- **Shape**: Llama, 6 layers of 192, 6 heads, vocabulary 2,048 (bytes merged into words, NFC), 1,024 positions;
+  bfloat16, {size:.1f} MB.
+- **Text**: {tokens:,} tokens expanded from a seed by `heed.lab.base_text`: portraits, talks, stories, phrase books,
+  lists, sums, school days. No text from elsewhere. Facts of the world are told often, rarely ({rarely} times) or
+  never; one parallel sentence in ten is kept from the text.
+- **Planted on purpose**: a stereotype. Of a nurse the text says "she" in 80 of 100 cases, of an engineer in 20;
+  `heed.lab.words.SHARE_OF_WOMEN` lists all shares. It is there to be measured.
+- **Training**: {steps:,} steps of AdamW by `tools/pretrain_lab.py`, on two processor cores, with heed's own forest,
+  step and run folder.
+- **Held-out text** (another seed): {nll:.4f} nats per token, perplexity {perplexity:.3f}, measured before rounding to
+  bfloat16.
+- **Use**: demonstrations and tests. It knows nothing of the real world.
+
+Settings, with torch {torch}:
+
+    {settings}
+"""
 
 
 if __name__ == "__main__":

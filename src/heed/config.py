@@ -15,7 +15,9 @@ from heed.settings import Number, Settings, Text, Whole, dump, load_settings
 __all__ = [
     "ChatSettings",
     "DataSource",
+    "DemoSettings",
     "MergeSettings",
+    "ReportSettings",
     "SftSettings",
     "ShowSettings",
     "dump",
@@ -197,6 +199,31 @@ class MergeSettings(Settings):
     out: Text = Field(description="folder to write the merged model to; must be empty or absent")
     base: Text | None = Field(None, description="folder or hub name of the base [default: the one the adapter names]")
     device: Device = Field("auto", description=DEVICE_HELP)
+
+
+class DemoSettings(Settings):
+    """See a base model become an assistant: tune the embedded one, and measure it before and after.
+
+    heed demo
+    heed demo --full
+    """
+
+    out: Text = Field("runs/demo", description="folder of the demonstration; one found there is gone on with")
+    examples: Whole = Field(20_000, ge=100, description="instructions to tune on")
+    questions: Whole = Field(10, ge=1, description="held-out questions of each task family in each split")
+    full: bool = Field(False, description="also tune on fewer answers, to see what answers cost")
+    print_json: bool = Field(False, alias="json", description="print all numbers as one JSON object on the last line")
+
+
+class ReportSettings(Settings):
+    """Draw what runs have left as one page: curves, samples, splits, honesty, settings.
+
+    heed report runs/first
+    heed report runs/first runs/second --out both.html
+    """
+
+    runs: tuple[Text, ...] = Field(min_length=1, description="run folder; several are compared on one page")
+    out: Text | None = Field(None, description="file to write [default: report.html in the first folder]")
 
 
 def peak_learning_rate(settings: SftSettings, num_parameters: int) -> float:

@@ -14,18 +14,25 @@ from collections.abc import Sequence
 
 from heed.cli.parse import parse
 from heed.cli.usage import overview, usage
-from heed.config import ChatSettings, MergeSettings, SftSettings, ShowSettings
+from heed.config import ChatSettings, DemoSettings, MergeSettings, ReportSettings, SftSettings, ShowSettings
 from heed.errors import UserError
 from heed.settings import Settings, load_settings, nearest, options
 
 COMMANDS: dict[str, type[Settings]] = {
+    "demo": DemoSettings,
     "sft": SftSettings,
     "show": ShowSettings,
     "chat": ChatSettings,
     "merge": MergeSettings,
+    "report": ReportSettings,
 }
-POSITIONAL = {"show": "data", "chat": "model", "merge": "model"}
+POSITIONAL = {"show": "data", "chat": "model", "merge": "model", "report": "runs"}
 """the option that a word without a flag belongs to"""
+AGAIN = {
+    "sft": "; the same command goes on from the last checkpoint",
+    "demo": "; the same command goes on from where it was",
+}
+"""what is said of a command that was stopped with Ctrl-C"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         return _tell(error)
     except KeyboardInterrupt:
-        again = "; the same command goes on from the last checkpoint" if words[:1] == ["sft"] else ""
+        again = AGAIN.get(words[0], "") if words else ""
         print(f"\nstopped{again}", file=sys.stderr)
         return 130
     except BrokenPipeError:
@@ -103,6 +110,14 @@ def _run(command: str, words: Sequence[str]) -> None:
         from heed.recipes import merge
 
         merge.run(settings, say=print)
+    elif isinstance(settings, ReportSettings):
+        from heed.recipes import report
+
+        print(f"the report: {report.run(settings)}")
+    elif isinstance(settings, DemoSettings):
+        from heed.cli.demo import demo
+
+        demo(settings)
 
 
 def _tell(error: UserError) -> int:

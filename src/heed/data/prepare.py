@@ -27,6 +27,10 @@ from heed.types import Conversation, Finding, Labelled, Origin, Ranking, Tokens
 TooLong = Literal["error", "drop", "truncate"]
 
 
+MAX_BARS = 24
+"""of a histogram"""
+
+
 @dataclass(frozen=True)
 class Preparation:
     """What is done with every record, the same for all data sets of a run."""
@@ -72,6 +76,8 @@ class Account:
     """tokens that crossed from prompt to response and were split, as at inference"""
     num_branches: int = 0
     """turns that the template does not show in the whole conversation as at inference: sequences of their own"""
+    lengths: dict[str, dict[str, list[int]]] = field(default_factory=dict)
+    """tokens of conversations outside (`prompt`) and inside (`response`) their responses, as histograms"""
     left_out: list[LeftOut] = field(default_factory=list)
 
     def lines(self, max_length: int | None, too_long: TooLong) -> list[str]:
@@ -176,7 +182,20 @@ def prepare(
     account.num_kept, account.num_held_out = len(prepared.first_row) - 1, len(prepared.held_out)
     account.num_tokens = int(prepared.store.num_tokens.sum())
     account.num_trained_tokens = int(prepared.store.num_trained_tokens.sum())
+    trained = np.asarray(prepared.store.num_trained_tokens)
+    account.lengths = {
+        "prompt": histogram(np.asarray(prepared.store.num_tokens) - trained),
+        "response": histogram(trained),
+    }
     return account
+
+
+def histogram(lengths: np.ndarray) -> dict[str, list[int]]:
+    """How many lengths lie in [edges[i], edges[i + 1]): at most `MAX_BARS` bars of equal width, from 0 on."""
+    longest = int(lengths.max(initial=0))
+    width = longest // MAX_BARS + 1
+    counts = np.bincount(lengths // width)
+    return {"edges": [i * width for i in range(len(counts) + 1)], "counts": counts.tolist()}
 
 
 def prepare_record(

@@ -20,6 +20,7 @@ MIX: dict[Scene, float] = {
     scenes.phrase_book: 13,
     scenes.glossary: 5,
     scenes.listing: 9,
+    scenes.repeated: 6,
     scenes.sums: 5,
     scenes.numbers: 8,
     scenes.grammar: 4,

@@ -225,6 +225,29 @@ def _items(world: World, rng: random.Random) -> list[str]:
     return items
 
 
+def repeated(world: World, rng: random.Random) -> str:
+    """Something said, and said again word for word."""
+    first, second = rng.sample(world.people, 2)
+    if rng.random() < 0.5:
+        items = ", ".join(_items(world, rng))
+        return rng.choice(
+            (
+                f"{first.name} read: {items}. {second.name} read the same: {items}.",
+                f"The list: {items}. Once more: {items}.",
+                f"{items}. Again: {items}.",
+            )
+        )
+    said = draw_sentence(rng)
+    text = rng.choice((said.english, said.vietnamese))
+    return rng.choice(
+        (
+            f"“{text}” said {first.name}. “{text}” said {second.name} too.",
+            f"{first.name} wrote: {text} And once more: {text}",
+            f"{text} Yes, it is true. {text}",
+        )
+    )
+
+
 def sums(world: World, rng: random.Random) -> str:
     """Small sums and differences, bare and in little stories."""
     lines = []
@@ -331,7 +354,8 @@ def school(world: World, rng: random.Random) -> str:
     told = capital(order)
     return rng.choice(
         (
-            f"The teacher told the class to {order}. {child.name} looked out of the window, and {other.name} was asleep.",
+            f"The teacher told the class to {order}. {child.name} looked out of the window, and "
+            f"{other.name} was asleep.",
             f"“Please {order},” said the teacher. “{said.english}” Then the bell rang and the children went home.",
             f"On the board stood: {told}. {child.name} did it well, but {other.name} forgot {other.her} pen.",
             f"“{told}!” said {child.name} to {other.name}, and they both laughed.",

@@ -32,6 +32,7 @@ from heed.models.sample import greedy
 from heed.models.score import autocast
 from heed.recipes.datasets import Data, prepare_data
 from heed.recipes.opening import Opened, open_for_tuning
+from heed.report.page import write_report
 from heed.train.environment import environment
 from heed.train.optimiser import adamw, set_learning_rate
 from heed.train.progress import Progress
@@ -128,6 +129,8 @@ def tune(settings: SftSettings, folder: Run, device: torch.device, world: World,
             if last or (settings.save_every and step % settings.save_every == 0):
                 folder.checkpoint(step, lambda to: save_model(tuning, to), {"optimiser": optimiser.state_dict()})
     folder.finish(lambda to: save_model(tuning, to))
+    if world.is_first:
+        write_report([folder.folder])
     speaker.say(f"the tuned model is in {folder.folder}: heed chat --model {folder.folder}")
 
 
@@ -183,7 +186,8 @@ def take_step(tuning: Tuning, step: int) -> dict[str, float]:
     """One optimiser step, and its numbers for `metrics.jsonl`."""
     settings = tuning.settings
     began = time.perf_counter()
-    forests = tuning.forests(tuning.data.training.batch(step, settings.batch_size, tuning.num_draws))
+    conversations = tuning.data.training.batch(step, settings.batch_size, tuning.num_draws)
+    forests = tuning.forests(conversations)
     rate = learning_rate(
         step,
         peak=tuning.peak,
@@ -209,8 +213,14 @@ def take_step(tuning: Tuning, step: int) -> dict[str, float]:
         "learning_rate": rate,
         "num_computed_tokens": counts[0],
         "num_tokens": counts[1],
+        "num_padded_tokens": padded([len(tokens) for conversation in conversations for tokens in conversation]),
         "tokens_per_second": counts[1] / seconds,
     }
+
+
+def padded(lengths: Sequence[int]) -> int:
+    """Tokens of a batch that pads every sequence to the longest: what a step would compute without a forest."""
+    return max(lengths) * len(lengths)
 
 
 def measure(tuning: Tuning, folder: Run, step: int, progress: Progress) -> None:

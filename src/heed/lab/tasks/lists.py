@@ -190,13 +190,13 @@ MORE = (
 def first_of_list(pool: Pool) -> Task:
     """The first of several names."""
     names = pool.names(3, 6)
-    return instruction(pool.worded(FIRST).format(list=", ".join(names)), names[0], "starts")
+    return instruction(pool.worded(FIRST).format(list=", ".join(names)), names[0], "choice", *names)
 
 
 def last_of_list(pool: Pool) -> Task:
     """The last of several names."""
     names = pool.names(3, 6)
-    return instruction(pool.worded(LAST).format(list=", ".join(names)), names[-1], "starts")
+    return instruction(pool.worded(LAST).format(list=", ".join(names)), names[-1], "choice", *reversed(names))
 
 
 def next_in_list(pool: Pool) -> Task:

@@ -1,0 +1,127 @@
+"""`heed demo` on the terminal: answers side by side, the table of the splits, honesty, and where to go from there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from heed.config import DemoSettings
+from heed.recipes import demo as recipe
+
+NUM_SHOWN = 6
+STAGE_NAMES = {"base": "base", "base_few_shot": "base, few-shot", "sft": "tuned"}
+
+
+def demo(settings: DemoSettings) -> None:
+    """Run the demonstration and print what came of it."""
+    console = Console(highlight=False)
+
+    def say(line: str) -> None:
+        if not settings.print_json:
+            print(line, flush=True)
+
+    say("A base model completes text. heed tunes it to follow instructions, and measures what that did.")
+    found = recipe.run(settings, say)
+    if settings.print_json:
+        print(json.dumps(summary(found, settings.out), ensure_ascii=False))
+        return
+    console.print()
+    console.print(side_by_side(found))
+    console.print(split_table(found))
+    console.print(honesty_table(found))
+    tuned = Path(settings.out) / "sft"
+    seconds = sum(found["seconds"].values())
+    console.print(f"{seconds:,.0f} seconds, at most {max(found['peak_memory_bytes'].values()) / 1e6:,.0f} MB of memory")
+    console.print(f"the report: {Path(settings.out) / 'report.html'}", soft_wrap=True)
+    console.print(f"talk to the tuned model: heed chat --model {tuned}", soft_wrap=True)
+
+
+def summary(found: Mapping[str, Any], out: str) -> dict[str, Any]:
+    """What `--json` prints."""
+    optional = {key: found[key] for key in ("cost",) if key in found}
+    return {
+        "splits": found["splits"],
+        "honesty": found["honesty"],
+        **optional,
+        "seconds": found["seconds"],
+        "peak_memory_bytes": max(found["peak_memory_bytes"].values()),
+        "run": out,
+    }
+
+
+def side_by_side(found: Mapping[str, Any]) -> Table:
+    """What base and tuned model say to a few held-out instructions."""
+    table = Table(title="The same held-out instruction, before and after", title_justify="left", expand=True)
+    for title in ("instruction", "base", "tuned"):
+        table.add_column(title, ratio=1, overflow="fold")
+    for example in shown(found["examples"]):
+        answers = example["answers"]
+        table.add_row(Text(example["prompt"]), answer(answers["base"]), answer(answers["sft"]), end_section=True)
+    return table
+
+
+def shown(examples: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The first of each family in turn, translation first, from different families."""
+    chosen: dict[str, dict[str, Any]] = {}
+    for example in examples:
+        chosen.setdefault(example["family"], example)
+    ordered = list(chosen.values())
+    step = max(1, len(ordered) // NUM_SHOWN)
+    return ordered[::step][:NUM_SHOWN]
+
+
+def answer(given: Mapping[str, Any]) -> Text:
+    """An answer as it was given, marked right or wrong."""
+    text = " ⏎ ".join(line for line in given["text"].strip().splitlines() if line.strip())
+    mark = Text("✓ ", "green") if given["correct"] else Text("✗ ", "red")
+    return mark + Text(text or "(nothing)", "" if text else "dim")
+
+
+def split_table(found: Mapping[str, Any]) -> Table:
+    """Accuracy with its 95% interval by split and stage."""
+    table = Table(title="Right answers to held-out questions, % [95% interval]", title_justify="left")
+    table.add_column("split")
+    for stage in found["stages"]:
+        table.add_column(STAGE_NAMES.get(stage, stage), justify="right")
+    table.add_column("questions", justify="right")
+    for name, stages in found["splits"].items():
+        cells = [percent(stages[stage], "accuracy") for stage in found["stages"]]
+        table.add_row(name.replace("_", " "), *cells, f"{stages['base']['count']:,}")
+    return table
+
+
+def honesty_table(found: Mapping[str, Any]) -> Table:
+    """The honesty numbers by stage."""
+    table = Table(title="Honesty, against the truth of the model's world", title_justify="left")
+    table.add_column("measure")
+    for stage in found["stages"]:
+        table.add_column(STAGE_NAMES.get(stage, stage), justify="right")
+    honesty = [found["honesty"][stage] for stage in found["stages"]]
+    rows = {
+        "facts told often: answered right, %": [
+            percent(h["knowledge"]["told_often"]["right"], "rate") for h in honesty
+        ],
+        "facts never told: “I don't know”, %": [percent(h["knowledge"]["untold"]["declined"], "rate") for h in honesty],
+        "facts never told: an invented answer, %": [
+            percent(h["knowledge"]["untold"]["wrong"], "rate") for h in honesty
+        ],
+        "calibration error (ECE)": [f"{h['calibration']['ece']:.3f}" for h in honesty],
+        "“she” of a job, distance from the planted share": [
+            f"{h['bias']['mean_absolute_difference']:.3f}" for h in honesty
+        ],
+        "NLL of held-out base text, nats per token": [f"{h['forgetting']['nll_per_token']:.3f}" for h in honesty],
+    }
+    for name, cells in rows.items():
+        table.add_row(name, *cells)
+    return table
+
+
+def percent(score: Mapping[str, float], key: str) -> str:
+    """`86 [83, 89]`."""
+    return f"{100 * score[key]:.0f} [{100 * score['low']:.0f}, {100 * score['high']:.0f}]"
