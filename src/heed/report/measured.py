@@ -25,7 +25,7 @@ from heed.report.svg import percent
 
 SPLIT_MEANINGS = {
     "unseen_entities_and_sentences": "known tasks and wordings, about what was never trained on",
-    "unseen_entities_and_sentences": "known tasks and wordings, new entities and sentences",
+    "unseen_items": "known tasks and wordings, new entities and sentences",
     "unseen_wordings": "known tasks, asked in words that were never trained",
     "unseen_clusters": "whole kinds of task that were never trained",
 }

@@ -141,7 +141,7 @@ def _held_out(run: RunRecords) -> list[tuple[int, float]] | None:
 
 def measured_verdict(found: Measurements) -> str:
     """`The tuned model answers 83% of unseen items right; the base model 1%.`"""
-    name = "unseen_entities_and_sentences" if "unseen_entities_and_sentences" in found.splits else next(iter(found.splits), "")
+    name = "unseen_items" if "unseen_items" in found.splits else next(iter(found.splits), "")
     scores = found.splits.get(name, {})
     stages = [stage for stage in found.stages if stage in scores]
     if not stages:
