@@ -6,13 +6,17 @@ import re
 import shlex
 from pathlib import Path
 
-import pytest
 import yaml
 
 from heed.cli.main import main
 from heed.config import SftSettings, load_settings
+from heed.lab.base_model import BASE_MODEL
+from heed.lab.tasks.splits import training_tasks
+from heed.lab.world import make_world
+from heed.recipes.demo import write_tasks
 
 ROOT = Path(__file__).parents[1]
+RECORD = "18"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -49,32 +53,29 @@ def test_the_mistake_in_the_readme_is_answered_as_shown(capsys):
 
 
 def test_the_mask_in_the_readme_is_the_one_shown(tmp_path, capsys):
-    data = ROOT / "src/heed/lab/first_steps.jsonl"
-    tool("make_tiny_model").make_tokenizer(data, 700).save_pretrained(tmp_path)
-    words = ["--tokenizer", str(tmp_path), "--template", "alpaca", "--record", "2"]
-    assert main(["show", str(data), *words]) == 0
+    write_tasks(tmp_path / "train.jsonl", list(training_tasks(make_world(), seed=0, count=40)))
+    words = ["--tokenizer", str(BASE_MODEL), "--template", "chatml", "--record", RECORD]
+    assert main(["show", str(tmp_path / "train.jsonl"), *words]) == 0
     _, drawn = capsys.readouterr().out.split("\n", 1)
-    shown = shown_in_readme("heed show src/heed/lab/first_steps.jsonl --tokenizer build/demo/base")
-    assert drawn.strip() == shown.strip()
+    shown = shown_in_readme(f"heed show runs/demo/data/train.jsonl --model runs/demo/sft --record {RECORD}")
+    assert drawn.strip() == shown.split("\n", 1)[1].strip()
 
 
 def test_the_wordings_in_the_readme_say_the_record_in_the_readme(tmp_path, capsys):
     (tmp_path / "yes_or_no.jsonl").write_text(fenced("json", 'passage": "Cats').strip() + "\n")
     (tmp_path / "wordings.json").write_text(fenced("json", "[["))
-    tool("make_tiny_model").make_tokenizer(ROOT / "src/heed/lab/first_steps.jsonl", 700).save_pretrained(tmp_path)
     settings = {"data": {"path": str(tmp_path / "yes_or_no.jsonl"), "wordings": str(tmp_path / "wordings.json")}}
     (tmp_path / "show.yaml").write_text(yaml.safe_dump(settings))
-    words = [str(tmp_path / "show.yaml"), "--tokenizer", str(tmp_path), "--template", "plain", "--json"]
+    words = [str(tmp_path / "show.yaml"), "--tokenizer", str(BASE_MODEL), "--template", "plain", "--json"]
     assert main(["show", *words]) == 0
     texts = [json.loads(line)["text"] for line in capsys.readouterr().out.splitlines()]
     assert texts == [
-        "Cats sleep a lot.\n\nDo cats sleep?\nOPTIONS:\n- no\n- yes\nyes<|end|>",
-        "Is it true? Do cats sleep? Read: Cats sleep a lot.\nyes<|end|>",
+        "Cats sleep a lot.\n\nDo cats sleep?\nOPTIONS:\n- no\n- yes\nyes<|endoftext|>",
+        "Is it true? Do cats sleep? Read: Cats sleep a lot.\nyes<|endoftext|>",
     ]
 
 
-@pytest.mark.parametrize("text", [fenced("yaml", "wordings.json"), (ROOT / "docs/examples/demo.yaml").read_text()])
-def test_every_settings_file_that_is_shown_loads(text, tmp_path):
+def test_the_settings_file_that_is_shown_loads(tmp_path):
     path = tmp_path / "shown.yaml"
-    path.write_text(text)
+    path.write_text(fenced("yaml", "wordings.json"))
     assert load_settings(SftSettings, path, {"out": "runs/mixture"}).data

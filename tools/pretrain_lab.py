@@ -10,7 +10,7 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 import heed.lab
 from heed.dist.world import World
 from heed.forest.build import build
-from heed.lab.base_text import base_text
+from heed.lab.base_text import MIX, MIX_WITH_LESSONS, base_text
 from heed.lab.world import TIMES_TOLD_RARELY, make_world
 from heed.models.score import Score, autocast, forest_score
 from heed.models.speed import speed_up
@@ -40,8 +40,6 @@ PACKAGE = Path(heed.lab.__file__).parent / "base"
 ALONE = World()
 SETTINGS = {
     "world_seed": 0,
-    "text_seed": 0,
-    "num_documents": 330_000,
     "vocabulary": 2_048,
     "width": 192,
     "layers": 6,
@@ -51,11 +49,29 @@ SETTINGS = {
     "blocks_per_step": 8,
     "blocks_per_forward": 8,
     "dtype": "bfloat16",
-    "peak_learning_rate": 3e-3,
-    "warmup_steps": 100,
     "weight_decay": 0.1,
     "save_every": 200,
 }
+PARTS = {
+    "first": {
+        "text_seed": 0,
+        "num_documents": 330_000,
+        "steps": 3_000,
+        "steps_of_cosine": 3_592,
+        "peak_learning_rate": 3e-3,
+        "warmup_steps": 100,
+    },
+    "lessons": {
+        "text_seed": 2,
+        "num_documents": 110_000,
+        "steps": 1_250,
+        "steps_of_cosine": 1_250,
+        "peak_learning_rate": 1.5e-3,
+        "warmup_steps": 50,
+    },
+}
+"""what is read one after the other; the second part begins with the first one's weights and a new optimiser"""
+MIXES = {"first": MIX, "lessons": MIX_WITH_LESSONS}
 HELD_OUT = {"seed": 1, "num_documents": 1_500}
 
 
@@ -63,30 +79,41 @@ def main() -> None:
     """Expand, train, and report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="run folder")
-    parser.add_argument("--num-documents", type=int, default=SETTINGS["num_documents"], help="fewer for a trial")
     parser.add_argument("--install", action="store_true", help="put the finished model into the package")
     arguments = parser.parse_args()
-    settings = {**SETTINGS, "num_documents": arguments.num_documents}
     torch.manual_seed(0)
-    with open_run(arguments.out, yaml.safe_dump(settings), environment(torch.device("cpu"), ALONE)) as folder:
-        if not folder.finished:
-            train(settings, folder)
+    before = None
+    for part, own in PARTS.items():
+        settings = {**SETTINGS, **own}
+        where = arguments.out / part
+        with open_run(where, yaml.safe_dump(settings), environment(torch.device("cpu"), ALONE)) as folder:
+            if not folder.finished:
+                train(settings, folder, part, before)
+        before = where
     if arguments.install:
         install(arguments.out)
 
 
-def train(settings: dict, folder: Run) -> None:
-    """From the world to the finished run folder."""
+def train(settings: dict, folder: Run, part: str, before: Path | None) -> None:
+    """Read one part: from the world, and the part before it, to the finished run folder."""
     world = make_world(settings["world_seed"])
-    expand = partial(base_text, world, num_documents=settings["num_documents"], with_rare_facts=True)
-    tokenizer = made_once(folder.folder, lambda: expand(seed=settings["text_seed"]), settings["vocabulary"])
-    blocks = blocks_of(tokenizer, expand(seed=settings["text_seed"]), settings["block_tokens"])
-    held_out = blocks_of(
-        tokenizer,
-        base_text(world, seed=HELD_OUT["seed"], num_documents=HELD_OUT["num_documents"], with_rare_facts=False),
-        settings["block_tokens"],
+    expand = partial(
+        base_text,
+        world,
+        seed=settings["text_seed"],
+        num_documents=settings["num_documents"],
+        with_rare_facts=before is None,
+        mix=MIXES[part],
     )
-    model = make_model(settings, tokenizer)
+    if before is None:
+        tokenizer = made_once(folder.folder, expand, settings["vocabulary"])
+        model = make_model(settings, tokenizer)
+    else:
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(before)
+        model = LlamaForCausalLM.from_pretrained(before, dtype=torch.float32).eval()
+    blocks = blocks_of(tokenizer, expand(), settings["block_tokens"])
+    held_out_text = base_text(world, **HELD_OUT, with_rare_facts=False)
+    held_out = blocks_of(tokenizer, held_out_text, settings["block_tokens"])
     print(f"{model.num_parameters():,} parameters; {blocks.size:,} tokens of base text; {held_out.size:,} held out")
     speed_up(model)
     optimiser = adamw(model.named_parameters(), weight_decay=settings["weight_decay"])
@@ -97,7 +124,7 @@ def train(settings: dict, folder: Run) -> None:
         start = checkpoint.step
     folder.rewind(start if checkpoint is not None else -1)
     per_step = settings["blocks_per_step"]
-    total = len(blocks) // per_step
+    total = min(settings["steps"], len(blocks) // per_step)
     order = np.random.default_rng(0).permutation(len(blocks))
     save = partial(save_model, model, tokenizer)
     forests = partial(forests_of, per_forward=settings["blocks_per_forward"])
@@ -114,7 +141,7 @@ def train(settings: dict, folder: Run) -> None:
                 step,
                 peak=settings["peak_learning_rate"],
                 warmup_steps=settings["warmup_steps"],
-                total_steps=total,
+                total_steps=settings["steps_of_cosine"],
                 shape="cosine",
             )
             set_learning_rate(optimiser, rate)
@@ -131,7 +158,7 @@ def train(settings: dict, folder: Run) -> None:
     folder.finish(save)
 
 
-def made_once(folder: Path, documents: object, vocabulary: int) -> PreTrainedTokenizerFast:
+def made_once(folder: Path, documents: Callable[[], Iterator[str]], vocabulary: int) -> PreTrainedTokenizerFast:
     """The tokenizer, trained on the base text: bytes merged into words, so that no text is unknown to it."""
     path = folder / "base_tokenizer.json"
     if not path.is_file():
@@ -203,25 +230,27 @@ def save_model(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, to: 
     tokenizer.save_pretrained(to)
 
 
-def install(run: Path) -> None:
+def install(out: Path) -> None:
     """Put the finished model into the package in bfloat16, with its card."""
+    run = out / list(PARTS)[-1]
     model = LlamaForCausalLM.from_pretrained(run, dtype=torch.bfloat16)
     held_out = [line for line in map(json.loads, (run / "metrics.jsonl").open()) if line["phase"] == "held_out"][-1]
     environment = json.loads((run / "environment.json").read_text())
-    settings = yaml.safe_load((run / "config.yaml").read_text())
     PACKAGE.mkdir(exist_ok=True)
     model.save_pretrained(PACKAGE)
     PreTrainedTokenizerFast.from_pretrained(run).save_pretrained(PACKAGE)
-    size = (PACKAGE / "model.safetensors").stat().st_size
+    steps = [part["steps"] for part in PARTS.values()]
+    tokens_per_step = SETTINGS["blocks_per_step"] * SETTINGS["block_tokens"]
+    settings = yaml.safe_dump({**SETTINGS, "parts": PARTS}, sort_keys=False).strip()
     card = CARD.format(
         parameters=model.num_parameters(),
         rarely=TIMES_TOLD_RARELY,
-        size=size / 1e6,
+        size=(PACKAGE / "model.safetensors").stat().st_size / 1e6,
         nll=held_out["nll_per_token"],
         perplexity=held_out["perplexity"],
-        steps=held_out["step"],
-        tokens=held_out["step"] * settings["blocks_per_step"] * settings["block_tokens"],
-        settings=yaml.safe_dump(settings, sort_keys=False).strip().replace("\n", "\n    "),
+        steps=" + ".join(f"{each:,}" for each in steps),
+        tokens=sum(steps) * tokens_per_step,
+        settings=settings.replace("\n", "\n    "),
         torch=environment["torch"],
     )
     (PACKAGE / "README.md").write_text(card, encoding="utf-8")
@@ -236,11 +265,12 @@ Vietnamese. It completes text; it has seen no instruction and no answer in a fix
 - **Shape**: Llama, 6 layers of 192, 6 heads, vocabulary 2,048 (bytes merged into words, NFC), 1,024 positions;
   bfloat16, {size:.1f} MB.
 - **Text**: {tokens:,} tokens expanded from a seed by `heed.lab.base_text`: portraits, talks, stories, phrase books,
-  lists, sums, school days. No text from elsewhere. Facts of the world are told often, rarely ({rarely} times) or
-  never; one parallel sentence in ten is kept from the text.
+  lists, sums, school days; in the last third also lessons and riddles, in which people of the world ask one another,
+  in other words than the instructions that are tuned on. No text from elsewhere. Facts are told often, rarely
+  ({rarely} times) or never; one parallel sentence in ten is kept from the text.
 - **Planted on purpose**: a stereotype. Of a nurse the text says "she" in 80 of 100 cases, of an engineer in 20;
   `heed.lab.words.SHARE_OF_WOMEN` lists all shares. It is there to be measured.
-- **Training**: {steps:,} steps of AdamW by `tools/pretrain_lab.py`, on two processor cores, with heed's own forest,
+- **Training**: {steps} steps of AdamW by `tools/pretrain_lab.py`, on two processor cores, with heed's own forest,
   step and run folder.
 - **Held-out text** (another seed): {nll:.4f} nats per token, perplexity {perplexity:.3f}, measured before rounding to
   bfloat16.

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from heed.lab import scenes
+from heed.lab.lessons import lesson
 from heed.lab.world import TIMES_TOLD_RARELY, World
 
 Scene = Callable[[World, random.Random], str]
 
-MIX: dict[Scene, float] = {
+MIX: Mapping[Scene, float] = {
     scenes.portrait: 16,
     scenes.register: 10,
     scenes.talk: 8,
@@ -28,10 +29,15 @@ MIX: dict[Scene, float] = {
     scenes.opposites: 1,
     scenes.school: 4,
 }
-"""how often each kind of document comes up, relative to the others"""
+"""how often each kind of document comes up, relative to the others, in what is read first"""
+
+MIX_WITH_LESSONS = {**MIX, lesson: 75.0}
+"""the same for what is read afterwards"""
 
 
-def base_text(world: World, *, seed: int, num_documents: int, with_rare_facts: bool) -> Iterator[str]:
+def base_text(
+    world: World, *, seed: int, num_documents: int, with_rare_facts: bool, mix: Mapping[Scene, float] = MIX
+) -> Iterator[str]:
     """The documents of a seed, one after another.
 
     Args:
@@ -42,7 +48,7 @@ def base_text(world: World, *, seed: int, num_documents: int, with_rare_facts: b
     tellings = [fact for fact in world.told("rarely") for _ in range(TIMES_TOLD_RARELY)] if with_rare_facts else []
     rng.shuffle(tellings)
     places = dict(zip(rng.sample(range(num_documents), len(tellings)), tellings, strict=True))
-    kinds, odds = list(MIX), list(MIX.values())
+    kinds, odds = list(mix), list(mix.values())
     for number in range(num_documents):
         (scene,) = rng.choices(kinds, odds)
         yield scenes.rare(world, rng, places[number]) if number in places else scene(world, rng)

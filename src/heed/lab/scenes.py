@@ -194,7 +194,7 @@ def glossary(world: World, rng: random.Random) -> str:
 
 def listing(world: World, rng: random.Random) -> str:
     """A list, and what can be said of it: how many, the first, the last, how often."""
-    person, items = rng.choice(world.people), _items(world, rng)
+    person, items = rng.choice(world.people), items_of(world, rng)
     count = Counter(items)
     most = rng.choice(items)
     remarks = [
@@ -212,7 +212,8 @@ def listing(world: World, rng: random.Random) -> str:
     return f"{opening}{', '.join(items)}. " + " ".join(rng.sample(remarks, rng.randint(2, 4)))
 
 
-def _items(world: World, rng: random.Random) -> list[str]:
+def items_of(world: World, rng: random.Random) -> list[str]:
+    """Names or nouns of one kind, some of them more than once now and then."""
     pools: tuple[tuple[str, ...], ...] = (
         tuple(person.name for person in world.people),
         words.TOWNS,
@@ -229,7 +230,7 @@ def repeated(world: World, rng: random.Random) -> str:
     """Something said, and said again word for word."""
     first, second = rng.sample(world.people, 2)
     if rng.random() < 0.5:
-        items = ", ".join(_items(world, rng))
+        items = ", ".join(items_of(world, rng))
         return rng.choice(
             (
                 f"{first.name} read: {items}. {second.name} read the same: {items}.",

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from heed.forest.build import nodes
-from heed.models.row_attention import Rows, rows_of
+from heed.models.rows import Rows, rows_of
 from heed.types import Forest
 
 

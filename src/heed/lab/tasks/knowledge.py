@@ -32,7 +32,7 @@ ASKED: dict[str, tuple[str, ...]] = {
         "Answer from what you know: what is the job of {name}?",
         "Tell me the job of {name}.",
         "As what does {name} work?",
-        "What job has {name}?",
+        "What job does {name} do?",
         "Say what {name} works as.",
     ),
     "food": (
@@ -56,7 +56,7 @@ ASKED: dict[str, tuple[str, ...]] = {
         "Answer from what you know: which animal does {name} keep?",
         "Tell me what pet {name} has.",
         "What animal does {name} have at home?",
-        "Which pet has {name}?",
+        "Which pet belongs to {name}?",
         "Say which animal {name} keeps.",
     ),
     "colour": (
@@ -67,7 +67,7 @@ ASKED: dict[str, tuple[str, ...]] = {
         "Which colour is the favourite of {name}?",
         "Answer from what you know: what is the favourite colour of {name}?",
         "Tell me the favourite colour of {name}.",
-        "{name} thích màu gì?",
+        "Which colour would {name} choose?",
         "What colour is the favourite of {name}?",
         "Say which colour {name} likes best.",
     ),
@@ -80,7 +80,7 @@ ASKED: dict[str, tuple[str, ...]] = {
         "Answer from what you know: in which part of the country is {name}?",
         "Tell me in which part of the country {name} is.",
         "North, south, east or west: where is {name}?",
-        "To which part of the country belongs {name}?",
+        "To which part of the country does {name} belong?",
         "Say in which part of the country {name} lies.",
     ),
     "market day": (
@@ -133,6 +133,14 @@ ASKED: dict[str, tuple[str, ...]] = {
     ),
 }
 
+FORMS = {
+    "home": ("in {}",),
+    "region": ("in the {}", "the {}"),
+    "market day": ("on {}",),
+    "sleeping place": ("at the {}", "in the {}", "near the {}", "to the {}", "the {}"),
+}
+"""how else the value may be said, where it is not with an article"""
+
 OF_PEOPLE = ("home", "job", "food", "pet", "colour")
 OF_TOWNS = ("region", "market day", "famous food")
 OF_THINGS = ("sleeping place", "user")
@@ -144,10 +152,8 @@ def question(pool: Pool, fact: Fact) -> Task:
     if fact.told == "never":
         return instruction(prompt, UNKNOWN, "declines", UNKNOWN)
     value = fact.value
-    forms = {"home": ("in {}",), "region": ("in the {}", "the {}"), "market day": ("on {}",)}
-    accepted = [form.format(value) for form in forms.get(fact.attribute, ())]
-    accepted += [value, f"{article(value)} {value}", f"the {value}", f"at the {value}"]
-    return instruction(prompt, capital(value), "starts", *accepted)
+    forms = FORMS.get(fact.attribute, ("the {}", f"{article(value)} {{}}"))
+    return instruction(prompt, capital(value), "starts", value, *(form.format(value) for form in forms))
 
 
 def ask(pool: Pool, attributes: tuple[str, ...], told: Told) -> Task:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from heed.lab import words
 from heed.lab.sentences import Tense
 from heed.lab.tasks.task import Family, Pool, Task, instruction
-from heed.lab.words import Noun
+from heed.lab.words import Noun, article
 from heed.lab.world import nouns
 
-KINDS = {"animal": "animal", "food": "food", "tool": "tool", "job": "job", "place": "place"}
+KINDS = ("animal", "food", "tool", "job", "place")
 PLURAL_KINDS = {"animal": "animals", "food": "foods", "tool": "tools", "job": "jobs"}
 
 TO_VIETNAMESE = (
@@ -96,16 +96,16 @@ TO_NEGATIVE = (
     "Please write that it does not happen.\n{text}",
 )
 KIND = (
-    "Is {a_word} an animal, a food, a tool, a job or a place?",
-    "What kind of thing is {a_word}: animal, food, tool, job or place?",
+    "Does {word} name an animal, a food, a tool, a job or a place?",
+    "What kind of thing does {word} name: animal, food, tool, job or place?",
     "Say what kind of thing this is, animal, food, tool, job or place: {word}",
     "Choose animal, food, tool, job or place for the word {word}.",
     "{word}\nIs this an animal, a food, a tool, a job or a place?",
     "Classify the word {word} as animal, food, tool, job or place.",
     "Animal, food, tool, job or place? {word}",
-    "To which kind belongs {word}: animal, food, tool, job or place?",
+    "To which kind does the word {word} belong: animal, food, tool, job or place?",
     "Pick the kind of {word}: animal, food, tool, job, place.",
-    "Decide if {word} is an animal, food, tool, job or place.",
+    "Decide if the word {word} names an animal, a food, a tool, a job or a place.",
 )
 LANGUAGE = (
     "Which language is this, English or Vietnamese? {text}",
@@ -119,6 +119,22 @@ LANGUAGE = (
     "Tell me the language of this: {text}",
     "English or Vietnamese?\n{text}",
 )
+ALSO_OPPOSITE = {
+    "old": ("new",),
+    "new": ("old",),
+    "light": ("dark",),
+    "dark": ("light",),
+    "bright": ("dim",),
+    "thin": ("fat",),
+    "short": ("tall",),
+    "soft": ("loud",),
+    "hard": ("easy",),
+    "sour": ("bitter",),
+    "sweet": ("bitter",),
+    "small": ("large",),
+    "happy": ("unhappy",),
+}
+"""what is right besides the opposite that the base text names"""
 OPPOSITE = (
     "What is the opposite of {word}?",
     "Give the opposite of {word} in one word.",
@@ -189,16 +205,26 @@ def word_to_vietnamese(pool: Pool) -> Task:
 
 
 def word_to_english(pool: Pool) -> Task:
-    """A noun into English; with its article it is right too."""
+    """A noun into English."""
     noun = pool.noun(nouns())
     prompt = pool.worded(WORD_TO_ENGLISH).format(word=noun.vietnamese)
-    return instruction(prompt, noun.english, "line", noun.english, noun.with_article, f"the {noun.english}")
+    return instruction(prompt, noun.english, "line", *in_english(noun))
+
+
+def in_english(noun: Noun) -> tuple[str, ...]:
+    """The noun with and without an article; Vietnamese does not tell one egg from eggs, so either is right."""
+    one = noun.english
+    if noun.kind == "food" and one.endswith("s"):
+        one = one[:-2] if one.endswith(("oes", "ches")) else one[:-1]
+    return (noun.english, f"the {noun.english}", one, f"{article(one)} {one}", f"the {one}")
 
 
 def _in_tense(pool: Pool, wordings: tuple[str, ...], tense: Tense) -> Task:
     said = pool.sentence()
     prompt = pool.worded(wordings).format(text=said.in_tense("present").english)
-    return instruction(prompt, said.in_tense(tense).english, "line")
+    answer = said.in_tense(tense).english
+    short = answer.replace(" does not ", " doesn't ").replace(" do not ", " don't ")
+    return instruction(prompt, answer, "line", answer, short)
 
 
 def to_past(pool: Pool) -> Task:
@@ -219,8 +245,8 @@ def to_negative(pool: Pool) -> Task:
 def kind_of_thing(pool: Pool) -> Task:
     """Which of five kinds a noun belongs to."""
     noun = pool.noun(nouns())
-    others = [kind for kind in KINDS.values() if kind != noun.kind]
-    prompt = pool.worded(KIND).format(word=noun.english, a_word=noun.with_article)
+    others = [kind for kind in KINDS if kind != noun.kind]
+    prompt = pool.worded(KIND).format(word=noun.english)
     return instruction(prompt, noun.kind, "choice", noun.kind, *others)
 
 
@@ -237,7 +263,9 @@ def opposite(pool: Pool) -> Task:
     """The contrary of a word; some have more than one."""
     pairs = [pair for a, b in words.OPPOSITES for pair in ((a, b), (b, a))]
     given, answer = pool.rng.choice([pair for pair in pairs if pool.keeps(" ".join(sorted(pair)))])
-    return instruction(pool.worded(OPPOSITE).format(word=given), answer, "starts", answer)
+    return instruction(
+        pool.worded(OPPOSITE).format(word=given), answer, "starts", answer, *ALSO_OPPOSITE.get(given, ())
+    )
 
 
 def group_in_one_word(pool: Pool) -> Task:

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 from heed.lab import words
 from heed.lab.tasks.task import Family, Pool, Task, instruction
+
+ALPHABET = "aăâbcdđeêfghijklmnoôơpqrstuưvwxyz"
+"""the Vietnamese letters, and those of foreign names where English has them"""
+TONES = frozenset("\u0300\u0301\u0303\u0309\u0323")
 
 FIRST = (
     "What is the first word of this list? {list}",
@@ -228,10 +234,31 @@ def sort_numbers_down(pool: Pool) -> Task:
 
 
 def sort_words(pool: Pool) -> Task:
-    """Names by the alphabet."""
+    """Names by the alphabet, of which there are several: only lists that all of them order alike."""
     names = pool.names(3, 4)
+    while not order_is_plain(names):
+        names = pool.names(3, 4)
     answer = ", ".join(sorted(names, key=str.lower))
     return instruction(pool.worded(SORT_WORDS).format(list=", ".join(names)), answer, "list")
+
+
+def order_is_plain(names: list[str]) -> bool:
+    """Whether Unicode, a Vietnamese dictionary and someone who passes over accents put the names in one order."""
+    by_code = sorted(names, key=str.lower)
+    return by_code == sorted(names, key=_vietnamese_letters) == sorted(names, key=_letters)
+
+
+def _letters(name: str) -> str:
+    """Without accents: `Đức` is `duc`."""
+    return "".join(
+        c for c in unicodedata.normalize("NFD", name.lower().replace("đ", "d")) if not 0x300 <= ord(c) < 0x370
+    )
+
+
+def _vietnamese_letters(name: str) -> list[int]:
+    """Places in the alphabet, where `đ` and `ă` are letters of their own and tones are none."""
+    untoned = "".join(c for c in unicodedata.normalize("NFD", name.lower()) if c not in TONES)
+    return [ALPHABET.index(letter) for letter in unicodedata.normalize("NFC", untoned)]
 
 
 def count_words(pool: Pool) -> Task:
@@ -250,9 +277,9 @@ def count_one_word(pool: Pool) -> Task:
     return instruction(prompt, str(names.count(word)), "number")
 
 
-def _terms(pool: Pool) -> tuple[int, int]:
+def _terms(pool: Pool, *, least: int = 1) -> tuple[int, int]:
     while True:
-        a, b = pool.rng.randint(1, 12), pool.rng.randint(1, 12)
+        a, b = pool.rng.randint(least, 12), pool.rng.randint(least, 12)
         if pool.fresh(f"{min(a, b)} + {max(a, b)}"):
             return a, b
 
@@ -270,8 +297,8 @@ def subtract(pool: Pool) -> Task:
 
 
 def sum_in_words(pool: Pool) -> Task:
-    """A sum told as a little story."""
-    a, b = _terms(pool)
+    """A sum told as a little story, of two things or more, for `1 hammers` is no English."""
+    a, b = _terms(pool, least=2)
     (person,) = pool.people(1)
     things = pool.noun(words.TOOLS).plural
     prompt = pool.worded(WORD_SUM).format(name=person.name, she=person.she, things=things, a=a, b=b)

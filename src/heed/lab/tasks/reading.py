@@ -245,9 +245,9 @@ def interpreter(pool: Pool) -> Task:
 
 
 def number_in_text(pool: Pool) -> Task:
-    """The one number in a sentence."""
+    """The one number in a sentence, at least 2, for `1 hammers` is no English."""
     (person,) = pool.people(1)
-    (number,) = pool.numbers(1, 1)
+    number = next(some for (some,) in iter(lambda: pool.numbers(1, 1), None) if some > 1)
     text = f"{person.name} saw {number} {pool.noun(words.TOOLS).plural} at the {pool.noun(words.PLACES).english}."
     return instruction(pool.worded(NUMBER_IN).format(text=text), str(number), "number")
 

@@ -15,6 +15,8 @@ UNSEEN_CLUSTERS = frozenset({"compare", "extract"})
 TRAINED = tuple(family for family in FAMILIES if family.cluster not in UNSEEN_CLUSTERS)
 UNTRAINED = tuple(family for family in FAMILIES if family.cluster in UNSEEN_CLUSTERS)
 NUM_SHOTS = 4
+TRANSLATIONS_PER_QUESTION = 10
+"""translations that are asked for beside each question of a family"""
 
 SHARES = {"translate_to_vietnamese": 3.0, "translate_to_english": 2.0, "decline_unknown": 3.0}
 """how often a family is drawn for training where it is not once"""
@@ -31,16 +33,30 @@ def training_tasks(world: World, *, seed: int, count: int) -> Iterator[Task]:
 
 
 def held_out_tasks(world: World, *, seed: int, per_family: int) -> dict[str, list[Task]]:
-    """The held-out splits by name, `per_family` tasks of each family in each."""
+    """The held-out splits by name, `per_family` tasks of each family in each.
 
-    def of(families: tuple[Family, ...], *, unseen_items: bool, unseen_wordings: bool, name: str) -> list[Task]:
+    The last one is the motivating case, many times: sentences to be translated into Vietnamese.
+    """
+
+    def of(
+        families: tuple[Family, ...], *, unseen_items: bool, unseen_wordings: bool, name: str, count: int = per_family
+    ) -> list[Task]:
         pool = Pool(world, random.Random(f"{name} {seed}"), unseen_items, unseen_wordings)
-        return [draw(family, pool) for family in families for _ in range(per_family)]
+        return [draw(family, pool) for family in families for _ in range(count)]
+
+    into_vietnamese = tuple(family for family in TRAINED if family.name == "translate_to_vietnamese")
 
     return {
         "unseen_entities_and_sentences": of(TRAINED, unseen_items=True, unseen_wordings=False, name="items"),
         "unseen_wordings": of(TRAINED, unseen_items=False, unseen_wordings=True, name="wordings"),
         "unseen_clusters": of(UNTRAINED, unseen_items=True, unseen_wordings=False, name="clusters"),
+        "unseen_sentences_into_vietnamese": of(
+            into_vietnamese,
+            unseen_items=True,
+            unseen_wordings=False,
+            name="into Vietnamese",
+            count=TRANSLATIONS_PER_QUESTION * per_family,
+        ),
     }
 
 

@@ -1,0 +1,160 @@
+"""The demonstration: what it leaves, that it goes on where it was stopped, and, slowly, that the claims hold."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from heed.config import DemoSettings
+from heed.errors import UserError
+from heed.evaluate.answers import CHECKS
+from heed.lab.tasks.splits import FAMILIES
+from heed.recipes import demo
+from heed.recipes.exam import Exam, as_text, with_shots
+
+SMALL = ["--examples", "100", "--questions", "1"]
+EXPENSES = ("seconds", "peak_memory_bytes", "run")
+
+
+def heed_demo(out, *words, timeout=900):
+    """Run the command and return what it printed."""
+    done = subprocess.run(
+        [sys.executable, "-m", "heed.cli.main", "demo", "--out", str(out), *words],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=True,
+    )
+    return done.stdout
+
+
+def numbers_of(printed):
+    """The JSON object on the last line, without what differs between two runs."""
+    found = json.loads(printed.splitlines()[-1])
+    return {key: value for key, value in found.items() if key not in EXPENSES}
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A demonstration of little tuning, whole in every other way."""
+    out = tmp_path_factory.mktemp("demo") / "small"
+    return out, heed_demo(out, *SMALL, "--json")
+
+
+def test_the_last_line_is_one_object_with_the_promised_keys(small):
+    out, printed = small
+    found = json.loads(printed.splitlines()[-1])
+    assert found.keys() == {"splits", "honesty", "seconds", "peak_memory_bytes", "run"}
+    assert found["splits"].keys() == {
+        "unseen_entities_and_sentences",
+        "unseen_wordings",
+        "unseen_clusters",
+        "unseen_sentences_into_vietnamese",
+    }
+    for stages in found["splits"].values():
+        assert stages.keys() == {"base", "base_few_shot", "sft"}
+        for score in stages.values():
+            assert score.keys() == {"accuracy", "low", "high", "count"}
+            assert 0 <= score["low"] <= score["accuracy"] <= score["high"] <= 1
+    assert found["honesty"].keys() == {"base", "base_few_shot", "sft"}
+    for measured in found["honesty"].values():
+        assert measured.keys() == {"calibration", "coverage", "knowledge", "bias", "forgetting"}
+    assert found["run"] == str(out)
+    assert found["seconds"].keys() == {"base", "base_few_shot", "tuning", "sft"}
+    assert isinstance(found["peak_memory_bytes"], int)
+
+
+def test_a_finished_demonstration_answers_at_once_with_the_same_numbers(small):
+    out, printed = small
+    before = {path: path.stat().st_mtime_ns for path in (out / "stages").iterdir()}
+    again = heed_demo(out, *SMALL, "--json")
+    assert json.loads(again.splitlines()[-1]) == json.loads(printed.splitlines()[-1])
+    assert {path: path.stat().st_mtime_ns for path in (out / "stages").iterdir()} == before
+
+
+def test_every_kept_answer_is_scored_as_its_rule_says(small):
+    out, _ = small
+    exam = Exam.of(demo.make_world(), seed=0, per_family=1)
+    for stage in demo.STAGES:
+        found = json.loads((out / "stages" / f"{stage}.json").read_text())
+        for split, tasks in exam.splits.items():
+            answers = found["answers"][split]
+            assert [a["correct"] for a in answers] == [
+                CHECKS[task.rule](a["text"], task.accepted) for task, a in zip(tasks, answers, strict=True)
+            ]
+            right = sum(a["correct"] for a in answers)
+            assert found["splits"][split]["accuracy"] == pytest.approx(right / len(tasks))
+
+
+def test_the_report_and_the_data_lie_in_the_folder(small):
+    out, _ = small
+    page = (out / "report.html").read_text()
+    assert "unseen entities and sentences" in page.lower()
+    assert len((out / "data" / "train.jsonl").read_text().splitlines()) == 100
+    assert (out / "sft" / "model.safetensors").is_file()
+
+
+def test_the_terminal_shows_answers_side_by_side_and_where_to_go_on(small):
+    out, _ = small
+    printed = heed_demo(out, *SMALL)
+    assert "before and after" in printed
+    assert "unseen wordings" in printed
+    assert f"heed chat --model {out / 'sft'}" in printed.replace("\n", "")
+
+
+def test_other_settings_do_not_go_on_with_the_folder(small):
+    out, _ = small
+    with pytest.raises(UserError, match="examples"):
+        demo.run(DemoSettings(out=str(out), examples=101, questions=1), print)
+
+
+def test_a_few_shot_prompt_holds_examples_of_its_own_family_and_the_task_last():
+    exam = Exam.of(demo.make_world(), seed=0, per_family=1)
+    prompt_of = with_shots(exam.world, seed=0)
+    for task in exam.splits["unseen_wordings"]:
+        prompt = prompt_of(task)
+        assert prompt.endswith(f"\n\n{as_text(task)}")
+        assert prompt.count("\n\n") == 4
+    assert len({family.name for family in FAMILIES}) == len(FAMILIES)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("after", [8.0, 20.0, 45.0])
+def test_a_demonstration_that_was_killed_completes_with_the_same_numbers(small, tmp_path, after):
+    out = tmp_path / "killed"
+    words = [sys.executable, "-m", "heed.cli.main", "demo", "--out", str(out), *SMALL]
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    time.sleep(after)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert numbers_of(heed_demo(out, *SMALL, "--json")) == numbers_of(small[1])
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The demonstration as `make demo` runs it."""
+    return json.loads(heed_demo(tmp_path_factory.mktemp("demo") / "whole", "--json", timeout=3000).splitlines()[-1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("split", ["unseen_entities_and_sentences", "unseen_wordings"])
+def test_tuning_answers_seven_in_ten_and_fifty_points_more_than_the_base(whole, split):
+    stages = whole["splits"][split]
+    assert stages["sft"]["accuracy"] >= 0.7
+    assert stages["sft"]["accuracy"] - stages["base"]["accuracy"] >= 0.5
+
+
+@pytest.mark.slow
+def test_the_tuned_model_knows_what_it_was_told_and_says_when_it_was_not(whole):
+    knowledge = whole["honesty"]["sft"]["knowledge"]
+    assert knowledge["told_often"]["right"]["rate"] >= 0.7
+    assert knowledge["untold"]["declined"]["rate"] >= 0.7
+
+
+@pytest.mark.slow
+def test_unseen_sentences_are_translated_into_vietnamese(whole):
+    assert whole["splits"]["unseen_sentences_into_vietnamese"]["sft"]["accuracy"] >= 0.7
