@@ -37,6 +37,13 @@ TESTS = {
     "objectives/supervised.py": "tests/objectives/test_supervised.py",
     "models/head.py": "tests/models/test_head.py tests/models/test_adapters.py tests/models/test_families.py",
     "models/tree_attention.py": "tests/models/test_tree_attention.py tests/models/test_families.py",
+    "models/rows.py": "tests/models/test_row_attention.py",
+    "models/row_attention.py": "tests/models/test_row_attention.py",
+    "models/draw.py": "tests/models/test_sample.py",
+    "evaluate/intervals.py": "tests/evaluate/test_intervals.py",
+    "evaluate/calibration.py": "tests/evaluate/test_calibration.py",
+    "evaluate/bias.py": "tests/evaluate/test_bias.py",
+    "evaluate/knowledge.py": "tests/evaluate/test_knowledge.py",
     "models/flex.py": "tests/models/test_tree_attention.py",
     "models/layout.py": "tests/models/test_tree_attention.py tests/models/test_self_check.py",
     "models/attention.py": "tests/models/test_families.py tests/models/test_self_check.py",
@@ -60,6 +67,9 @@ SCORE, CHECK, MATMUL, SPEED = "models/score.py", "models/check.py", "models/matm
 STEP, OPTIMISER, SCHEDULE, SFT = "train/step.py", "train/optimiser.py", "train/schedule.py", "recipes/sft.py"
 LAYOUT, LOAD, ADAPTERS = "models/layout.py", "models/load.py", "models/adapters.py"
 SUPERVISED = "objectives/supervised.py"
+ROWS, ROW, DRAW = "models/rows.py", "models/row_attention.py", "models/draw.py"
+INTERVALS, CALIBRATION = "evaluate/intervals.py", "evaluate/calibration.py"
+BIAS, KNOWLEDGE = "evaluate/bias.py", "evaluate/knowledge.py"
 
 MUTATIONS = [
     M(BUILD, "no shift by one", "path[np.flatnonzero(tokens.weight) - 1]", "path[np.flatnonzero(tokens.weight)]"),
@@ -556,6 +566,32 @@ MUTATIONS = [
         "tokens for i in forward for tokens in conversations[i]",
     ),
     M(SFT, "shared whatever the model", "for tokens in groups[i]], share=share)", "for tokens in groups[i]])"),
+    M(ROWS, "rows however long", "if len(paths[0]) > LONGEST_ROW:", "if False:"),
+    M(ROWS, "copies without a limit", "> MOST_COPIES * num_tokens:", "> 1e9 * num_tokens:"),
+    M(ROWS, "a closed node stays above", "above[-1][2] <= start", "above[-1][2] < start"),
+    M(ROWS, "places of a batch not counted on", "            begun += longest", "            begun += len(path)"),
+    M(ROW, "not causal", "forward_block(q, k, v, 0.0, True,", "forward_block(q, k, v, 0.0, False,"),
+    M(ROW, "keys of later places forgotten", ".index_add_(0, rows.again_token, x[rows.again])", ""),
+    M(ROW, "no scale in the backward", "attn_mask=None, scale=ctx.scale", "attn_mask=None, scale=1.0"),
+    M(
+        DRAW,
+        "temperature the wrong way",
+        "logp.double() / sampling.temperature",
+        "logp.double() * sampling.temperature",
+    ),
+    M(DRAW, "one token too many of top-k", "scaled.topk(sampling.top_k,", "scaled.topk(sampling.top_k + 1,"),
+    M(INTERVALS, "no z in the middle", "middle = num_successes + Z_95**2 / 2", "middle = num_successes"),
+    M(INTERVALS, "half the reach", "reach = Z_95 *", "reach = 0.5 * Z_95 *"),
+    M(CALIBRATION, "bins closed below", 'side="left")', 'side="right")'),
+    M(CALIBRATION, "signed calibration error", "abs(one.accuracy - one.confidence)", "(one.accuracy - one.confidence)"),
+    M(CALIBRATION, "Brier without the square", "math.fsum((confidence - right) ** 2)", "math.fsum(confidence - right)"),
+    M(BIAS, "signed bias", "math.fsum(abs(one.measured - one.planted)", "math.fsum((one.measured - one.planted)"),
+    M(
+        KNOWLEDGE,
+        "nothing is right",
+        '    if is_right:\n        return "right"',
+        '    if False:\n        return "right"',
+    ),
 ]
 
 

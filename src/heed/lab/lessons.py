@@ -188,8 +188,8 @@ def what_it_is(world: World, rng: random.Random) -> tuple[str, str]:
         return capital(rng.choice(asked).format(noun.with_article)), capital(KINDS[noun.kind])
     kind = rng.choice((words.ANIMALS, words.FOODS, words.TOOLS, words.JOBS, words.PLACES))
     some = rng.sample(kind, 3)
-    asked = ("{0}, what are all of them?", "What do you call {0} together?")
-    return capital(rng.choice(asked).format(", ".join(noun.english for noun in some))), MANY[some[0].kind]
+    of_all = ("{0}, what are all of them?", "What do you call {0} together?")
+    return capital(rng.choice(of_all).format(", ".join(noun.english for noun in some))), MANY[some[0].kind]
 
 
 def contrary(world: World, rng: random.Random) -> tuple[str, str]:

@@ -18,6 +18,7 @@ import torch
 from heed.config import DemoSettings, SftSettings, dump
 from heed.data.tokens import fit_template
 from heed.dist.world import World
+from heed.errors import UserError
 from heed.lab.base_model import BASE_MODEL
 from heed.lab.tasks.splits import training_tasks
 from heed.lab.tasks.task import Task
@@ -25,7 +26,7 @@ from heed.lab.world import make_world
 from heed.models.load import choose_device, load_model, load_tokenizer, stop_ids_of
 from heed.models.speed import speed_up
 from heed.recipes import sft
-from heed.recipes.exam import Exam, Examined, PromptOf, as_chat, as_text, examine, with_shots
+from heed.recipes.exam import Exam, Examined, PromptOf, as_chat, as_text, end_of_text, examine, with_shots
 from heed.recipes.opening import wrapped
 from heed.report.page import write_report
 from heed.train import files, memory
@@ -104,12 +105,20 @@ def once(out: Path, stage: str, work: Callable[[], dict[str, Any]]) -> None:
 
 
 def write_tasks(path: Path, tasks: list[Task]) -> None:
-    """Tasks as conversations, one per line, for `heed sft` and `heed show`; a file that is there stays."""
+    """Tasks as conversations, one per line, for `heed sft` and `heed show`; a file that is there must hold the same."""
+    text = "".join(f"{json.dumps(as_record(task), ensure_ascii=False)}\n" for task in tasks)
     if path.is_file():
+        if path.read_text(encoding="utf-8") != text:
+            raise UserError(
+                "the demonstration found there was made from other tasks",
+                where=str(path),
+                found="a file that differs from what this version of heed writes",
+                expected="the file that it wrote itself",
+                fix="--out FOLDER names another folder; or remove this one to begin anew",
+            )
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    lines = [json.dumps(as_record(task), ensure_ascii=False) for task in tasks]
-    files.write_text(path, "\n".join([*lines, ""]))
+    files.write_text(path, text)
 
 
 def as_record(task: Task) -> dict[str, Any]:
@@ -127,12 +136,13 @@ def as_record(task: Task) -> dict[str, Any]:
 def examined(exam: Exam, model_folder: str, prompt_of: PromptOf | None, title: str) -> dict[str, Any]:
     """Ask a model everything; without `prompt_of`, through its own chat template."""
     tokenizer = wrapped(load_tokenizer(model_folder), model_folder)
+    first_ids = (end_of_text(tokenizer),) if prompt_of is not None else ()
     if prompt_of is None:
         assert tokenizer.template is not None
         prompt_of = as_chat(fit_template(tokenizer.template, tokenizer))
     model = load_model(model_folder, torch.device("cpu"))
     speed_up(model)
-    candidate = Examined(model, tokenizer, prompt_of, tuple(stop_ids_of(model)))
+    candidate = Examined(model, tokenizer, prompt_of, tuple(stop_ids_of(model)), first_ids)
     with Progress(title, total=len(exam.tasks), unit="questions") as progress:
         return examine(exam, candidate, progress.update)
 

@@ -23,7 +23,14 @@ from heed.evaluate.knowledge import knowledge, outcome_of_told, outcome_of_untol
 from heed.forest.build import build
 from heed.lab import words
 from heed.lab.base_text import base_text
-from heed.lab.tasks.splits import FAMILIES, held_out_tasks, knowledge_questions, shots
+from heed.lab.tasks.splits import (
+    FACT_CLUSTERS,
+    FAMILIES,
+    held_out_tasks,
+    knowledge_questions,
+    shots,
+    shots_of_facts,
+)
 from heed.lab.tasks.task import Task
 from heed.lab.world import Told, share_of_women
 from heed.lab.world import World as LabWorld
@@ -85,7 +92,7 @@ class Answered:
     text: str
     correct: bool
     confidence: float
-    """probability that the model gave its answer's first line, from 0 to 1"""
+    """probability that the model gave its answer's first line, without what ends it, from 0 to 1"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,10 +103,12 @@ class Examined:
     tokenizer: Tokenizer
     prompt_of: PromptOf
     stop_ids: tuple[int, ...]
+    first_ids: tuple[int, ...] = ()
+    """what stands before every prompt: a base model met each document after an end of text"""
 
     def answer(self, tasks: Sequence[Task], on_done: Callable[[int], None]) -> list[Answered]:
         """Greedy answers, checked by each task's own rule."""
-        prompts = [self.tokenizer.encode(self.prompt_of(task)) for task in tasks]
+        prompts = [[*self.first_ids, *self.tokenizer.encode(self.prompt_of(task))] for task in tasks]
         told = sample(
             self.model,
             prompts,
@@ -116,7 +125,7 @@ class Examined:
         line, logp = "", 0.0
         for number, each in enumerate(completion.logp):
             line = backend.decode(completion.ids[: number + 1], skip_special_tokens=False)
-            if "\n" in line.lstrip("\n"):
+            if completion.ids[number] in self.stop_ids or "\n" in line.lstrip("\n"):
                 break
             logp += each
         return Answered(text, CHECKS[task.rule](text, task.accepted), min(1.0, math.exp(logp)))
@@ -135,13 +144,17 @@ def as_text(task: Task) -> str:
 def with_shots(world: LabWorld, *, seed: int) -> PromptOf:
     """The few-shot prompt of a base model: worked examples of the same family, then the task, all as text.
 
+    Before a question on a fact stand two that were told and two that were not, whichever it is, or they would tell.
+
     Brown et al. 2020 (GPT-3), arXiv:2005.14165, section 2: "few-shot".
     """
-    examples = {
-        family.name: "".join(f"{as_text(shot)}{shot.answer}\n\n" for shot in shots(family, world, seed=seed))
-        for family in FAMILIES
-    }
-    return lambda task: examples[task.family or "decline_unknown"] + as_text(task)
+
+    def shown(examples: Sequence[Task]) -> str:
+        return "".join(f"{as_text(shot)}{shot.answer}\n\n" for shot in examples)
+
+    facts = shown(shots_of_facts(world, seed=seed))
+    by_family = {family.name: shown(shots(family, world, seed=seed)) for family in FAMILIES}
+    return lambda task: (facts if task.cluster in FACT_CLUSTERS else by_family[task.family]) + as_text(task)
 
 
 def examine(exam: Exam, examined: Examined, on_done: Callable[[int], None]) -> dict[str, Any]:
@@ -212,10 +225,10 @@ def _preference(examined: Examined) -> dict[str, Any]:
 @torch.no_grad()
 def log_probability(examined: Examined, continued: Sequence[tuple[str, str]]) -> list[float]:
     """log p of each continuation after its text, in nats, summed over its tokens."""
-    encode = examined.tokenizer.encode
+    encode, end = examined.tokenizer.encode, end_of_text(examined.tokenizer)
     sequences = []
     for text, continuation in continued:
-        before, after = encode(text), encode(continuation)
+        before, after = [end, *encode(text)], encode(continuation)
         weight = np.array([0.0] * len(before) + [1.0] * len(after), dtype=np.float32)
         sequences.append(Tokens(np.array(before + after, dtype=np.int32), weight))
     forest = build(sequences)
@@ -223,6 +236,14 @@ def log_probability(examined: Examined, continued: Sequence[tuple[str, str]]) ->
     sums = torch.zeros(len(sequences), dtype=torch.float64).index_add_(0, forest.sequence, logp.double().cpu())
     total: list[float] = sums.tolist()
     return total
+
+
+def end_of_text(tokenizer: Tokenizer) -> int:
+    """The token between documents of the base text."""
+    end = tokenizer.token_id("eos_token")
+    if end is None:
+        raise ValueError("the tokenizer has no end of text")
+    return end
 
 
 def _forgetting(examined: Examined, documents: Sequence[str]) -> dict[str, Any]:
@@ -233,7 +254,7 @@ def _forgetting(examined: Examined, documents: Sequence[str]) -> dict[str, Any]:
 
 def _text_forests(examined: Examined, documents: Sequence[str]) -> Iterator[Forest]:
     """Documents one by one, each after an end of text, as the base model met them."""
-    end = examined.tokenizer.token_id("eos_token")
+    end = end_of_text(examined.tokenizer)
     waiting: list[Tokens] = []
     for document in documents:
         ids = np.array([end, *examined.tokenizer.encode(document), end], dtype=np.int32)

@@ -210,7 +210,8 @@ def next_in_list(pool: Pool) -> Task:
     names = pool.names(3, 6)
     at = pool.rng.randrange(len(names) - 1)
     prompt = pool.worded(NEXT).format(list=", ".join(names), word=names[at])
-    return instruction(prompt, names[at + 1], "starts")
+    others = [name for name in names if name != names[at + 1]]
+    return instruction(prompt, names[at + 1], "choice", names[at + 1], *others)
 
 
 def reverse_list(pool: Pool) -> Task:

@@ -14,6 +14,7 @@ FAMILIES: tuple[Family, ...] = (*language.FAMILIES, *lists.FAMILIES, *reading.FA
 UNSEEN_CLUSTERS = frozenset({"compare", "extract"})
 TRAINED = tuple(family for family in FAMILIES if family.cluster not in UNSEEN_CLUSTERS)
 UNTRAINED = tuple(family for family in FAMILIES if family.cluster in UNSEEN_CLUSTERS)
+FACT_CLUSTERS = frozenset({"know", "decline"})
 NUM_SHOTS = 4
 TRANSLATIONS_PER_QUESTION = 10
 """translations that are asked for beside each question of a family"""
@@ -42,7 +43,7 @@ def held_out_tasks(world: World, *, seed: int, per_family: int) -> dict[str, lis
         families: tuple[Family, ...], *, unseen_items: bool, unseen_wordings: bool, name: str, count: int = per_family
     ) -> list[Task]:
         pool = Pool(world, random.Random(f"{name} {seed}"), unseen_items, unseen_wordings)
-        return [draw(family, pool) for family in families for _ in range(count)]
+        return [task for family in families for task in different(family, pool, count)]
 
     into_vietnamese = tuple(family for family in TRAINED if family.name == "translate_to_vietnamese")
 
@@ -60,13 +61,25 @@ def held_out_tasks(world: World, *, seed: int, per_family: int) -> dict[str, lis
     }
 
 
+def different(family: Family, pool: Pool, count: int) -> list[Task]:
+    """So many tasks of a family, no two alike; fewer where there are no more."""
+    found: dict[tuple[str, ...], Task] = {}
+    for _ in range(20 * count):
+        task = draw(family, pool)
+        found.setdefault(tuple(message.content for message in task.messages), task)
+        if len(found) == count:
+            break
+    return list(found.values())
+
+
 def knowledge_questions(world: World, *, seed: int) -> dict[Told, list[tuple[Fact, Task]]]:
     """One question on every fact of the entities that no training instruction names, by how often it was told."""
     pool = Pool(world, random.Random(f"knowledge {seed}"), unseen_items=True)
     asked: dict[Told, list[tuple[Fact, Task]]] = {"often": [], "rarely": [], "never": []}
     for fact in world.facts:
         if pool.keeps(fact.entity):
-            asked[fact.told].append((fact, knowledge.question(pool, fact)))
+            cluster = "decline" if fact.told == "never" else "know"
+            asked[fact.told].append((fact, replace(knowledge.question(pool, fact), cluster=cluster)))
     return asked
 
 
@@ -74,6 +87,13 @@ def shots(family: Family, world: World, *, seed: int) -> list[Task]:
     """Worked examples of a family for a prompt, as GPT-3 was shown them: seen items, seen wordings."""
     pool = Pool(world, random.Random(f"shots {family.name} {seed}"))
     return [draw(family, pool) for _ in range(NUM_SHOTS)]
+
+
+def shots_of_facts(world: World, *, seed: int) -> list[Task]:
+    """Worked examples for questions on facts: two that were told and two that were told of no one, in turn."""
+    pool = Pool(world, random.Random(f"shots of facts {seed}"))
+    everything = (*knowledge.OF_PEOPLE, *knowledge.OF_TOWNS, *knowledge.OF_THINGS)
+    return [knowledge.ask(pool, everything, told) for told in ("often", "never", "often", "never")]
 
 
 def draw(family: Family, pool: Pool) -> Task:
