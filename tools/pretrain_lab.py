@@ -23,7 +23,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 import heed.lab
 from heed.dist.world import World
 from heed.forest.build import build
-from heed.lab.base_text import MIX, MIX_WITH_LESSONS, base_text
+from heed.lab.base_text import MIX, MIX_WITH_LESSONS, MIX_WITH_PRACTICE, base_text
 from heed.lab.world import TIMES_TOLD_RARELY, make_world
 from heed.models.score import Score, autocast, forest_score
 from heed.models.speed import speed_up
@@ -69,9 +69,17 @@ PARTS = {
         "peak_learning_rate": 1.5e-3,
         "warmup_steps": 50,
     },
+    "practice": {
+        "text_seed": 3,
+        "num_documents": 90_000,
+        "steps": 1_150,
+        "steps_of_cosine": 1_150,
+        "peak_learning_rate": 1.5e-3,
+        "warmup_steps": 50,
+    },
 }
-"""what is read one after the other; the second part begins with the first one's weights and a new optimiser"""
-MIXES = {"first": MIX, "lessons": MIX_WITH_LESSONS}
+"""what is read one after the other; each part begins with the weights of the one before and a new optimiser"""
+MIXES = {"first": MIX, "lessons": MIX_WITH_LESSONS, "practice": MIX_WITH_PRACTICE}
 HELD_OUT = {"seed": 1, "num_documents": 1_500}
 
 

@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping
 
 from heed.lab import scenes
-from heed.lab.lessons import lesson
+from heed.lab.lessons import lesson, practice
 from heed.lab.world import TIMES_TOLD_RARELY, World
 
 Scene = Callable[[World, random.Random], str]
@@ -32,7 +32,10 @@ MIX: Mapping[Scene, float] = {
 """how often each kind of document comes up, relative to the others, in what is read first"""
 
 MIX_WITH_LESSONS = {**MIX, lesson: 75.0}
-"""the same for what is read afterwards"""
+"""the same for what is read afterwards..."""
+
+MIX_WITH_PRACTICE = {**MIX, practice: 300.0}
+"""...and last"""
 
 
 def base_text(

@@ -7,7 +7,7 @@ story. What two whole clusters of tasks ask for (comparing, extracting) nobody a
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 from heed.lab import words
 from heed.lab.scenes import items_of
@@ -234,21 +234,46 @@ LESSONS: dict[Lesson, float] = {
 """how often each is given, relative to the others"""
 
 
+FRAMES = (
+    "“{0}” asked {2}. “{1}” said {3}.",
+    "{2}: {0} {3}: {1}",
+    "“{0}” – “{1}”",
+    "{2} asked: {0} And {3} said: {1}",
+)
+"""how a question {0} and an answer {1} of two people {2} and {3} are told"""
+
+PRACTICE: dict[Lesson, float] = {
+    first: 3, last: 3, following: 6, backwards: 3, alphabet: 5, rising: 6, falling: 6, how_many: 3, how_often: 5,
+    plus: 10, minus: 7, happened: 22, in_other_language: 8, other_tense: 3, fact: 6, what_it_is: 2, contrary: 3,
+    language: 1,
+}  # fmt: skip
+"""the same where what is hard comes up more often"""
+
+DIALOGUES = (
+    *FRAMES,
+    "– {0}\n– {1}",
+    "{2}: “{0}”\n{3}: “{1}”",
+    "“{0}” {2} wanted to know. “{1},” was what {3} answered.",
+    "To the question “{0}” {3} replied: {1}",
+)
+
+
 def lesson(world: World, rng: random.Random) -> str:
     """Several questions and answers between two people, of one kind or of many."""
+    return _lesson(world, rng, LESSONS, FRAMES)
+
+
+def practice(world: World, rng: random.Random) -> str:
+    """The same, more often on what is hard, and told in more ways."""
+    return _lesson(world, rng, PRACTICE, DIALOGUES)
+
+
+def _lesson(world: World, rng: random.Random, kinds: Mapping[Lesson, float], frames: Sequence[str]) -> str:
     asking, answering = rng.sample(world.people, 2)
-    kinds, odds = list(LESSONS), list(LESSONS.values())
     count = rng.randint(1, 5)
     same = rng.random() < 0.6
-    chosen = rng.choices(kinds, odds) * count if same else rng.choices(kinds, odds, k=count)
-    frame = rng.choice(
-        (
-            "“{0}” asked {2}. “{1}” said {3}.",
-            "{2}: {0} {3}: {1}",
-            "“{0}” – “{1}”",
-            "{2} asked: {0} And {3} said: {1}",
-        )
-    )
+    chosen = rng.choices([*kinds], [*kinds.values()], k=1 if same else count) * (count if same else 1)
+    frame = rng.choice(frames)
     parts = []
     for one in chosen:
         question, answer = one(world, rng)

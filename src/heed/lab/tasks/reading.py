@@ -266,11 +266,11 @@ def place_in_text(pool: Pool) -> Task:
 
 
 FAMILIES = (
-    Family("read_who", "read", read_who, WHO),
+    Family("read_who", "look up", read_who, WHO),
     Family("read_what", "read", read_what, WHAT),
-    Family("read_where", "read", read_where, WHERE),
-    Family("follow_up", "talk", follow_up, AGAIN),
-    Family("whole_sentence", "talk", whole_sentence, IN_A_SENTENCE),
+    Family("read_where", "look up", read_where, WHERE),
+    Family("follow_up", "follow up", follow_up, AGAIN),
+    Family("whole_sentence", "follow up", whole_sentence, IN_A_SENTENCE),
     Family("interpreter", "talk", interpreter, INTERPRETER),
     Family("number_in_text", "extract", number_in_text, NUMBER_IN),
     Family("name_in_text", "extract", name_in_text, NAME_IN),

@@ -11,7 +11,7 @@ from heed.lab.tasks.task import Family, Pool, Task
 from heed.lab.world import Fact, Told, World
 
 FAMILIES: tuple[Family, ...] = (*language.FAMILIES, *lists.FAMILIES, *reading.FAMILIES, *knowledge.FAMILIES)
-UNSEEN_CLUSTERS = frozenset({"compare", "extract"})
+UNSEEN_CLUSTERS = frozenset({"compare", "extract", "look up", "follow up", "order", "story sums"})
 TRAINED = tuple(family for family in FAMILIES if family.cluster not in UNSEEN_CLUSTERS)
 UNTRAINED = tuple(family for family in FAMILIES if family.cluster in UNSEEN_CLUSTERS)
 FACT_CLUSTERS = frozenset({"know", "decline"})
@@ -19,7 +19,11 @@ NUM_SHOTS = 4
 TRANSLATIONS_PER_QUESTION = 10
 """translations that are asked for beside each question of a family"""
 
-SHARES = {"translate_to_vietnamese": 3.0, "translate_to_english": 2.0, "decline_unknown": 3.0}
+SHARES = {
+    "translate_to_vietnamese": 2.0,
+    "decline_unknown": 4.0,
+    **dict.fromkeys((family.name for family in TRAINED if family.cluster == "know"), 0.5),
+}
 """how often a family is drawn for training where it is not once"""
 
 

@@ -90,8 +90,9 @@ class Pool:
             words.TOWNS,
             *(tuple(noun.english for noun in kind) for kind in (words.ANIMALS, words.FOODS, words.TOOLS)),
         )
-        kept = [name for name in self.rng.choice(kinds) if self.keeps(name)]
-        return self.rng.sample(kept, self.rng.randint(low, high))
+        kept = [[name for name in kind if self.keeps(name)] for kind in kinds]
+        enough = [names for names in kept if len(names) >= high]
+        return self.rng.sample(self.rng.choice(enough), self.rng.randint(low, high))
 
     def numbers(self, low: int, high: int) -> list[int]:
         """Different numbers below 100 whose list belongs to the pool."""
