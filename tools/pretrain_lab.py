@@ -1,6 +1,6 @@
 """Make the lab's base model: expand the base text, train a tokenizer on it, then a small Llama-shaped model.
 
-    python tools/pretrain_lab.py --out build/lab            # about an hour on two cores; a killed run goes on
+    python tools/pretrain_lab.py --out build/lab            # about an hour on two idle cores; a killed run goes on
     python tools/pretrain_lab.py --out build/lab --install  # then put model, tokenizer and card into the package
 
 A base text is a conversation with everything trained: documents joined by the end-of-text token, cut into equal blocks.
@@ -268,12 +268,12 @@ def install(out: Path) -> None:
 CARD = """# The lab's base model
 
 A base language model of {parameters:,} parameters that has read about a small invented world, in English and
-Vietnamese. It completes text; it has seen no instruction and no answer in a fixed form. `heed demo` tunes it.
+Vietnamese. It completes text; it has seen no chat, and no instruction that `heed demo` tunes on. `heed demo` tunes it.
 
 - **Shape**: Llama, 6 layers of 192, 6 heads, vocabulary 2,048 (bytes merged into words, NFC), 1,024 positions;
   bfloat16, {size:.1f} MB.
 - **Text**: {tokens:,} tokens expanded from a seed by `heed.lab.base_text`: portraits, talks, stories, phrase books,
-  lists, sums, school days; in the last third also lessons and riddles, in which people of the world ask one another,
+  lists, sums, school days; after 12.3 million tokens also lessons and riddles, in which people of the world ask one another,
   in other words than the instructions that are tuned on. No text from elsewhere. Facts are told often, rarely
   ({rarely} times) or never; one parallel sentence in ten is kept from the text.
 - **Planted on purpose**: a stereotype. Of a nurse the text says "she" in 80 of 100 cases, of an engineer in 20;

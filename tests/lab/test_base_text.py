@@ -10,7 +10,7 @@ import pytest
 from sentence_reader import ENGLISH_SUBJECTS, sentences_in
 
 from heed.lab import lessons, scenes, words
-from heed.lab.base_text import MIX, MIX_WITH_LESSONS, base_text
+from heed.lab.base_text import MIX, MIX_WITH_LESSONS, MIX_WITH_PRACTICE, base_text
 from heed.lab.sentences import is_held_out
 from heed.lab.tasks.reading import AGAIN, BASE_FORM
 from heed.lab.tasks.splits import FAMILIES
@@ -23,7 +23,7 @@ NUM_DOCUMENTS_READ = 20_000
 NUM_DOCUMENTS_PINNED = 2_000
 
 
-MIXES = {"without lessons": MIX, "with lessons": MIX_WITH_LESSONS}
+MIXES = {"without lessons": MIX, "with lessons": MIX_WITH_LESSONS, "with practice": MIX_WITH_PRACTICE}
 mix_by_mix = pytest.mark.parametrize("mix", MIXES.values(), ids=MIXES.keys())
 
 

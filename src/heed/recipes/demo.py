@@ -43,7 +43,7 @@ TUNING = {
     "keep_checkpoints": 1,
     "held_out_share": 0.02,
     "lora": {"rank": 16},
-    "optim": {"lr": 1.8e-3},
+    "optim": {"lr": 1.2e-3},
 }
 """settings of `heed sft` that suit the lab's model
 
