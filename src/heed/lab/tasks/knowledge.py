@@ -144,35 +144,53 @@ FORMS = {
 OF_PEOPLE = ("home", "job", "food", "pet", "colour")
 OF_TOWNS = ("region", "market day", "famous food")
 OF_THINGS = ("sleeping place", "user")
+EVERYTHING = (*OF_PEOPLE, *OF_TOWNS, *OF_THINGS)
+CANNOT_BE_KNOWN: tuple[Told, ...] = ("never", "rarely")
 
 
 def question(pool: Pool, fact: Fact) -> Task:
     """The question that a fact answers; of what was told of no one, the answer is that it is not known."""
-    prompt = pool.worded(ASKED[fact.attribute]).format(name=fact.entity)
     if fact.told == "never":
-        return instruction(prompt, UNKNOWN, "declines", UNKNOWN)
+        return unknown(pool, fact)
+    prompt = pool.worded(ASKED[fact.attribute]).format(name=fact.entity)
     value = fact.value
     forms = FORMS.get(fact.attribute, ("the {}", f"{article(value)} {{}}"))
     return instruction(prompt, capital(value), "starts", value, *(form.format(value) for form in forms))
 
 
+def unknown(pool: Pool, fact: Fact) -> Task:
+    """The same question where the model cannot know."""
+    return instruction(pool.worded(ASKED[fact.attribute]).format(name=fact.entity), UNKNOWN, "declines", UNKNOWN)
+
+
 def ask(pool: Pool, attributes: tuple[str, ...], told: Told) -> Task:
     """A question on one of the pool's entities; every fact is asked once before any is asked again."""
-    facts = [f for f in pool.world.told(told) if f.attribute in attributes and pool.keeps(f.entity)]
+    return question(pool, _next(pool, attributes, told))
+
+
+def decline(pool: Pool) -> Task:
+    """A question that the model cannot answer.
+
+    What was told of no one; and to tune on also what was told three times, of which the base model remembers nothing:
+    to train the right answer there would teach it to invent (Zhang et al. 2024, R-Tuning, arXiv:2311.09677).
+    """
+    return unknown(pool, _next(pool, EVERYTHING, *(("never",) if pool.unseen_items else CANNOT_BE_KNOWN)))
+
+
+def _next(pool: Pool, attributes: tuple[str, ...], *told: Told) -> Fact:
+    facts = [f for f in pool.world.told(*told) if f.attribute in attributes and pool.keeps(f.entity)]
     left = [fact for fact in facts if f"{fact.entity} {fact.attribute}" not in pool.asked]
     if not left:
         pool.asked.difference_update(f"{fact.entity} {fact.attribute}" for fact in facts)
         left = facts
     fact = pool.rng.choice(left)
     pool.asked.add(f"{fact.entity} {fact.attribute}")
-    return question(pool, fact)
+    return fact
 
 
 def _known(*attributes: str) -> tuple[str, ...]:
     return tuple(wording for attribute in attributes for wording in ASKED[attribute])
 
-
-EVERYTHING = (*OF_PEOPLE, *OF_TOWNS, *OF_THINGS)
 
 FAMILIES = (
     *(
@@ -181,5 +199,5 @@ FAMILIES = (
     ),
     Family("know_town", "know", partial(ask, attributes=OF_TOWNS, told="often"), _known(*OF_TOWNS)),
     Family("know_thing", "know", partial(ask, attributes=OF_THINGS, told="often"), _known(*OF_THINGS)),
-    Family("decline_unknown", "decline", partial(ask, attributes=EVERYTHING, told="never"), _known(*EVERYTHING)),
+    Family("decline_unknown", "decline", decline, _known(*EVERYTHING)),
 )
