@@ -127,7 +127,7 @@ def test_saying_the_prompt_again_is_no_answer(family):
     for seed in range(200):
         task = draw(family, pool_of(seed))
         passed += any(CHECKS[task.rule](echo, task.accepted) for echo in (task.prompt, *task.prompt.splitlines()))
-    assert (passed > 10) == (family.name in ECHO_MAY_PASS), passed  # by chance up to 1 in 20, such as a sorted list
+    assert (passed > 15) == (family.name in ECHO_MAY_PASS), passed  # by chance up to 1 in 20, such as a sorted list
 
 
 @family_by_family
@@ -335,8 +335,8 @@ def test_a_kind_is_asked_for_in_words_that_fit_things_counted_or_not(wording):
     [("old", "young", True), ("old", "New.", True), ("thick", "thin", True), ("big", "old", False)],
 )
 def test_an_opposite_may_be_another_that_is_as_right(given, answer, passes):
-    pool = pool_of(0, unseen_items=given in ("thick", "big"))
-    tasks = [draw(BY_NAME["opposite"], pool) for _ in range(800)]
+    pools = [pool_of(0, unseen_items=unseen) for unseen in (False, True)]
+    tasks = [draw(BY_NAME["opposite"], pool) for pool in pools for _ in range(800)]
     asked = [task for task in tasks if re.search(rf"\b{given}\b", task.prompt)]
     assert {CHECKS[task.rule](answer, task.accepted) for task in asked} == {passes}
 

@@ -65,17 +65,17 @@ SEEN = re.compile("|".join(rf"(?<!\w){entity}(?!\w)" for entity in WORLD.entitie
 
 
 def test_the_search_finds_an_unseen_entity_in_every_form():
+    animal = next(animal for animal in words.ANIMALS if is_unseen(animal.english))
+    known = next(animal for animal in words.ANIMALS if not is_unseen(animal.english))
+    person = next(person.name for person in WORLD.people if is_unseen(person.name))
     for text in (
-        "Where does Mai live?",
-        "two mice",
-        "Con mèo ngủ.",
-        "Wolves sing.",
-        "An took a pen.",
-        "Bảo vệ",
-        "keys",
+        f"Where does {person} live?",
+        f"two {animal.plural}",
+        f"Con {animal.vietnamese} ngủ.",
+        f"{animal.plural.capitalize()} sing.",
     ):
         assert UNSEEN.search(text), text
-    for text in ("Lan", "An ant", "the dog", "penguin", "monkey", "sô cô la", "Where is the saw?"):
+    for text in (f"Con {known.vietnamese} ngủ.", f"the {known.english}", f"{person.lower()}ish"):
         assert not UNSEEN.search(text), text
 
 
@@ -103,8 +103,8 @@ def test_a_task_of_unseen_items_names_no_seen_entity_as_what_it_is_about(tasks):
     for task in tasks:
         if task.family not in SENTENCE_FAMILIES:
             said = task.prompt if task.cluster in ON_FACTS else everything_said(task)
-            # People `saw` things, a town has a `market`.
-            others = {"saw", "market"} if task.cluster in ON_FACTS else {"saw"}
+            # People `saw` things, a town has a `market`, and `An` begins sentences.
+            others = {"saw", "market", "An"} if task.cluster in ON_FACTS else {"saw", "An"}
             found += [(task.family, match, said) for match in SEEN.findall(said) if match not in others]
     assert found == []
 
@@ -204,7 +204,9 @@ def test_no_family_of_an_unseen_cluster_is_trained():
     assert not {task.cluster for task in TRAINING} & UNSEEN_CLUSTERS
     assert {task.cluster for task in CLUSTERS} == UNSEEN_CLUSTERS
     assert not UNSEEN_CLUSTERS & {task.cluster for task in (*ITEMS, *WORDINGS)}
-    unseen = [pattern_of(wording) for family in UNTRAINED for wording in family.wordings]
+    # "{name}?" of `follow_up` could be any question.
+    families = [family for family in UNTRAINED if family.name != "follow_up"]
+    unseen = [pattern_of(wording) for family in families for wording in family.wordings]
     for task in TRAINING:
         assert not any(pattern.fullmatch(task.prompt) for pattern in unseen), task.prompt
 
