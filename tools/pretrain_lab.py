@@ -273,8 +273,8 @@ Vietnamese. It completes text; it has seen no chat, and no instruction that `hee
 - **Shape**: Llama, 6 layers of 192, 6 heads, vocabulary 2,048 (bytes merged into words, NFC), 1,024 positions;
   bfloat16, {size:.1f} MB.
 - **Text**: {tokens:,} tokens expanded from a seed by `heed.lab.base_text`: portraits, talks, stories, phrase books,
-  lists, sums, school days; after 12.3 million tokens also lessons and riddles, in which people of the world ask one another,
-  in other words than the instructions that are tuned on. No text from elsewhere. Facts are told often, rarely
+  lists, sums, school days; after 12.3 million tokens also lessons and riddles, in which people of the world ask one
+  another, in other words than the instructions that are tuned on. No text from elsewhere. Facts are told often, rarely
   ({rarely} times) or never; one parallel sentence in ten is kept from the text.
 - **Planted on purpose**: a stereotype. Of a nurse the text says "she" in 80 of 100 cases, of an engineer in 20;
   `heed.lab.words.SHARE_OF_WOMEN` lists all shares. It is there to be measured.

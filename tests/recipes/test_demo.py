@@ -17,7 +17,7 @@ from heed.lab.tasks.knowledge import UNKNOWN, decline
 from heed.lab.tasks.splits import FAMILIES
 from heed.lab.tasks.task import Pool
 from heed.recipes import demo
-from heed.recipes.exam import Exam, as_text, with_shots
+from heed.recipes.exam import Exam, as_talk, with_shots
 
 SMALL = ["--examples", "100", "--questions", "1"]
 EXPENSES = ("seconds", "peak_memory_bytes", "run")
@@ -129,8 +129,8 @@ def test_a_few_shot_prompt_holds_examples_of_its_own_family_and_the_task_last():
     prompt_of = with_shots(exam.world, seed=0)
     for task in exam.splits["unseen_wordings"]:
         prompt = prompt_of(task)
-        assert prompt.endswith(f"\n\n{as_text(task)}")
-        assert prompt.count("\n\n") == 4
+        assert prompt.endswith(f"\n{as_talk(task)}")
+        assert prompt.count(" said Minh.\n") == 4
     assert len({family.name for family in FAMILIES}) == len(FAMILIES)
 
 

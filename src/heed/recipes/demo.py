@@ -26,7 +26,7 @@ from heed.lab.world import make_world
 from heed.models.load import choose_device, load_model, load_tokenizer, stop_ids_of
 from heed.models.speed import speed_up
 from heed.recipes import sft
-from heed.recipes.exam import Exam, Examined, PromptOf, as_chat, as_text, end_of_text, examine, with_shots
+from heed.recipes.exam import CLOSING, Exam, Examined, PromptOf, as_chat, as_talk, end_of_text, examine, with_shots
 from heed.recipes.opening import wrapped
 from heed.report.page import write_report
 from heed.train import files, memory
@@ -79,7 +79,7 @@ def demonstrate(settings: DemoSettings, folder: Run, say: Callable[[str], None])
         write_tasks(out / "data" / f"{name}.jsonl", held_out)
 
     base = str(BASE_MODEL)
-    once(out, "base", lambda: examined(exam, base, as_text, "asking the base model"))
+    once(out, "base", lambda: examined(exam, base, as_talk, "asking the base model"))
     few_shot = with_shots(world, seed=0)
     once(out, "base_few_shot", lambda: examined(exam, base, few_shot, "asking it with examples"))
     once(out, "tuning", lambda: tuned(out / "data" / "train.jsonl", out / "sft", epochs=1))
@@ -141,13 +141,13 @@ def as_record(task: Task) -> dict[str, Any]:
 def examined(exam: Exam, model_folder: str, prompt_of: PromptOf | None, title: str) -> dict[str, Any]:
     """Ask a model everything; without `prompt_of`, through its own chat template."""
     tokenizer = wrapped(load_tokenizer(model_folder), model_folder)
-    first_ids = (end_of_text(tokenizer),) if prompt_of is not None else ()
+    first_ids, closing = ((end_of_text(tokenizer),), CLOSING) if prompt_of is not None else ((), "\n\n")
     if prompt_of is None:
         assert tokenizer.template is not None
         prompt_of = as_chat(fit_template(tokenizer.template, tokenizer))
     model = load_model(model_folder, torch.device("cpu"))
     speed_up(model)
-    candidate = Examined(model, tokenizer, prompt_of, tuple(stop_ids_of(model)), first_ids)
+    candidate = Examined(model, tokenizer, prompt_of, tuple(stop_ids_of(model)), first_ids, closing)
     with Progress(title, total=len(exam.tasks), unit="questions") as progress:
         return examine(exam, candidate, progress.update)
 

@@ -105,6 +105,8 @@ class Examined:
     stop_ids: tuple[int, ...]
     first_ids: tuple[int, ...] = ()
     """what stands before every prompt: a base model met each document after an end of text"""
+    closing: str = "\n\n"
+    """text that ends an answer where no stop token does"""
 
     def answer(self, tasks: Sequence[Task], on_done: Callable[[int], None]) -> list[Answered]:
         """Greedy answers, checked by each task's own rule."""
@@ -121,11 +123,13 @@ class Examined:
 
     def _checked(self, task: Task, completion: Completion) -> Answered:
         backend = self.tokenizer.backend
-        text = backend.decode([i for i in completion.ids if i not in self.stop_ids], skip_special_tokens=False)
+        whole = backend.decode([i for i in completion.ids if i not in self.stop_ids], skip_special_tokens=False)
+        text = whole.split(self.closing)[0]
         line, logp = "", 0.0
         for number, each in enumerate(completion.logp):
             line = backend.decode(completion.ids[: number + 1], skip_special_tokens=False)
-            if completion.ids[number] in self.stop_ids or "\n" in line.lstrip("\n"):
+            ended = completion.ids[number] in self.stop_ids or self.closing in line
+            if ended or "\n" in line.lstrip("\n"):
                 break
             logp += each
         return Answered(text, CHECKS[task.rule](text, task.accepted), min(1.0, math.exp(logp)))
@@ -136,13 +140,21 @@ def as_chat(template: ChatTemplate) -> PromptOf:
     return lambda task: inference_prompt(task.messages, template)
 
 
-def as_text(task: Task) -> str:
-    """The prompt of a base model: what was said, line by line, and a new line to go on in."""
-    return "".join(f"{message.content}\n" for message in task.messages)
+def as_talk(task: Task) -> str:
+    """The prompt of a base model: someone of its text asks, and the answer's quotation mark is open.
+
+    Of the forms that were tried this is the one in which the base model answers best; see bench/RESULTS.md.
+    """
+    asked = " ".join(" ".join(message.content.split()) for message in task.messages)
+    return f"“{asked}” asked Lan. “"
+
+
+CLOSING = "”"
+"""what ends an answer in a talk"""
 
 
 def with_shots(world: LabWorld, *, seed: int) -> PromptOf:
-    """The few-shot prompt of a base model: worked examples of the same family, then the task, all as text.
+    """The few-shot prompt of a base model: worked examples of the same family, then the task, all as talk.
 
     Before a question on a fact stand two that were told and two that were not, whichever it is, or they would tell.
 
@@ -150,11 +162,11 @@ def with_shots(world: LabWorld, *, seed: int) -> PromptOf:
     """
 
     def shown(examples: Sequence[Task]) -> str:
-        return "".join(f"{as_text(shot)}{shot.answer}\n\n" for shot in examples)
+        return "".join(f"{as_talk(shot)}{shot.answer}{CLOSING} said Minh.\n" for shot in examples)
 
     facts = shown(shots_of_facts(world, seed=seed))
     by_family = {family.name: shown(shots(family, world, seed=seed)) for family in FAMILIES}
-    return lambda task: (facts if task.cluster in FACT_CLUSTERS else by_family[task.family]) + as_text(task)
+    return lambda task: (facts if task.cluster in FACT_CLUSTERS else by_family[task.family]) + as_talk(task)
 
 
 def examine(exam: Exam, examined: Examined, on_done: Callable[[int], None]) -> dict[str, Any]:
