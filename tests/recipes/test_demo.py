@@ -56,7 +56,7 @@ def test_the_last_line_is_one_object_with_the_promised_keys(small):
         "unseen_entities_and_sentences",
         "unseen_wordings",
         "unseen_clusters",
-        "unseen_sentences_into_vietnamese",
+        "translation_of_unseen_sentences",
     }
     for stages in found["splits"].values():
         assert stages.keys() == {"base", "base_few_shot", "sft"}
@@ -170,4 +170,4 @@ def test_the_tuned_model_knows_what_it_was_told_and_says_when_it_was_not(whole):
 
 @pytest.mark.slow
 def test_unseen_sentences_are_translated_into_vietnamese(whole):
-    assert whole["splits"]["unseen_sentences_into_vietnamese"]["sft"]["accuracy"] >= 0.7
+    assert whole["splits"]["translation_of_unseen_sentences"]["sft"]["accuracy"] >= 0.7

@@ -90,9 +90,9 @@ def demonstrate(settings: DemoSettings, folder: Run, say: Callable[[str], None])
 
     measurements = gathered(exam, out, full=settings.full)
     files.write_json(out / MEASUREMENTS, measurements)
-    write_report([out])
     if not folder.finished:
         folder.finish(lambda to: None)
+    write_report([out])
     return measurements
 
 

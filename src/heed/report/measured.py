@@ -28,7 +28,7 @@ SPLIT_MEANINGS = {
     "unseen_items": "known tasks and wordings, new entities and sentences",
     "unseen_wordings": "known tasks, asked in words that were never trained",
     "unseen_clusters": "whole kinds of task that were never trained",
-    "unseen_sentences_into_vietnamese": "translation, the motivating case, of sentences that were never trained",
+    "translation_of_unseen_sentences": "translation, the motivating case, of sentences that were never trained",
 }
 
 

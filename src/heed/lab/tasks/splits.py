@@ -55,7 +55,7 @@ def held_out_tasks(world: World, *, seed: int, per_family: int) -> dict[str, lis
         "unseen_entities_and_sentences": of(TRAINED, unseen_items=True, unseen_wordings=False, name="items"),
         "unseen_wordings": of(TRAINED, unseen_items=False, unseen_wordings=True, name="wordings"),
         "unseen_clusters": of(UNTRAINED, unseen_items=True, unseen_wordings=False, name="clusters"),
-        "unseen_sentences_into_vietnamese": of(
+        "translation_of_unseen_sentences": of(
             into_vietnamese,
             unseen_items=True,
             unseen_wordings=False,
