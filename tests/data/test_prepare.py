@@ -95,6 +95,10 @@ def test_a_data_set_becomes_tokens_and_an_account(tmp_path):
         "num_cut_tokens": 0,
         "num_split_edges": 0,
         "num_branches": 0,
+        "lengths": {
+            "prompt": {"edges": [0, 1, 2, 3, 4, 5, 6, 7], "counts": [0, 0, 0, 0, 1, 0, 2]},
+            "response": {"edges": [0, 1, 2, 3, 4, 5, 6, 7], "counts": [0, 0, 0, 0, 2, 0, 1]},
+        },
     }
     assert counts == [1, 2, 3]
     assert list(left_out_lines(account)) == []

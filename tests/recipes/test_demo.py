@@ -98,7 +98,7 @@ def test_the_report_and_the_data_lie_in_the_folder(small):
     page = (out / "report.html").read_text()
     assert "unseen entities and sentences" in page.lower()
     assert len((out / "data" / "train.jsonl").read_text().splitlines()) == 100
-    assert (out / "sft" / "model.safetensors").is_file()
+    assert (out / "sft" / "adapter_model.safetensors").is_file()
 
 
 def test_the_terminal_shows_answers_side_by_side_and_where_to_go_on(small):

@@ -41,11 +41,12 @@ class RowAttention(torch.autograd.Function):
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         """The kernel's gradients row by row; of keys and values, a token's places add up."""
         rows: Rows = ctx.rows
+        kept = ctx.saved_tensors  # read once: where activations are computed twice, reading computes them
         sizes = [place.numel() for place in rows.places]
         grad = grad_out.new_zeros(sum(sizes), *grad_out.shape[1:]).index_copy_(0, rows.first, grad_out)
         grads: tuple[list[Tensor], ...] = ([], [], [])
         for number, (place, given) in enumerate(zip(rows.places, grad.split(sizes), strict=True)):
-            q, k, v, out, log_sum = ctx.saved_tensors[5 * number : 5 * number + 5]
+            q, k, v, out, log_sum = kept[5 * number : 5 * number + 5]
             part = given.unflatten(0, place.shape).transpose(1, 2)
             found = backward_block(part, q, k, v, out, log_sum, 0.0, True, attn_mask=None, scale=ctx.scale)
             for each, of in zip(grads, found, strict=True):
