@@ -115,6 +115,13 @@ def test_other_settings_do_not_go_on_with_the_folder(small):
         demo.run(DemoSettings(out=str(out), examples=101, questions=1), print)
 
 
+def test_a_damaged_stage_is_named_with_the_way_out(tmp_path):
+    (tmp_path / "base.json").write_text("{")
+    with pytest.raises(UserError, match="cannot be read") as told:
+        demo.kept_findings(tmp_path / "base.json")
+    assert f"rm {tmp_path / 'base.json'}" in str(told.value)
+
+
 def test_what_was_told_three_times_is_taught_as_unknown():
     world = demo.make_world()
     rarely = {(fact.entity, fact.attribute) for fact in world.told("rarely")}

@@ -109,6 +109,21 @@ def once(out: Path, stage: str, work: Callable[[], dict[str, Any]]) -> None:
     files.write_json(path, {**found, **spent})
 
 
+def kept_findings(path: Path) -> dict[str, Any]:
+    """What a stage left."""
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(
+            "what a stage of the demonstration found cannot be read",
+            where=str(path),
+            found=str(error),
+            expected="the file as heed wrote it",
+            fix=f"rm {path}, then the same command again: the stage is done anew",
+        ) from error
+    return found
+
+
 def write_tasks(path: Path, tasks: list[Task]) -> None:
     """Tasks as conversations, one per line, for `heed sft` and `heed show`; a file that is there must hold the same."""
     text = "".join(f"{json.dumps(as_record(task), ensure_ascii=False)}\n" for task in tasks)
@@ -181,10 +196,8 @@ def cost_of(exam: Exam, out: Path, tasks: list[Task], *, epochs: int) -> dict[st
 
 def gathered(exam: Exam, out: Path, *, full: bool) -> dict[str, Any]:
     """What all stages found, as the report and `--json` want it."""
-    found = {stage: json.loads((out / "stages" / f"{stage}.json").read_text(encoding="utf-8")) for stage in STAGES}
-    everything = {
-        path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted((out / "stages").glob("*.json"))
-    }
+    everything = {path.stem: kept_findings(path) for path in sorted((out / "stages").glob("*.json"))}
+    found = {stage: everything[stage] for stage in STAGES}
     families = {
         name: {
             "cluster": about["cluster"],
