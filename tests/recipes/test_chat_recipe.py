@@ -301,6 +301,8 @@ def test_a_person_at_a_terminal_can_stop_an_answer_start_anew_and_leave(base):
     child = subprocess.Popen(
         [sys.executable, "-m", "heed.cli.main", "chat", *words],
         stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
+        # Whoever starts the tests in the background has them ignore Ctrl-C, and a child would inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     os.close(theirs)
     seen = b""
