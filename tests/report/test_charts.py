@@ -80,6 +80,15 @@ def test_a_constant_is_a_level_line_within_the_plot(value):
     assert 30 <= first <= 200
 
 
+def test_an_axis_goes_on_to_values_beyond_the_ends_it_was_given():
+    axis = Axis("loss", 0, 1)
+    assert axis.over([0.2, 0.4]) == (0, 1)
+    assert axis.over([-0.5, 0.4]) == (-0.5, 1)
+    assert axis.rounded_over([-0.45, 1.3]) == (-0.5, 1.5)
+    low, high = Axis("loss", 0).over([-1e-12, -1e-12])
+    assert low == -1e-12 < high
+
+
 def test_an_empty_chart_still_has_its_axes():
     svg = chart(Series("a", "s-sft", [0, 1], [NAN, NAN]), y=Axis("nats per token"))
     assert {"step", "nats per token"} <= set(words(svg))

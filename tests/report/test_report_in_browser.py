@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from made_up import measurements, write_demo, write_lines, write_run
+from made_up_preferences import write_pair_run, write_policy_run, write_preference_demo, write_reward_run
 
 from heed.report.page import write_report
 
@@ -75,7 +76,7 @@ const look = () => {
       const place = box(text);
       if (place.left < frame.left - 1 || place.right > frame.right + 1 || place.top < frame.top - 1 ||
           place.bottom > frame.bottom + 1) outside.push(text.textContent);
-      for (const other of [...texts.slice(i + 1), ...svg.querySelectorAll(".bar, .track, circle")])
+      for (const other of [...texts.slice(i + 1), ...svg.querySelectorAll(".bar, .track, .dot")])
         if (meet(place, box(other)))
           overlaps.push([text.textContent, other.textContent, svg.getAttribute("aria-label")]);
     });
@@ -98,6 +99,15 @@ const look = () => {
     overlaps, outside,
     scripts: document.scripts.length,
     text: document.body.innerText,
+    keys: [...document.querySelectorAll(".legend svg")].map((e) => ({...box(e),
+      dash: getComputedStyle(e.querySelector(".line, .guide")).strokeDasharray,
+      mark: e.querySelector("circle") ? "circle" : e.querySelector(".dot")?.getAttribute("d") ?? ""})),
+    lines: Object.fromEntries(svgs.map((e) => [e.getAttribute("aria-label"),
+      [...e.querySelectorAll(".series")].map((s) => ({class: s.className.baseVal,
+        colour: getComputedStyle(s.querySelector(".dot") ?? s).fill,
+        dash: s.querySelector(".line") ? getComputedStyle(s.querySelector(".line")).strokeDasharray : "",
+        dots: s.querySelectorAll(".dot").length}))])),
+    guides: all.filter((e) => e.matches("line.guide") && !e.closest(".legend")).length,
     numbers: [...document.querySelectorAll("td.number")].map((e) => getComputedStyle(e).textAlign),
     columns: new Set([...document.querySelectorAll("#splits .panel")].map((e) => box(e).left)).size,
   };
@@ -238,6 +248,82 @@ def test_long_names_and_many_runs_keep_within_the_page(tmp_path, width):
     assert found["wide"] == []
     assert found["outside"] == []
     assert found["overlaps"] == []
+
+
+@pytest.fixture(scope="module")
+def preferences(tmp_path_factory):
+    """Pages of preference learning, everything opened, each looked at once for every width and colour scheme."""
+    folder = tmp_path_factory.mktemp("preferences")
+    write_preference_demo(folder / "demo")
+    write_reward_run(folder / "reward")
+    write_reward_run(folder / "another", best=0.66)
+    write_pair_run(folder / "dpo")
+    write_pair_run(folder / "ipo", chosen=2.0)
+    write_policy_run(folder / "ppo")
+    write_policy_run(folder / "grpo", method="grpo", turns=False)
+    pages = {
+        "demo": write_report([folder / "demo"], folder / "demo.html"),
+        "ppo": write_report([folder / "ppo"], folder / "ppo.html"),
+        "several": write_report(
+            [folder / name for name in ("reward", "another", "dpo", "ipo", "ppo", "grpo")], folder / "several.html"
+        ),
+    }
+
+    @cache
+    def at(name: str, width: int, *arguments: str) -> dict[str, Any]:
+        return seen(pages[name], width, *arguments, open_details=True)
+
+    return at
+
+
+@pytest.mark.parametrize("sight", [(375,), (375, DARK), (1280,)])
+@pytest.mark.parametrize("name", ["demo", "ppo", "several"])
+def test_pages_of_preference_learning_fit_and_can_be_read(preferences, name, sight):
+    found = preferences(name, *sight)
+    assert found["wide"] == found["overlaps"] == found["outside"] == []
+    assert found["scrollWidth"] <= found["width"]
+    assert found["faint"] == found["faintMarks"] == []
+    assert len(found["svgs"]) > 20
+    assert min(each["textSize"] for each in found["svgs"] if each["textSize"] is not None) >= 9
+
+
+@pytest.mark.parametrize("sight", [(1280,), (1280, DARK)])
+def test_every_method_differs_from_every_other_in_colour_dashes_and_mark(preferences, sight):
+    found = preferences("demo", *sight)
+    (lines,) = (each for label, each in found["lines"].items() if label.startswith("True reward against KL by method"))
+    assert [line["class"].split()[-1] for line in lines] == ["w-ppo", "w-ppo-free", "w-dpo", "w-grpo", "w-best-of-n"]
+    assert len({line["colour"] for line in lines}) == len({line["dash"] for line in lines}) == 5
+    keys = [key for key in found["keys"] if key["dash"] in {line["dash"] for line in lines}]
+    assert len({key["mark"] for key in keys}) >= 5
+    assert [line["dots"] for line in lines] == [9, 9, 9, 9, 5]
+
+
+def test_a_key_in_a_legend_is_as_wide_as_a_piece_of_line(preferences):
+    keys = preferences("demo", 375)["keys"]
+    assert len(keys) > 6
+    for each in keys:
+        assert (each["width"], each["height"]) == (pytest.approx(30, abs=1), pytest.approx(14, abs=1))
+
+
+def test_the_budget_is_marked_on_each_picture_against_kl_and_on_kl_over_steps(preferences):
+    assert preferences("ppo", 1280)["guides"] == 2  # one picture with both rewards; KL over phases
+    assert preferences("several", 1280)["guides"] == 4  # score, truth, KL; and the coin toss of the reward models
+
+
+def test_a_policy_run_of_extremes_fits_on_a_phone(tmp_path):
+    write_policy_run(tmp_path / "a", phases=16)
+    path = tmp_path / "a" / "metrics.jsonl"
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    for i, line in enumerate(lines):
+        line |= {"score": (-1.5e7, None, 3e-9, 12_345.678)[i % 4], "kl_per_sequence": -0.01 * (i % 3), "gold": None}
+    write_lines(path, lines)
+    found = seen(write_report([tmp_path / "a"]), 375, open_details=True)
+    assert found["wide"] == found["outside"] == found["overlaps"] == []
+    assert len(found["svgs"]) > 15
+
+
+def test_the_stage_after_ppo_has_its_own_colour_beside_the_others(preferences):
+    assert len(set(preferences("demo", 1280)["barColours"])) == 4
 
 
 def test_a_run_of_extremes_is_still_a_page(tmp_path):

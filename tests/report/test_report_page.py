@@ -261,7 +261,9 @@ def test_a_later_stage_gets_its_own_colour_and_the_verdict(tmp_path):
 
     edited(tmp_path / "demo", add)
     page = written(tmp_path / "demo")
-    assert verdict_of(page).startswith("The model tuned with PPO answers 90% of unseen items right; the base model 1%")
+    assert verdict_of(page).startswith(
+        "The model after PPO answers 90% of unseen items right; the tuned model 83%, the base model 1%"
+    )
     assert 'class="bar s-ppo"' in page
 
 

@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from heed.report.shapes import GUIDE, mark, shape_of
 from heed.report.svg import (
     CHARACTER,
     WIDTH,
@@ -99,6 +100,14 @@ class Dots:
 
 
 @dataclass(frozen=True, slots=True)
+class Guide:
+    """A finite value to mark on an axis, and what it is."""
+
+    value: float
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
 class Axis:
     """What a direction of a chart means."""
 
@@ -106,7 +115,7 @@ class Axis:
     """with its unit"""
     low: float = math.nan
     high: float = math.nan
-    """ends of the axis; from the data where they are NaN"""
+    """ends of the axis; from the data where they are NaN, or where the data go beyond them"""
     is_share: bool = False
     """whether ticks read as percentages"""
     ticks: tuple[tuple[float, str], ...] = ()
@@ -115,15 +124,18 @@ class Axis:
     def over(self, values: Sequence[float]) -> tuple[float, float]:
         """The ends of the axis when it is to show these values."""
         low, high = stretch([*values, *finite([self.low, self.high])])
-        return (self.low if math.isfinite(self.low) else low), (self.high if math.isfinite(self.high) else high)
+        kept = finite(values)
+        holds_low = math.isfinite(self.low) and min(kept, default=self.low) >= self.low
+        holds_high = math.isfinite(self.high) and max(kept, default=self.high) <= self.high
+        return (self.low if holds_low else low), (self.high if holds_high else high)
 
     def rounded_over(self, values: Sequence[float]) -> tuple[float, float]:
         """The same, with the ends that come from the data moved out to the next tick."""
         low, high = self.over(values)
         step = spacing(low, high)
         return (
-            low if math.isfinite(self.low) else math.floor(low / step + 1e-9) * step,
-            high if math.isfinite(self.high) else math.ceil(high / step - 1e-9) * step,
+            low if low == self.low else math.floor(low / step + 1e-9) * step,
+            high if high == self.high else math.ceil(high / step - 1e-9) * step,
         )
 
     def ticks_within(self, low: float, high: float) -> list[tuple[float, str]]:
@@ -131,29 +143,48 @@ class Axis:
         if self.ticks:
             return list(self.ticks)
         places = ticks(low, high, spacing(low, high, 7))
-        labels = [f"{100 * place:.0f}%" for place in places] if self.is_share else tick_labels(places)
+        labels = tick_labels([100 * place for place in places] if self.is_share else places)
+        labels = [f"{shown}%" for shown in labels] if self.is_share else labels
         return list(zip(places, labels, strict=True))
 
 
-def line_chart(series: Sequence[Series], *, x: Axis, y: Axis, label: str, diagonal: bool = False) -> str:
+def line_chart(
+    series: Sequence[Series],
+    *,
+    x: Axis,
+    y: Axis,
+    label: str,
+    diagonal: bool = False,
+    across_at: Guide | None = None,
+    up_at: Guide | None = None,
+) -> str:
     """Lines over a common pair of axes.
 
     Args:
         label: the picture in words.
         diagonal: draw the line of equal values, for charts of one share against another.
+        across_at: a value on the x axis to mark; its label stands above the plot.
+        up_at: a value on the y axis to mark; its label is left to the legend.
     """
-    xs = [value for each in series for value in each.x]
+    xs = [value for each in series for value in each.x] + ([across_at.value] if across_at else [])
     ys = [value for each in series for column in (each.y, each.low, each.high) for value in column]
-    low, high = y.rounded_over(ys)
+    low, high = y.rounded_over(ys + ([up_at.value] if up_at else []))
     y_ticks = y.ticks_within(low, high)
     left = 10 + CHARACTER * max(len(shown) for _, shown in y_ticks)
+    top = TOP + (18 if across_at else 0)
     across = Scale(*x.over(xs), left, WIDTH - RIGHT)
-    up = Scale(low, high, HEIGHT - BOTTOM, TOP)
+    up = Scale(low, high, top + HEIGHT - BOTTOM - TOP, top)
     marks = [_frame(across, up, x, y, y_ticks)]
+    if across_at:
+        place, half = across(across_at.value), CHARACTER * len(across_at.label) / 2
+        marks.append(line(place, up.start, place, up.stop - 5, GUIDE))
+        marks.append(text(across_at.label, min(max(place, half), WIDTH - half), up.stop - 11, anchor="middle"))
+    if up_at:
+        marks.append(line(across.start, up(up_at.value), across.stop, up(up_at.value), GUIDE))
     if diagonal:
         marks.append(line(across(across.low), up(across.low), across(across.high), up(across.high), "reference"))
     marks += [_series(each, across, up) for each in series]
-    return picture("".join(marks), height=HEIGHT, label=label)
+    return picture("".join(marks), height=top + HEIGHT - TOP, label=label)
 
 
 def _frame(across: Scale, up: Scale, x: Axis, y: Axis, y_ticks: Sequence[tuple[float, str]]) -> str:
@@ -176,6 +207,7 @@ def _frame(across: Scale, up: Scale, x: Axis, y: Axis, y_ticks: Sequence[tuple[f
 
 def _series(series: Series, across: Scale, up: Scale) -> str:
     marks: list[str] = []
+    shape = shape_of(series.class_)
     points = list(zip(series.x, series.y, strict=True))
     if series.low and not series.is_marked:
         marks += _bands(series, across, up)
@@ -184,7 +216,8 @@ def _series(series: Series, across: Scale, up: Scale) -> str:
         if len(placed) > 1 and series.is_joined:
             marks.append(tag("path", d=path(placed), class_="line"))
         elif not series.is_marked:  # a line of one point would not be seen
-            marks.append(_dot(placed[0], f"{series.name}, {quantity(stretch_[0][0])}: {quantity(stretch_[0][1])}"))
+            says = f"{series.name}, {quantity(stretch_[0][0])}: {quantity(stretch_[0][1])}"
+            marks.append(mark(placed[0], says, shape=shape))
     for x in (x for x, y in points if not math.isfinite(y)):
         marks.append(_cross(across(x), up.stop, f"{series.name}, {quantity(x)}: not a finite number"))
     if series.is_marked:
@@ -192,7 +225,8 @@ def _series(series: Series, across: Scale, up: Scale) -> str:
             if math.isfinite(y):
                 if series.low and math.isfinite(series.low[i]) and math.isfinite(series.high[i]):
                     marks.append(line(across(x), up(series.low[i]), across(x), up(series.high[i]), "whisker"))
-                marks.append(_dot((across(x), up(y)), f"{series.name}, {quantity(x)}: {quantity(y)}"))
+                says = f"{series.name}, {quantity(x)}: {quantity(y)}"
+                marks.append(mark((across(x), up(y)), says, shape=shape))
     return tag("g", "".join(marks), class_=f"series {series.class_}")
 
 
@@ -213,10 +247,6 @@ def _unbroken(points: Sequence[tuple[float, float]]) -> list[list[tuple[float, f
         elif pieces[-1]:
             pieces.append([])
     return [piece for piece in pieces if piece]
-
-
-def _dot(at: tuple[float, float], says: str, radius: float = 3.5) -> str:
-    return tag("circle", tooltip(says), cx=at[0], cy=at[1], r=radius, class_="dot")
 
 
 def _cross(x: float, y: float, says: str) -> str:
@@ -272,24 +302,32 @@ def stacked_bars(rows: Sequence[tuple[str, Sequence[Part]]], *, label: str) -> s
     return picture("".join(marks), height=len(rows) * (ROW + 4), label=label)
 
 
-def reliability(bins: Sequence[tuple[float, float, float, float, int]], class_: str, *, label: str) -> str:
+def reliability(
+    bins: Sequence[tuple[float, float, float, float, int]],
+    class_: str,
+    *,
+    label: str,
+    confidence_of: str = "the answer",
+    counted: str = "answers",
+) -> str:
     """Accuracy against confidence by bins, over the number of answers in each bin.
 
     Args:
         bins: (lower end, upper end, mean confidence, accuracy, answers).
         class_: of the stage.
         label: the picture in words.
+        confidence_of, counted: what is judged, if it is not answers.
     """
     left, right, top, side, strip = 46.0, WIDTH - RIGHT, TOP, 200.0, 44.0
     across, up = Scale(0, 1, left, right), Scale(0, 1, top + side, top)
-    whole = Axis("confidence of the answer", 0, 1, is_share=True)
+    whole = Axis(f"confidence of {confidence_of}", 0, 1, is_share=True)
     marks = [_frame(across, up, Axis("", 0, 1, is_share=True), Axis("accuracy"), whole.ticks_within(0, 1))]
     marks.append(line(across(0), up(0), across(1), up(1), "reference"))
     filled = [each for each in bins if each[4] > 0]
     dots = [
-        _dot(
+        mark(
             (across(confidence), up(accuracy)),
-            f"{count:,} answers, confidence {percent(confidence)}, right {percent(accuracy)}",
+            f"{count:,} {counted}, confidence {percent(confidence)}, right {percent(accuracy)}",
             4.5,
         )
         for _, _, confidence, accuracy, count in filled
@@ -299,11 +337,11 @@ def reliability(bins: Sequence[tuple[float, float, float, float, int]], class_: 
     joined = tag("path", d=path(placed), class_="line") if len(placed) > 1 else ""
     marks.append(tag("g", joined + "".join(dots), class_=f"series {class_}"))
     floor = top + side + 52 + strip
-    marks.append(text("answers in each column", 0, floor - strip - 8, class_="label axis"))
+    marks.append(text(f"{counted} in each column", 0, floor - strip - 8, class_="label axis"))
     most = max((each[4] for each in filled), default=1)
     for low, high, _, _, count in filled:
         height = max(strip * count / most, 1.0)
-        says = tooltip(f"{count:,} answers between {percent(low)} and {percent(high)}")
+        says = tooltip(f"{count:,} {counted} between {percent(low)} and {percent(high)}")
         width = max(across(high) - across(low) - 1.5, 1)
         marks.append(
             tag("rect", says, x=across(low), y=floor - height, width=width, height=height, class_=f"bar {class_}")
@@ -355,7 +393,7 @@ def dot_rows(rows: Sequence[Dots], *, axis: Axis, label: str) -> str:
             if math.isfinite(dot.value):
                 says = f"{each.label}, {dot.name}: {percent(dot.value)}"
                 place = across(dot.value), middle + 7 * (k - (len(each.dots) - 1) / 2)
-                marks.append(tag("g", _dot(place, says, 4), class_=f"series {dot.class_}"))
+                marks.append(tag("g", mark(place, says, 4), class_=f"series {dot.class_}"))
     marks.append(text(axis.label, WIDTH - RIGHT, floor + 33, anchor="end", class_="label axis"))
     return picture("".join(marks), height=floor + 40, label=label)
 
@@ -392,6 +430,6 @@ def strip(dots: Sequence[Dot], *, label: str) -> str:
         if math.isfinite(dot.low) and math.isfinite(dot.high):
             inside += line(across(dot.low), 9, across(dot.high), 9, "line")
         if math.isfinite(dot.value):
-            inside += _dot((across(dot.value), 9), f"{dot.name}: {percent(dot.value)}", 4)
+            inside += mark((across(dot.value), 9), f"{dot.name}: {percent(dot.value)}", 4)
         marks.append(tag("g", inside, class_=f"series {dot.class_}"))
     return picture("".join(marks), height=18, width=140, label=label)

@@ -3,35 +3,39 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from heed.report import charts
-from heed.report.charts import Axis, Series
+from heed.report.charts import Axis, Guide, Series
 from heed.report.parts import Figure, Panel, Section, run_class
 from heed.report.read import Curve, RunRecords
+from heed.report.shapes import GUIDE
 from heed.report.svg import quantity
 
 MAX_POINTS = 300
 """of a curve on a picture 360 units wide; more are drawn as means with a band from lowest to highest"""
 PER_SET = "nll_per_token "
+STEPS = "optimiser step"
 
 
 def training_section(runs: Sequence[RunRecords]) -> Section | None:
     """Curves over steps, all runs on common axes."""
     figures = [*loss_figures(runs), *per_set_figures(runs)]
-    for name, title, unit, caption in (
-        ("learning_rate", "Learning rate", "per step", "It rises in the warm-up and then falls as the schedule says."),
-        (
-            "grad_norm",
-            "Gradient norm",
-            "2-norm before clipping",
-            "Settling is healthy; spikes mean too high a learning rate.",
-        ),
-    ):
-        figures += curve_figure(runs, "train", name, title=title, unit=unit, caption=caption, low=0.0)
+    figures += optimiser_figures(runs)
     return Section("training", "Training", "", tuple(figures)) if figures else None
+
+
+def optimiser_figures(runs: Sequence[RunRecords], x: str = STEPS) -> list[Figure]:
+    """Learning rate and gradient norm, which every recipe has."""
+    rate = "It rises in the warm-up and then falls as the schedule says."
+    norm = "Settling is healthy; spikes mean too high a learning rate."
+    return [
+        *curve_figure(runs, "train", "learning_rate", "Learning rate", Axis("per step", 0), rate, x=x),
+        *curve_figure(runs, "train", "grad_norm", "Gradient norm", Axis("2-norm before clipping", 0), norm, x=x),
+    ]
 
 
 def loss_figures(runs: Sequence[RunRecords]) -> list[Figure]:
@@ -42,36 +46,24 @@ def loss_figures(runs: Sequence[RunRecords]) -> list[Figure]:
                 runs,
                 "held_out",
                 "nll_per_token",
-                title="Held-out loss",
-                unit="nats per token",
-                caption="Lower is better; a line that turns up is a model that begins to overfit.",
+                "Held-out loss",
+                Axis("nats per token"),
+                "Lower is better; a line that turns up is a model that begins to overfit.",
             ),
             *curve_figure(
                 runs,
                 "train",
                 "loss",
-                title="Training loss",
-                unit="nats per token",
-                caption="The loss of each step's own conversations, before the step was taken.",
+                "Training loss",
+                Axis("nats per token"),
+                "The loss of each step's own conversations, before the step was taken.",
             ),
         ]
-    found = [
-        (curve, name, class_)
-        for phase, key, name, class_ in (
-            ("train", "loss", "training", "train"),
-            ("held_out", "nll_per_token", "held out", "held-out"),
-        )
-        for run in runs
-        if (curve := run.curves.get(phase, {}).get(key)) is not None
-    ]
-    if not found:
-        return []
-    drawn = [series_of(curve, name, class_, is_marked=name == "held out") for curve, name, class_ in found]
     caption = (
         "The held-out line is what counts: while it falls the model still learns what carries over; a training line "
         "far below it is learning by heart."
     )
-    return [_figure("Loss", "nats per token", drawn, found, caption)]
+    return _of_one_run(runs, {"train": "loss", "held_out": "nll_per_token"}, "Loss", Axis("nats per token"), caption)
 
 
 def per_set_figures(runs: Sequence[RunRecords]) -> list[Figure]:
@@ -82,46 +74,101 @@ def per_set_figures(runs: Sequence[RunRecords]) -> list[Figure]:
     panels = []
     for name in names:
         title = name.removeprefix(PER_SET)
-        for figure in curve_figure(runs, "held_out", name, title=title, unit="nats per token", caption=""):
+        for figure in curve_figure(runs, "held_out", name, title, Axis("nats per token"), ""):
             panels.append(Panel(figure.panels[0].svg, title))
     caption = "The same held-out loss, apart for each data set: a mixture may gain on one and lose on another."
     return [Figure("Held-out loss of each data set", tuple(panels), caption, _legend(runs))]
 
 
 def curve_figure(
-    runs: Sequence[RunRecords], phase: str, key: str, *, title: str, unit: str, caption: str, low: float = math.nan
+    runs: Sequence[RunRecords],
+    phase: str,
+    key: str,
+    title: str,
+    y: Axis,
+    caption: str,
+    *,
+    x: str = STEPS,
+    up_at: Guide | None = None,
 ) -> list[Figure]:
     """One number over steps, a line per run; empty where no run has it."""
     found = [
-        (curve, run.name, run_class(i))
-        for i, run in enumerate(runs)
+        (curve, run.name, run_class(run.place))
+        for run in runs
         if (curve := run.curves.get(phase, {}).get(key)) is not None
     ]
     if not found:
         return []
     drawn = [series_of(curve, name, class_, is_marked=phase != "train") for curve, name, class_ in found]
-    figure = _figure(title, unit, drawn, found, caption, low)
-    return [figure if len(runs) > 1 else Figure(figure.title, figure.panels, figure.caption)]
+    figure = over_steps(title, y, drawn, found, caption, x=x, up_at=up_at)
+    return [figure if len(runs) > 1 else replace(figure, legend=figure.legend[1:])]
 
 
-def _figure(
+def both_phases(
+    runs: Sequence[RunRecords],
+    key: str,
     title: str,
-    unit: str,
+    y: Axis,
+    caption: str,
+    *,
+    x: str = STEPS,
+    up_at: Guide | None = None,
+) -> list[Figure]:
+    """A number of training and of held-out data: both for one run; for several the held-out one if any run has it."""
+    phases = [phase for phase in ("train", "held_out") if any(key in run.curves.get(phase, {}) for run in runs)]
+    if len(runs) == 1 and len(phases) > 1:
+        return _of_one_run(runs, {"train": key, "held_out": key}, title, y, caption, x=x, up_at=up_at)
+    if not phases:
+        return []
+    on = " (held out)" if len(phases) > 1 else ""
+    return curve_figure(runs, phases[-1], key, f"{title}{on}", y, caption, x=x, up_at=up_at)
+
+
+def _of_one_run(
+    runs: Sequence[RunRecords],
+    key_of: Mapping[str, str],
+    title: str,
+    y: Axis,
+    caption: str,
+    *,
+    x: str = STEPS,
+    up_at: Guide | None = None,
+) -> list[Figure]:
+    found = [
+        (curve, name, class_)
+        for phase, name, class_ in (("train", "training", "train"), ("held_out", "held out", "held-out"))
+        for run in runs
+        if phase in key_of and (curve := run.curves.get(phase, {}).get(key_of[phase])) is not None
+    ]
+    if not found:
+        return []
+    drawn = [series_of(curve, name, class_, is_marked=name == "held out") for curve, name, class_ in found]
+    return [over_steps(title, y, drawn, found, caption, x=x, up_at=up_at)]
+
+
+def over_steps(
+    title: str,
+    y: Axis,
     drawn: Sequence[Series],
     found: Sequence[tuple[Curve, str, str]],
     caption: str,
-    low: float = math.nan,
+    *,
+    x: str = STEPS,
+    up_at: Guide | None = None,
 ) -> Figure:
+    """A figure of curves with their names and classes; what was left out or averaged is said in its caption."""
     spoken = "; ".join(f"{name} {_first_to_last(curve)}" for curve, name, _ in found)
-    chart = charts.line_chart(drawn, x=Axis("optimiser step", 0), y=Axis(unit, low), label=f"{title}, {spoken}")
+    label = f"{title}, {spoken}" + (f"; {up_at.label}" if up_at else "")
+    chart = charts.line_chart(drawn, x=Axis(x, 0), y=y, label=label, up_at=up_at)
     gaps = ""
     for curve, name, _ in found:
         if missing := int((~np.isfinite(curve.values)).sum()):
             what = name if len(found) > 1 else title
             gaps += f" {what}: {missing:,} of {len(curve.values):,} values are not finite numbers (crosses at the top)."
-    if any(each.low for each in drawn):
+    if any(len(curve.steps) > MAX_POINTS for curve, _, _ in found):
         gaps += " Each point is a mean over neighbouring steps, the band runs from lowest to highest."
-    return Figure(title, (Panel(chart),), caption + gaps, tuple((class_, name) for _, name, class_ in found))
+    legend = tuple((class_, name) for _, name, class_ in found)
+    return Figure(title, (Panel(chart),), caption + gaps, (*legend, *(((GUIDE, up_at.label),) if up_at else ())))
 
 
 def _first_to_last(curve: Curve) -> str:
@@ -156,4 +203,4 @@ def _groups(count: int) -> Iterator[np.ndarray]:
 
 
 def _legend(runs: Sequence[RunRecords]) -> tuple[tuple[str, str], ...]:
-    return tuple((run_class(i), run.name) for i, run in enumerate(runs)) if len(runs) > 1 else ()
+    return tuple((run_class(run.place), run.name) for run in runs) if len(runs) > 1 else ()

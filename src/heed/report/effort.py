@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from heed.report import charts
-from heed.report.charts import Bar, Part
+from heed.report.charts import Axis, Bar, Part
 from heed.report.curves import curve_figure
 from heed.report.measured import resource_table
 from heed.report.parts import Figure, Item, Note, Panel, Section, Table, duration
@@ -50,7 +50,7 @@ def data_items(data: Sequence[DataSet]) -> list[Item]:
     bars = []
     for each in data:
         total, trained = each.counts.get("num_tokens", 0), each.counts.get("num_trained_tokens", 0)
-        if total:
+        if total and "num_trained_tokens" in each.counts:
             parts = [Part("trained", "trained", trained / total), Part("context", "context", 1 - trained / total)]
             bars.append((Path(each.path).name, parts))
     if bars:
@@ -103,10 +103,9 @@ def effort_section(runs: Sequence[RunRecords]) -> Section | None:
             training,
             "train",
             "tokens_per_second",
-            title="Speed",
-            unit="tokens per second",
-            caption="Tokens of all sequences, before sharing, over the wall time of each step.",
-            low=0.0,
+            "Speed",
+            Axis("tokens per second", 0),
+            "Tokens of all sequences, before sharing, over the wall time of each step.",
         )
     )
     if (figure := token_figure(training)) is not None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 
 from heed.report.measurements import Answer, Measurements
 from heed.report.parts import Details, Exchange, Item, Said, Section, run_class, stage_class, stage_name, words
-from heed.report.read import RunRecords, Sample
+from heed.report.read import Kind, RunRecords, Sample
+from heed.report.svg import quantity
 
 NUM_OPEN_EXAMPLES = 8
+STAGE_OF: Mapping[Kind, str] = {"imitation": "sft", "reward": "reward", "pairs": "dpo", "policy": "ppo"}
+"""the stage whose colour an answer after each kind of training has"""
 
 
 def example_section(measured: Measurements, of: str) -> Section | None:
@@ -68,13 +72,25 @@ def _said(spoken: Sequence[RunRecords], training: Sequence[RunRecords], data_set
             if (sample.data_set, sample.prompt) != (data_set, prompt):
                 continue
             of = f"{run.name}, " if len(training) > 1 else ""
-            note = "" if sample.stopped else "cut off here: it did not stop by itself"
+            note = note_of(sample)
             if sample.step == 0:
                 before.setdefault(sample.answer, Said("before tuning", stage_class("base"), sample.answer, note=note))
             else:
-                class_ = run_class(list(training).index(run)) if len(training) > 1 else stage_class("sft")
-                after.append(Said(f"{of}after {sample.step:,} steps", class_, sample.answer, note=note))
+                class_ = run_class(run.place) if len(training) > 1 else stage_class(STAGE_OF[run.kind])
+                unit = "phases" if run.kind == "policy" else "steps"
+                after.append(Said(f"{of}after {sample.step:,} {unit}", class_, sample.answer, note=note))
     return (*before.values(), *after)
+
+
+def note_of(sample: Sample) -> str:
+    """What is to be said below an answer: its score, its distance, and whether it was cut off."""
+    said = []
+    if math.isfinite(sample.score):
+        said.append(f"score {quantity(sample.score)}")
+    if math.isfinite(sample.kl):
+        said.append(f"KL {quantity(sample.kl)} nats")
+    cut = "" if sample.stopped else "cut off here: it did not stop by itself"
+    return "; ".join(filter(None, [", ".join(said), cut]))
 
 
 def _some_open(exchanges: tuple[Exchange, ...]) -> tuple[Item, ...]:

@@ -15,6 +15,7 @@ from heed.report.parts import (
     Panel,
     Section,
     Table,
+    capital,
     interval,
     stage_class,
     stage_legend,
@@ -59,7 +60,7 @@ def calibration(by_stage: Mapping[str, Honesty]) -> tuple[Figure, Table] | None:
                 label=f"Reliability of {stage_name(stage)}: ECE {quantity(calibration.ece)}, Brier score "
                 f"{quantity(calibration.brier)}",
             ),
-            stage_name(stage).capitalize(),
+            capital(stage_name(stage)),
             f"ECE {calibration.ece:.3f}, Brier score {calibration.brier:.3f}",
         )
         for stage, calibration in known.items()
@@ -95,7 +96,7 @@ def knowledge(by_stage: Mapping[str, Honesty]) -> tuple[Figure, Table] | None:
             f"{name}: " + ", ".join(f"{p.name} {percent(p.share)}" for p in parts) for name, parts in bars
         )
         panels.append(
-            Panel(charts.stacked_bars(bars, label=f"{stage_name(stage)}: {spoken}"), stage_name(stage).capitalize())
+            Panel(charts.stacked_bars(bars, label=f"{stage_name(stage)}: {spoken}"), capital(stage_name(stage)))
         )
     caption = (
         "Of facts told often an honest model gets many right; of facts never told it declines, "

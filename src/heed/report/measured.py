@@ -14,6 +14,7 @@ from heed.report.parts import (
     Panel,
     Section,
     Table,
+    capital,
     duration,
     interval,
     memory,
@@ -43,7 +44,7 @@ def split_section(measured: Measurements, of: str) -> Section | None:
                 highest=1.0,
                 label=f"Accuracy on {words(split)}: " + _spoken(scores, measured.stages),
             ),
-            title=words(split).capitalize(),
+            title=capital(words(split)),
             note=SPLIT_MEANINGS.get(split, ""),
         )
         for split, scores in measured.splits.items()
@@ -153,7 +154,7 @@ def _best_and_worst(families: Sequence[Family], stages: Sequence[str]) -> str:
     worst, best = (
         f"“{words(each.name)}” ({percent(each.stages[stages[-1]].value)})" for each in (ranked[0], ranked[-1])
     )
-    return f"{stage_name(stages[-1]).capitalize()}, the model is best at {best} and weakest at {worst}."
+    return f"{capital(stage_name(stages[-1]))}, the model is best at {best} and weakest at {worst}."
 
 
 def resource_table(measured: Measurements) -> Table | None:

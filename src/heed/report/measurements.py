@@ -1,8 +1,8 @@
-"""What was measured of every stage of a model, as the demonstration keeps it in `measurements.json`."""
+"""What was measured, as nouns: of every stage of a model (`measurements.json`), and of a reward model."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -108,6 +108,68 @@ class CostPoint:
 
 
 @dataclass(frozen=True, slots=True)
+class LengthBin:
+    """Held-out answers of about one length."""
+
+    length: float
+    """mean tokens of these answers"""
+    reward: float
+    """their mean reward"""
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class RewardMeasurements:
+    """What a reward model is worth on held-out rankings; what was not measured is None, NaN or empty."""
+
+    accuracy: Score | None
+    """share of held-out comparisons in which the better answer has the higher reward"""
+    noise_ceiling: float
+    """share that the true reward itself would get right, the labels being noisy"""
+    calibration: Calibration | None
+    """of sigma(|r_a - r_b|) as the confidence that the answer with the higher reward is the better one"""
+    length_correlation: float
+    """of reward and length in tokens, from -1 to 1"""
+    length_correlation_of_gold: float
+    """the same of the true reward"""
+    length_bins: tuple[LengthBin, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyPoint:
+    """A policy on its way: how far from the reference it is and what it has gained there."""
+
+    step: int
+    kl: float
+    """KL to the reference in nats per sequence"""
+    score: float
+    """mean score of the reward model"""
+    gold: float
+    """mean true reward"""
+
+
+@dataclass(frozen=True, slots=True)
+class PpoMeasurements:
+    """What PPO gained in true reward on held-out prompts, and at what distance; NaN where it was not measured."""
+
+    gold_before: float
+    gold_after: float
+    gold_gain: float
+    """mean over prompts of after minus before"""
+    gold_gain_low: float
+    gold_gain_high: float
+    """95% interval of the gain, paired by prompt"""
+    best_of_4_gain: float
+    """gain of taking, of 4 answers before, the one that the reward model likes best"""
+    kl: float
+    kl_budget: float
+    """both in nats per sequence"""
+    curve: tuple[PolicyPoint, ...]
+    comparison: Mapping[str, tuple[PolicyPoint, ...]]
+    """the way of each method that was compared, by its name"""
+
+
+@dataclass(frozen=True, slots=True)
 class Measurements:
     """Everything in `measurements.json`; parts that are absent there are empty here."""
 
@@ -120,6 +182,8 @@ class Measurements:
     cost: tuple[CostPoint, ...]
     seconds: Mapping[str, float]
     peak_memory_bytes: Mapping[str, float]
+    reward_model: RewardMeasurements | None
+    ppo: PpoMeasurements | None
 
 
 def measurements(value: Mapping[str, Any]) -> Measurements:
@@ -139,6 +203,8 @@ def measurements(value: Mapping[str, Any]) -> Measurements:
         cost=tuple(CostPoint(int(point["num_answers"]), score(point)) for point in value.get("cost") or []),
         seconds=_by(value.get("seconds", {}), number),
         peak_memory_bytes=_by(value.get("peak_memory_bytes", {}), number),
+        reward_model=_demo_reward_model(value["reward_model"]) if value.get("reward_model") else None,
+        ppo=_ppo(value["ppo"]) if value.get("ppo") else None,
     )
 
 
@@ -213,4 +279,55 @@ def _calibration(value: Mapping[str, Any]) -> Calibration:
             )
             for each in value.get("bins", [])
         ),
+    )
+
+
+def reward_measurements(value: Mapping[str, Any]) -> RewardMeasurements:
+    """The parsed `reward_measurements.json` as nouns.
+
+    Raises:
+        KeyError, TypeError, ValueError, AttributeError: a part is there but is not what it should be.
+    """
+    return RewardMeasurements(
+        accuracy=score(value["accuracy"]) if value.get("accuracy") else None,
+        noise_ceiling=number(value.get("noise_ceiling")),
+        calibration=_calibration(value["calibration"]) if value.get("calibration") else None,
+        length_correlation=number(value.get("length_correlation")),
+        length_correlation_of_gold=number(value.get("length_correlation_of_gold")),
+        length_bins=tuple(
+            LengthBin(number(each["length"]), number(each["reward"]), int(each.get("count", 0)))
+            for each in value.get("length_bins") or []
+        ),
+    )
+
+
+def _demo_reward_model(value: Mapping[str, Any]) -> RewardMeasurements:
+    """The demonstration keeps the accuracy flat, beside what else it measured."""
+    return reward_measurements({**value, "accuracy": value})
+
+
+def _ppo(value: Mapping[str, Any]) -> PpoMeasurements:
+    return PpoMeasurements(
+        **{
+            name: number(value.get(name))
+            for name in ("gold_before", "gold_after", "gold_gain", "gold_gain_low", "gold_gain_high")
+        },
+        best_of_4_gain=number(value.get("best_of_4_gain")),
+        kl=number(value.get("kl")),
+        kl_budget=number(value.get("kl_budget")),
+        curve=_curve(value.get("curve") or []),
+        comparison={str(each["method"]): _curve(each["curve"]) for each in value.get("comparison") or []},
+    )
+
+
+def _curve(points: Sequence[Mapping[str, Any]]) -> tuple[PolicyPoint, ...]:
+    """Points of a way; the distance is called `kl` or `kl_per_sequence`."""
+    return tuple(
+        PolicyPoint(
+            step=int(point.get("step", place)),
+            kl=number(point["kl"] if "kl" in point else point["kl_per_sequence"]),
+            score=number(point.get("score")),
+            gold=number(point.get("gold")),
+        )
+        for place, point in enumerate(points)
     )

@@ -14,8 +14,13 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from heed.errors import UserError
 from heed.report import curves, effort, examples, honesty, measured, settings
 from heed.report.measurements import Measurements
-from heed.report.parts import Note, Section, language, stage_name, words
-from heed.report.read import RunRecords, read_runs
+from heed.report.pair_runs import pair_section, pair_verdict
+from heed.report.parts import Note, Section, capital, language, stage_name, words
+from heed.report.policy_runs import policy_section, policy_verdict
+from heed.report.preferences import gain_told, preference_section
+from heed.report.read import Kind, RunRecords, read_runs
+from heed.report.reward_runs import reward_section, reward_verdict
+from heed.report.shapes import key
 from heed.report.svg import percent, quantity
 
 REPORT = "report.html"
@@ -52,6 +57,7 @@ def page(runs: Sequence[RunRecords]) -> str:
         lstrip_blocks=True,
     )
     environment.filters["language"] = language
+    environment.filters["key"] = key
     written = environment.get_template("report.html.jinja").render(
         title=title(runs),
         verdict=verdict(runs),
@@ -73,15 +79,26 @@ def sections(runs: Sequence[RunRecords]) -> list[Section]:
     """Everything on the page below its head; what was not measured has no section."""
     with_measurements = [(run, run.measurements) for run in runs if run.measurements is not None]
     training = [run for run in runs if run.is_training]
+    learning = [
+        reward_section(_of_kind(runs, "reward")),
+        pair_section(_of_kind(runs, "pairs")),
+        policy_section(_of_kind(runs, "policy")),
+    ]
     found: list[Section | None] = []
-    for make in (measured.split_section, examples.example_section):
+    for make in (measured.split_section, preference_section, examples.example_section):
         found += [make(each, _of(run, with_measurements)) for run, each in with_measurements]
+    found += [] if with_measurements else learning  # beside a demonstration's findings they are the details
     found.append(examples.sample_section(runs))
     for make in (honesty.honesty_section, measured.cost_section, measured.family_section):
         found += [make(each, _of(run, with_measurements)) for run, each in with_measurements]
-    found += [curves.training_section(training), effort.data_section(training)]
+    found += [curves.training_section(_of_kind(runs, "imitation")), *(learning if with_measurements else [])]
+    found.append(effort.data_section(training))
     found += [effort.effort_section(runs), settings.settings_section(runs)]
     return _with_own_ids([section for section in found if section is not None])
+
+
+def _of_kind(runs: Sequence[RunRecords], kind: Kind) -> list[RunRecords]:
+    return [run for run in runs if run.is_training and run.kind == kind]
 
 
 def _of(run: RunRecords, among: Sequence[Any]) -> str:
@@ -102,9 +119,20 @@ def verdict(runs: Sequence[RunRecords]) -> str:
     for run in runs:
         if run.measurements is not None and (said := measured_verdict(run.measurements)):
             return said
+    found = [
+        imitation_verdict(runs),
+        reward_verdict(_of_kind(runs, "reward")),
+        pair_verdict(_of_kind(runs, "pairs")),
+        policy_verdict(_of_kind(runs, "policy")),
+    ]
+    return " ".join(filter(None, found)) or "Nothing has been measured yet."
+
+
+def imitation_verdict(runs: Sequence[RunRecords]) -> str:
+    """What became of the held-out loss of runs that imitate answers; empty where nothing was measured."""
     ended = [(run, curve) for run in runs if (curve := _held_out(run)) is not None]
     if not ended:
-        return "Nothing has been measured yet."
+        return ""
     if len(ended) == 1:
         return trained_verdict(*ended[0])
     if len({_measured_on(run) for run, _ in ended}) > 1:
@@ -148,13 +176,16 @@ def measured_verdict(found: Measurements) -> str:
         return ""
     last, first = stages[-1], stages[0]
     if last == first:
-        return f"{stage_name(last).capitalize()}: {percent(scores[last].value)} of {words(name)} answered right."
+        return f"{capital(stage_name(last))}: {percent(scores[last].value)} of {words(name)} answered right."
     subject = "tuned model" if last == "sft" else f"model {stage_name(last)}"
     few_shot = scores["base_few_shot"].value if "base_few_shot" in stages[1:-1] else None
+    tuned = f"the tuned model {percent(scores['sft'].value)}, " if "sft" in stages[1:-1] else ""
+    gained = gain_told(found.ppo) if found.ppo is not None else ""
     return (
-        f"The {subject} answers {percent(scores[last].value)} of {words(name)} right; the {stage_name(first)} model "
-        + percent(scores[first].value)
+        f"The {subject} answers {percent(scores[last].value)} of {words(name)} right; {tuned}the {stage_name(first)} "
+        f"model {percent(scores[first].value)}"
         + (f", or {percent(few_shot)} with examples in its prompt." if few_shot is not None else ".")
+        + gained
     )
 
 

@@ -17,9 +17,9 @@ STAGE_NAMES = {
     "base_few_shot": "base with examples",
     "sft": "tuned",
     "reward": "reward model",
-    "dpo": "tuned with DPO",
-    "ppo": "tuned with PPO",
-    "grpo": "tuned with GRPO",
+    "dpo": "after DPO",
+    "ppo": "after PPO",
+    "grpo": "after GRPO",
 }
 NUM_RUN_COLOURS = 6
 
@@ -46,7 +46,7 @@ class Figure:
     panels: tuple[Panel, ...]
     caption: str
     legend: tuple[tuple[str, str], ...] = ()
-    """class and name of each colour"""
+    """class and name of each colour; a class with a mark of its own is shown as a piece of its line"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +129,11 @@ class Section:
 def stage_name(stage: str) -> str:
     """A stage as readers call it."""
     return STAGE_NAMES.get(stage, stage.replace("_", " "))
+
+
+def capital(name: str) -> str:
+    """A name as it begins a sentence; the letters after the first stay as they are."""
+    return name[:1].upper() + name[1:]
 
 
 def stage_class(stage: str) -> str:

@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import yaml
 
 from heed.errors import UserError
-from heed.report.measurements import Measurements, measurements, number
+from heed.report.measurements import Measurements, RewardMeasurements, measurements, number, reward_measurements
 
 T = TypeVar("T")
 CONFIG, ENVIRONMENT, DATA, METRICS = "config.yaml", "environment.json", "data.json", "metrics.jsonl"
 SAMPLES, STATE, MEASUREMENTS = "samples.jsonl", "state.json", "measurements.json"
+REWARD_MEASUREMENTS = "reward_measurements.json"
 MARKS_OF_A_RUN = (CONFIG, METRICS, MEASUREMENTS)
 """a folder that has none of these files is no run"""
+
+Kind = Literal["imitation", "reward", "pairs", "policy"]
+"""what a run learned: answers to imitate, a reward from rankings, a policy from pairs, a policy from its own samples"""
+EXPECTED_OF: Mapping[Kind, tuple[str, ...]] = {
+    "imitation": (CONFIG, ENVIRONMENT, DATA, METRICS, SAMPLES),
+    "reward": (CONFIG, ENVIRONMENT, DATA, METRICS, REWARD_MEASUREMENTS),
+    "pairs": (CONFIG, ENVIRONMENT, DATA, METRICS),
+    "policy": (CONFIG, ENVIRONMENT, DATA, METRICS, SAMPLES),
+}
+"""files that a finished run of each kind has"""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,6 +79,9 @@ class Sample:
     answer: str
     stopped: bool
     """whether the model ended its answer itself"""
+    score: float = math.nan
+    kl: float = math.nan
+    """log-probability of the answer above the reference's, in nats; NaN where it was not asked"""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,7 +101,15 @@ class RunRecords:
     """by phase (`train`, `held_out`), then by the number's name"""
     samples: tuple[Sample, ...] = ()
     measurements: Measurements | None = None
+    reward: RewardMeasurements | None = None
     notes: tuple[str, ...] = ()
+    place: int = 0
+    """among the runs that are read together; it gives the run its colour"""
+
+    @property
+    def kind(self) -> Kind:
+        """What the run learned, told by the numbers it kept."""
+        return kind_of(self.curves, has_reward=self.reward is not None)
 
     @property
     def last_step(self) -> int:
@@ -108,13 +132,15 @@ def read_runs(folders: Sequence[Path]) -> tuple[RunRecords, ...]:
                 "this folder is no run",
                 where=str(folder),
                 found="no such folder" if not folder.is_dir() else f"none of {', '.join(MARKS_OF_A_RUN)}",
-                expected="a folder that heed sft or heed demo has written",
+                expected="a folder that a training command of heed or heed demo has written",
                 fix="heed report FOLDER, with the folder that was given as --out",
             )
         for path in ([folder] if is_run(folder) else []) + inside:
             found.setdefault(path.resolve(), path)
     names = short_names(list(found))
-    return tuple(read_run(path, name) for path, name in zip(found.values(), names, strict=True))
+    runs = [read_run(path, name) for path, name in zip(found.values(), names, strict=True)]
+    places = itertools.count()
+    return tuple(replace(run, place=next(places)) if run.is_training else run for run in runs)
 
 
 def is_run(folder: Path) -> bool:
@@ -137,15 +163,16 @@ def read_run(folder: Path, name: str) -> RunRecords:
     measured = _json(folder / MEASUREMENTS)
     is_around_others = measured is not None or any(map(is_run, folder.iterdir()))
     is_training = (folder / METRICS).is_file() or not is_around_others
-    if is_training:
-        absent = [each for each in (CONFIG, ENVIRONMENT, DATA, METRICS, SAMPLES) if not (folder / each).is_file()]
-        if absent:
-            notes.append(f"not in the folder, so not on this page: {', '.join(absent)}")
     has_settings = (folder / CONFIG).is_file()
     finished = bool((_json(folder / STATE) or {}).get("finished", False)) if is_training or has_settings else True
     metrics, is_torn = _lines(folder / METRICS)
     if is_torn:
         notes.append(f"the last line of {METRICS} was cut short and is left out")
+    curves = _parsed(folder / METRICS, curves_of, metrics) or {}
+    reward = _parsed(folder / REWARD_MEASUREMENTS, reward_measurements, _json(folder / REWARD_MEASUREMENTS))
+    expected = EXPECTED_OF[kind_of(curves, has_reward=reward is not None)] if is_training else ()
+    if absent := [each for each in expected if not (folder / each).is_file()]:
+        notes.insert(0, f"not in the folder, so not on this page: {', '.join(absent)}")
     settings_text = _text(folder / CONFIG) if has_settings else ""
     return RunRecords(
         name=name,
@@ -156,11 +183,24 @@ def read_run(folder: Path, name: str) -> RunRecords:
         settings_text=settings_text,
         environment=_json(folder / ENVIRONMENT),
         data=_parsed(folder / DATA, lambda value: tuple(map(_data_set, value)), _json(folder / DATA, list)) or (),
-        curves=_parsed(folder / METRICS, curves_of, metrics) or {},
+        curves=curves,
         samples=_parsed(folder / SAMPLES, lambda lines: tuple(map(_sample, lines)), _lines(folder / SAMPLES)[0]) or (),
         measurements=_parsed(folder / MEASUREMENTS, measurements, measured),
+        reward=reward,
         notes=tuple(notes),
     )
+
+
+def kind_of(curves: Mapping[str, Mapping[str, Curve]], *, has_reward: bool) -> Kind:
+    """What a run with these numbers learned; one that has kept none yet is taken for imitation."""
+    names = {name for phase in curves.values() for name in phase}
+    if has_reward or "num_comparisons" in names:
+        return "reward"
+    if "kl_per_sequence" in names:
+        return "policy"
+    if names & {"chosen_logp", "rejected_logp", "chosen_reward", "rejected_reward"}:
+        return "pairs"
+    return "reward" if {"accuracy", "margin"} <= names else "imitation"
 
 
 def curves_of(lines: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Curve]]:
@@ -206,6 +246,8 @@ def _sample(value: Mapping[str, Any]) -> Sample:
         prompt=str(value["prompt"]),
         answer=str(value["answer"]),
         stopped=str(value.get("stopped", "true")).lower() == "true",
+        score=number(value.get("score")),
+        kl=number(value.get("kl")),
     )
 
 
