@@ -15,7 +15,7 @@ from heed.models.check import choose_score
 from heed.models.load import load_model, num_positions, prepare_training
 from heed.models.speed import speed_up
 from heed.train.optimiser import adamw, set_learning_rate
-from heed.train.step import optimiser_step
+from heed.train.step import Term, likelihood, optimiser_step
 from heed.types import Forest, Tokens
 
 
@@ -44,8 +44,8 @@ def forests_of(step: list[Tokens], max_tokens: int, share: bool) -> list[Forest]
 def run_heed(spec: dict[str, Any], steps: list[list[Tokens]]) -> dict[str, Any]:
     """One optimiser step per element of `steps`, the clock started after the warm-up."""
     torch.set_num_threads(spec["threads"])
-    max_tokens = tokens_per_forward(spec["max_tokens"], "cpu")
     model = load_model(spec["model"], torch.device("cpu"))
+    max_tokens = tokens_per_forward(spec["max_tokens"], "cpu", model.get_input_embeddings().weight.shape[1])
     speed_up(model)
     prepare_training(model, gradient_checkpointing=False)
     longest = max(steps[0], key=len)
@@ -63,7 +63,13 @@ def run_heed(spec: dict[str, Any], steps: list[list[Tokens]]) -> dict[str, Any]:
             clock.start()
         forests = forests_of(step, max_tokens, chosen.shares_prefixes)
         reports.append(
-            optimiser_step(parameters, optimiser, forests, chosen.score, max_norm=spec["max_norm"], world=world)
+            optimiser_step(
+                parameters,
+                optimiser,
+                [Term(forests, likelihood(chosen.nll))],
+                max_norm=spec["max_norm"],
+                world=world,
+            )
         )
         positions.append(sum(forest.num_tokens for forest in forests))
     clock.stop()

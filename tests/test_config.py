@@ -186,17 +186,21 @@ def test_a_date_is_a_date():
 
 
 def test_learning_rate_for_known_sizes_is_what_the_help_states():
-    assert peak_learning_rate(sft(), 7_000_000_000) == pytest.approx(2e-5)
-    assert peak_learning_rate(sft(), 124_000_000) == pytest.approx(1.4e-4, rel=0.1)
-    assert peak_learning_rate(sft(), 260_000) == pytest.approx(2.7e-3, rel=0.1)
-    assert peak_learning_rate(sft(), 100_000) == 3e-3
-    assert peak_learning_rate(sft(**{"lora.rank": 8}), 7_000_000_000) == pytest.approx(2e-4)
-    assert peak_learning_rate(sft(**{"optim.lr": "0.5"}), 124_000_000) == 0.5
+    def peak(num_parameters, **more):
+        return peak_learning_rate("auto", num_parameters=num_parameters, **{"has_adapter": False, **more})
+
+    assert peak(7_000_000_000) == pytest.approx(2e-5)
+    assert peak(124_000_000) == pytest.approx(1.4e-4, rel=0.1)
+    assert peak(260_000) == pytest.approx(2.7e-3, rel=0.1)
+    assert peak(100_000) == 3e-3
+    assert peak(7_000_000_000, has_adapter=True) == pytest.approx(2e-4)
+    assert peak(7_000_000_000, share=0.1) == pytest.approx(2e-6)
+    assert peak_learning_rate(0.5, num_parameters=124_000_000, has_adapter=True, share=0.1) == 0.5
 
 
 def test_alpha_is_twice_the_rank_unless_given():
-    assert lora_alpha(sft(**{"lora.rank": 8})) == 16
-    assert lora_alpha(sft(**{"lora.rank": 8, "lora.alpha": 4})) == 4
+    assert lora_alpha(sft(**{"lora.rank": 8}).lora) == 16
+    assert lora_alpha(sft(**{"lora.rank": 8, "lora.alpha": 4}).lora) == 4
 
 
 @pytest.mark.parametrize("cls", [SftSettings, ShowSettings, MergeSettings])

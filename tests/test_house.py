@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from heed.config import ChatSettings, MergeSettings, SftSettings, ShowSettings
+from heed.preference_config import DpoSettings, GrpoSettings, PpoSettings, RewardSettings
 from heed.settings import options
 
 ROOT = Path(__file__).parents[1] / "src" / "heed"
@@ -138,7 +139,19 @@ def test_every_module_imports(path):
     importlib.import_module(name)
 
 
-@pytest.mark.parametrize("settings", [SftSettings, ShowSettings, ChatSettings, MergeSettings])
+RECIPES = [
+    SftSettings,
+    RewardSettings,
+    DpoSettings,
+    PpoSettings,
+    GrpoSettings,
+    ShowSettings,
+    ChatSettings,
+    MergeSettings,
+]
+
+
+@pytest.mark.parametrize("settings", RECIPES)
 def test_a_recipe_has_no_more_options_than_a_reader_can_hold(settings):
     assert len(options(settings)) <= MAX_OPTIONS
 

@@ -32,7 +32,7 @@ from heed.train.optimiser import adamw, set_learning_rate
 from heed.train.progress import Progress
 from heed.train.run import Run, open_run
 from heed.train.schedule import learning_rate
-from heed.train.step import evaluate, optimiser_step
+from heed.train.step import Term, evaluate, likelihood, optimiser_step
 from heed.types import Forest, Tokens
 
 END = "<|endoftext|>"
@@ -154,12 +154,16 @@ def train(settings: dict, folder: Run, part: str, before: Path | None) -> None:
             )
             set_learning_rate(optimiser, rate)
             micro = forests(blocks[order[(step - 1) * per_step : step * per_step]])
-            numbers = optimiser_step(parameters, optimiser, micro, loss_of, max_norm=1.0, world=ALONE)
+            numbers = optimiser_step(
+                parameters, optimiser, [Term(micro, likelihood(loss_of))], max_norm=1.0, world=ALONE
+            )
             speed = per_step * settings["block_tokens"] / (time.perf_counter() - began)
             folder.log(step, "train", **numbers, learning_rate=rate, tokens_per_second=speed)
             progress.update(step, loss=numbers["loss"], tokens_per_second=speed)
             if step % settings["save_every"] == 0 or step == total:
-                nll = evaluate(forests(held_out), partial(forest_score, model), world=ALONE)["nll_per_token"]
+                nll = evaluate(forests(held_out), likelihood(partial(forest_score, model)), world=ALONE)[
+                    "nll_per_token"
+                ]
                 folder.log(step, "held_out", nll_per_token=nll, perplexity=math.exp(nll))
                 progress.say(f"step {step:,} of {total:,}: held-out NLL {nll:.4f}, {speed:,.0f} tokens per second")
                 folder.checkpoint(step, save, {"optimiser": optimiser.state_dict()})

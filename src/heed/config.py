@@ -115,7 +115,7 @@ class SftSettings(Settings):
     epochs: Whole | None = Field(None, ge=1, description=f"passes over the data [default: {DEFAULT_EPOCHS}]")
     batch_size: Whole = Field(16, ge=1, description="conversations per optimiser step, over all devices")
     max_tokens: Whole | None = Field(
-        None, ge=1, description="tokens per forward, for memory alone [default: 1,024 on a CPU, 8,192 on a GPU]"
+        None, ge=1, description="tokens per forward, for memory alone [default: 1,024 up; GPU: 8,192]"
     )
     share_prefixes: bool = Field(True, description="compute a beginning that conversations share only once")
     gradient_checkpointing: bool = Field(False, description="compute activations twice to hold fewer in memory")
@@ -226,28 +226,37 @@ class ReportSettings(Settings):
     out: Text | None = Field(None, description="file to write [default: report.html in the first folder]")
 
 
-def peak_learning_rate(settings: SftSettings, num_parameters: int) -> float:
+def peak_learning_rate(
+    lr: float | Literal["auto"], *, num_parameters: int, has_adapter: bool, share: float = 1.0
+) -> float:
     """The learning rate to warm up to: the one given, or the one that suits a model of `num_parameters`.
 
-        auto = min(3e-3, 2e-5 * (7e9 / num_parameters)^0.48 * (10 with LoRA))
+        auto = share * min(3e-3, 2e-5 * (7e9 / num_parameters)^0.48 * (10 with an adapter))
 
-    2e-5 for all weights and 2e-4 for an adapter are what 7B models are commonly tuned with; the exponent makes it
-    1.4e-4 for 124M parameters and 2.7e-3 for 260K.
+    2e-5 for all weights and 2e-4 for an adapter are what 7B models are commonly tuned with on instructions; the
+    exponent makes it 1.4e-4 for 124M parameters and 2.7e-3 for 260K.
+
+    Args:
+        share: of what suits supervised tuning, for what learns from preferences and rewards.
     """
-    if settings.optim.lr != "auto":
-        return settings.optim.lr
-    times = 10 if settings.lora.rank else 1
-    return min(3e-3, times * 2e-5 * math.pow(7e9 / max(num_parameters, 1), 0.48))
+    if lr != "auto":
+        return lr
+    times = 10 if has_adapter else 1
+    return share * min(3e-3, times * 2e-5 * math.pow(7e9 / max(num_parameters, 1), 0.48))
 
 
-def tokens_per_forward(max_tokens: int | None, device: str) -> int:
+def tokens_per_forward(max_tokens: int | None, device: str, width: int) -> int:
     """The size of a forward: the one given, or one at which a device of this type (`cpu`, `cuda`) is fully busy.
 
-    A CPU is at 1,024 tokens, where GPT-2 124M computes as fast as in larger forwards and holds fewer activations.
+    A CPU is at 1,024 tokens of GPT-2 124M's width, 768: larger forwards compute no faster and hold more activations. The
+    kernels of a narrower model do less for each token, so it takes more of them: the product stays, up to 8,192 tokens.
+
+    Args:
+        width: of the model's hidden states.
     """
-    return max_tokens or (8_192 if device == "cuda" else 1_024)
+    return max_tokens or (8_192 if device == "cuda" else min(8_192, max(1_024, 1_024 * 768 // width)))
 
 
-def lora_alpha(settings: SftSettings) -> float:
+def lora_alpha(lora: Lora) -> float:
     """The adapter's alpha: the one given, or twice the rank."""
-    return settings.lora.alpha if settings.lora.alpha is not None else 2.0 * settings.lora.rank
+    return lora.alpha if lora.alpha is not None else 2.0 * lora.rank

@@ -58,10 +58,40 @@ class Ranking:
     prompt: tuple[Message, ...]
     answers: tuple[tuple[Message, ...], ...]
     origin: Origin
+    scores: tuple[float, ...] = ()
+    """by whoever ranked the answers, falling; equal scores are a tie; empty where only a strict order is known"""
 
     def best(self) -> Conversation:
         """The prompt with its best answer, which is what supervised tuning can use of a ranking."""
         return Conversation(self.prompt + self.answers[0], self.origin)
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """One answer to a prompt and whether it is a good one, judged on its own and not against another."""
+
+    prompt: tuple[Message, ...]
+    answer: tuple[Message, ...]
+    is_desirable: bool
+    origin: Origin
+    tools: tuple[Mapping[str, Any], ...] = ()
+    template_arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    def conversation(self) -> Conversation:
+        """The prompt with its answer."""
+        return Conversation(self.prompt + self.answer, self.origin, self.tools, self.template_arguments)
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What a model is asked, for it to answer in its own words."""
+
+    messages: tuple[Message, ...]
+    origin: Origin
+    fields: Mapping[str, Any]
+    """the whole record it was read from: what a reward function may need, such as an answer to compare with"""
+    tools: tuple[Mapping[str, Any], ...] = ()
+    template_arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,9 +2,9 @@
 
 import pytest
 
-from heed.data.shapes import convert, recognise
+from heed.data.shapes import convert, recognise, to_prompts, with_scores_of_pair
 from heed.errors import UserError
-from heed.types import Conversation, Origin, Ranking
+from heed.types import Conversation, Judged, Message, Origin, Ranking
 
 ORIGIN = Origin("a.jsonl", 7)
 
@@ -144,8 +144,150 @@ def test_earlier_turns_of_ranked_answers_are_context():
     assert weights(ranking.best().messages) == [1, 0, 1, 1]
 
 
-def test_scores_and_single_answers_are_refused():
-    with pytest.raises(UserError, match=r"scores are not read[\s\S]*best first"):
-        noun(instruction="i", output=["1", "2"], scores=[0.1, 0.9])
-    with pytest.raises(UserError, match="two answers or more"):
-        noun(instruction="i", output=["1"])
+def test_a_single_ranked_answer_is_read_for_whoever_can_use_it():
+    ranking = noun(instruction="i", output=["1"])
+    assert len(ranking.answers) == 1
+    assert said(ranking.best().messages) == [("user", "i"), ("assistant", "1")]
+    with pytest.raises(UserError, match="a ranking has no answers"):
+        noun(instruction="i", output=[])
+
+
+@pytest.mark.parametrize(
+    ("given", "order", "scores"),
+    [
+        ({"scores": [0.1, 0.9, 0.5]}, "231", (0.9, 0.5, 0.1)),
+        ({"scores": [1, 2, 1]}, "213", (2, 1, 1)),
+        ({"scores": [-3, -3, -3]}, "123", (-3, -3, -3)),
+        ({"scores": "[1, 2, 3]"}, "321", (3, 2, 1)),
+        ({"ranks": [2, 3, 1]}, "312", ()),
+        ({"ranks": [2, 1, 2]}, "213", (1, 0, 0)),
+        ({"ranks": [10, 7, 7]}, "231", (1, 1, 0)),
+        ({"ranks": [1, 1, 1]}, "123", (0, 0, 0)),
+        ({"scores": None, "ranks": None}, "123", ()),
+    ],
+)
+def test_scores_and_ranks_sort_answers_and_keep_ties_as_they_were_written(given, order, scores):
+    ranking = noun(instruction="i", output=["1", "2", "3"], **given)
+    assert "".join(answer[0].content for answer in ranking.answers) == order
+    assert ranking.scores == scores
+    assert said(ranking.best().messages)[-1] == ("assistant", order[0])
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"scores": [1]},
+        {"scores": [1, 2, 3]},
+        {"scores": [1, "high"]},
+        {"scores": [1, True]},
+        {"scores": [1, float("nan")]},
+        {"ranks": [1, None]},
+        {"scores": [2, 1], "ranks": [1, 2]},
+        {"score": [2, 1]},
+        {"rankings": [1, 2]},
+        {"scores": 3},
+    ],
+)
+def test_an_order_that_cannot_be_told_is_refused(given):
+    with pytest.raises(
+        UserError, match=r"the order of ranked answers cannot be told|not a number|broken JSON"
+    ) as caught:
+        noun(instruction="i", output=["1", "2"], **given)
+    assert caught.value.where == str(ORIGIN)
+
+
+# ---- how much better the chosen answer is
+
+
+@pytest.mark.parametrize(
+    ("given", "scores"),
+    [
+        ({}, ()),
+        ({"margin": 2}, (2, 0)),
+        ({"margin": "0.25"}, (0.25, 0)),
+        ({"margin": -1}, (-1, 0)),
+        ({"score_chosen": 8.5, "score_rejected": 3}, (8.5, 3)),
+        ({"chosen_score": 2, "rejected_score": 2}, (2, 2)),
+        ({"chosen_rating": 5, "rejected_rating": 1}, (5, 1)),
+        ({"margin": 1, "score_chosen": 8, "score_rejected": 3}, (1, 0)),
+        ({"margin": None, "score_chosen": None}, ()),
+    ],
+)
+def test_a_pair_takes_its_margin_or_scores_from_beside_it(given, scores):
+    raw = {"prompt": "p", "chosen": "c", "rejected": "r", **given}
+    assert with_scores_of_pair(noun(**raw), raw).scores == scores
+    assert noun(**raw).scores == ()
+
+
+@pytest.mark.parametrize("given", [{"margin": "large"}, {"score_chosen": 1}, {"margin": True}, {"margin": [1]}])
+def test_a_margin_that_is_no_number_is_refused_only_where_margins_are_read(given):
+    raw = {"prompt": "p", "chosen": "c", "rejected": "r", **given}
+    assert noun(**raw).scores == ()
+    with pytest.raises(UserError):
+        with_scores_of_pair(noun(**raw), raw)
+
+
+# ---- judged answers
+
+
+@pytest.mark.parametrize("key", ["completion", "response"])
+@pytest.mark.parametrize(("label", "is_desirable"), [(True, True), (False, False), (1, True), (0, False), (1.0, True)])
+def test_a_label_of_yes_or_no_judges_an_answer(key, label, is_desirable):
+    judged = noun(**{"prompt": "p", key: "c", "label": label})
+    assert judged == Judged((Message("user", "p"),), (Message("assistant", "c"),), is_desirable, ORIGIN)
+
+
+def test_a_judged_answer_may_be_messages_after_messages():
+    judged = noun(prompt=[USER, GOOD, OTHER], completion=[BAD], label=False)
+    assert said(judged.conversation().messages) == [
+        ("user", "p"),
+        ("assistant", "c"),
+        ("user", "p2"),
+        ("assistant", "r"),
+    ]
+    assert weights(judged.conversation().messages) == [1, 0, 1, 1]
+
+
+@pytest.mark.parametrize("label", [2, -1, 0.5, "true", None])
+def test_a_label_that_is_a_class_leaves_the_record_an_answer_to_imitate(label):
+    assert isinstance(noun(prompt="p", completion="c", label=label), Conversation)
+
+
+# ---- prompts
+
+
+@pytest.mark.parametrize(
+    ("raw", "name"),
+    [
+        ({"prompt": "p"}, "prompt"),
+        ({"prompt": [USER]}, "prompt"),
+        ({"messages": [USER]}, "messages"),
+        ({"instruction": "p"}, "instruction"),
+        ({"instruction": "p", "input": ""}, "instruction"),
+        ({"question": "p", "answer": "42"}, "question"),
+        ({"prompt": "p", "answer": "42"}, "prompt"),
+        ({"prompt": "p", "response": "r"}, "prompt/response (answers not read)"),
+        ({"prompt": "p", "completion": "r", "label": False}, "prompt/completion/label (answers not read)"),
+        ({"instruction": "p", "output": "r"}, "alpaca (answers not read)"),
+        ({"messages": [USER, GOOD]}, "messages (answers not read)"),
+        ({"prompt": "p", "chosen": "c", "rejected": "r"}, "preference (answers not read)"),
+        ({"instruction": "p", "output": ["1", "2"]}, "ranked answers (answers not read)"),
+    ],
+)
+def test_every_record_asks_something(raw, name):
+    found, [prompt] = to_prompts(raw, ORIGIN)
+    assert (found, said(prompt.messages)) == (name, [("user", "p")])
+    assert prompt.fields == raw
+    assert prompt.origin == ORIGIN
+
+
+def test_a_dialogue_asks_what_comes_before_its_last_answer():
+    _, [prompt] = to_prompts({"messages": [USER, GOOD, OTHER, BAD]}, ORIGIN)
+    assert said(prompt.messages) == [("user", "p"), ("assistant", "c"), ("user", "p2")]
+    _, [prompt] = to_prompts({"instruction": "p", "input": "x", "system": "s"}, ORIGIN)
+    assert said(prompt.messages) == [("system", "s"), ("user", "p\n\nx")]
+
+
+def test_a_record_that_asks_nothing_is_refused():
+    with pytest.raises(UserError, match=r"unknown shape[\s\S]*prompt; instruction; question"):
+        to_prompts({"text": "p"}, ORIGIN)

@@ -93,7 +93,8 @@ def test_an_even_budget_needs_no_more_forwards(groups, max_tokens, share, multip
     before = len(plan(groups, max_tokens, share=share))
     rounded_up = -(-before // multiple_of) * multiple_of
     assert len(plan(groups, budget, share=share)) <= rounded_up
-    if max_tokens < 100 and budget > 1:  # small budgets are searched to the token
+    # Small budgets are searched to the token. A single group has a forward of its own at any.
+    if max_tokens < 100 and budget > 1 and len(groups) > 1:
         assert len(plan(groups, budget - 1, share=share)) > rounded_up or budget - 1 == 0
 
 

@@ -18,7 +18,7 @@ from heed.lab.base_model import BASE_MODEL
 from heed.lab.base_text import base_text
 from heed.lab.world import make_world, nouns
 from heed.models.score import forest_score
-from heed.train.step import evaluate
+from heed.train.step import evaluate, likelihood
 from heed.types import Tokens
 
 CARD = (BASE_MODEL / "README.md").read_text(encoding="utf-8")
@@ -52,7 +52,7 @@ def test_the_perplexity_is_the_one_on_the_card(base):
     weight = np.ones(512, dtype=np.float32)
     weight[0] = 0
     forests = [build([Tokens(block, weight)], share=False) for block in blocks]
-    measured = evaluate(forests, partial(forest_score, model), world=World())["nll_per_token"]
+    measured = evaluate(forests, likelihood(partial(forest_score, model)), world=World())["nll_per_token"]
     stated = re.search(r"([\d.]+) nats per token", CARD)
     assert stated is not None
     assert measured == pytest.approx(float(stated[1]), rel=0.05)  # of other documents, and after rounding to bfloat16

@@ -13,7 +13,7 @@ from families import FALLBACK, FOREST, branching_sequences, difference, referenc
 from heed.forest.build import build
 from heed.models.check import choose_score
 from heed.models.load import prepare_training
-from heed.models.score import forest_score, plain_score
+from heed.models.score import BY_FOREST, BY_ROWS, ONE_BY_ONE, forest_score, plain_score
 from heed.models.speed import speed_up
 
 ITEMS = branching_sequences()
@@ -60,7 +60,7 @@ def test_the_self_check_trusts_the_forest_with_the_family(family):
     speed_up(model)
     found = chosen(model)
     assert found.shares_prefixes, found.note
-    assert found.score.func is forest_score
+    assert found.way is BY_FOREST
 
 
 @pytest.mark.parametrize(
@@ -80,8 +80,8 @@ def test_a_family_that_cannot_take_the_forest_is_trained_by_its_own_forward(fami
     found = chosen(model)
     assert says in found.note
     assert not found.shares_prefixes
-    assert found.score.func is plain_score
-    loss, gradient = scored(model, lambda _, forest: found.score(forest), build(ITEMS, share=False))
+    assert found.way is (ONE_BY_ONE if family == "phi3 with longrope" else BY_ROWS)
+    loss, gradient = scored(model, lambda _, forest: found.nll(forest), build(ITEMS, share=False))
     assert loss == pytest.approx(expected_loss, rel=1e-12)
     assert difference(gradient, expected_gradient) < 1e-10
 
@@ -97,7 +97,7 @@ def test_longrope_is_scored_one_row_per_forward_because_rows_change_each_other()
     together, _ = scored(model, plain_score, forest)
     assert alone == pytest.approx(expected("phi3 with longrope")[0], rel=1e-12)
     assert abs(alone - together) > 1e-3 * alone, "the longest row must matter, or this test proves nothing"
-    assert chosen(model).score.keywords == {"rows_per_forward": 1}
+    assert chosen(model).way is ONE_BY_ONE
 
 
 @pytest.mark.parametrize("rows_per_forward", [None, 1, 3])

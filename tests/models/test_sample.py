@@ -17,6 +17,7 @@ from heed.models.decode_check import why_not_together
 from heed.models.draw import chances, draw, uniform_numbers
 from heed.models.sample import GREEDY, Completion, Sampling, greedy, sample
 from heed.models.score import forest_score, plain_score
+from heed.models.slots import Decoding
 
 AS_PREDICTED = Sampling(temperature=1.0, top_p=1.0)
 TOGETHER = ["gpt2", "llama", "qwen3", "gemma2", "mistral with a window", "gpt-oss"]
@@ -38,14 +39,23 @@ def float32(family):
 
 
 class Watch:
-    """Counts the rows that a model's forward is given, by call."""
+    """Counts the tokens of every forward over prompts and of every step, whoever computes it."""
 
-    def __init__(self, model):
+    def __init__(self, model, monkeypatch):
         self.sizes: list[int] = []
         model.base_model.register_forward_pre_hook(self.see, with_kwargs=True)
+        begin = Decoding.begin_step
+
+        def begin_seen(decoding):
+            position = begin(decoding)
+            self.sizes.append(len(position))
+            return position
+
+        monkeypatch.setattr(Decoding, "begin_step", begin_seen)
 
     def see(self, module, args, kwargs):
-        self.sizes.append(kwargs["input_ids"].numel())
+        if "decoding" not in kwargs:
+            self.sizes.append(kwargs["input_ids"].numel())
 
 
 def scored_by_training(model, prompt: list[int], completion: Completion, score=forest_score) -> list[float]:
@@ -224,11 +234,11 @@ def test_no_prompts_have_no_answers():
 # ---- work
 
 
-def test_every_token_is_computed_once_and_what_is_done_leaves():
+def test_every_token_is_computed_once_and_what_is_done_leaves(monkeypatch):
     model = float32("llama")
     how = {"stop_ids": list(range(3, 20)), "max_new_tokens": 20, "sampling": AS_PREDICTED, "num_samples": 3}
     sample(model, PROMPTS, **how)  # the self-check comes with the first
-    watch, counts = Watch(model), []
+    watch, counts = Watch(model, monkeypatch), []
     found = sample(model, PROMPTS, max_sequences=5, on_done=counts.append, **how)
     prompt_tokens, *steps = watch.sizes
     assert prompt_tokens == len({tuple(prompt[:end]) for prompt in PROMPTS for end in range(1, len(prompt) + 1)})
@@ -385,11 +395,11 @@ def test_the_self_check_sees_an_attention_that_computes_something_else():
     assert why_not_together(float32("llama"), PROMPTS[0], 30) is None
 
 
-def test_a_window_is_proved_when_it_is_outgrown():
+def test_a_window_is_proved_when_it_is_outgrown(monkeypatch):
     model = float32("mistral with a window")  # 7 tokens
     how = {"stop_ids": [], "max_new_tokens": 2}
     sample(model, [[3, 4]], **how)
-    watch = Watch(model)
+    watch = Watch(model, monkeypatch)
     sample(model, [[3, 4]], **how)
     assert watch.sizes == [2, 1]
     sample(model, [[3] * 9], **how)

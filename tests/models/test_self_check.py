@@ -11,7 +11,7 @@ from transformers import AttentionInterface, LlamaConfig
 from heed.forest.build import build, nodes
 from heed.models import attention
 from heed.models.check import choose_score, disagreement, probe_sequences, rope_kind, sliding_window
-from heed.models.score import forest_score, plain_score
+from heed.models.score import BY_FOREST, BY_ROWS
 from heed.types import Tokens
 
 LONGEST = branching_sequences()[0]
@@ -34,7 +34,7 @@ def test_a_model_that_is_right_is_trusted_and_the_user_decides_on_sharing():
     assert agrees(model)
     for share in (True, False):
         found = chosen(model, share=share)
-        assert found.score.func is forest_score
+        assert found.way is BY_FOREST
         assert found.shares_prefixes == share
         assert found.note == "the forest computes what the model computes"
 
@@ -57,7 +57,7 @@ def test_one_wrong_layer_is_noticed(change):
     wrong_where_the_forest_goes(model, change)
     found = chosen(model)
     assert "log-probs differ by" in found.note
-    assert found.score.func is plain_score
+    assert found.way is BY_ROWS
     assert not found.shares_prefixes
 
 

@@ -7,7 +7,7 @@ The float32 casts inside the models are widened on both sides, so that what rema
 import itertools
 import math
 import os
-from functools import cache, partial
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,13 +22,13 @@ from heed.dist.world import World
 from heed.models import head
 from heed.models.check import ChosenScore
 from heed.models.load import LoadedModel
-from heed.models.score import forest_score, plain_score
+from heed.models.score import BY_FOREST, BY_ROWS, ONE_BY_ONE
 from heed.models.speed import speed_up
 from heed.recipes.opening import Opened
 from heed.recipes.sft import Tuning
 from heed.train.optimiser import adamw, set_learning_rate
 from heed.train.schedule import learning_rate
-from heed.train.step import optimiser_step
+from heed.train.step import Term, likelihood, optimiser_step
 from heed.types import Tokens
 
 VOCABULARY, WIDTH = 64, 32
@@ -121,9 +121,9 @@ WAYS = [
     )
 ]
 SCORES = {
-    "forest": forest_score,
-    "padded rows": plain_score,
-    "a row per forward": partial(plain_score, rows_per_forward=1),
+    "forest": BY_FOREST,
+    "padded rows": BY_ROWS,
+    "a row per forward": ONE_BY_ONE,
 }
 
 
@@ -226,7 +226,7 @@ def tuning_of(model, way, world):
     settings = SftSettings(
         model="none", data=["none"], out="none", max_tokens=way.max_tokens, loss={"mean_over": way.mean_over}
     )
-    chosen = ChosenScore(partial(SCORES[way.score], model), way.share, "")
+    chosen = ChosenScore(model, SCORES[way.score], way.share, "")
     nothing: Any = None
     opened = Opened(LoadedModel(model, nothing), nothing, nothing, (), 0)
     return Tuning(
@@ -251,7 +251,7 @@ def first_gradient(family, dtype, way, world):
     widened = CastsToFloat64() if dtype == torch.float64 else torch.enable_grad()
     with widened:
         numbers = optimiser_step(
-            list(model.parameters()), optimiser, tuning.forests(CONVERSATIONS), tuning.chosen.score,
+            list(model.parameters()), optimiser, [Term(tuning.forests(CONVERSATIONS), likelihood(tuning.chosen.nll))],
             max_norm=math.inf, world=world,
         )  # fmt: skip
     return numbers["loss"], numbers["num_trained_tokens"], seen
@@ -267,7 +267,11 @@ def weights_after_steps(family, way, world):
     for step, batch in enumerate(batches(), start=1):
         set_learning_rate(optimiser, learning_rate(step, peak=2e-3, warmup_steps=1, total_steps=NUM_STEPS))
         optimiser_step(
-            list(model.parameters()), optimiser, tuning.forests(batch), tuning.chosen.score, max_norm=1.0, world=world
+            list(model.parameters()),
+            optimiser,
+            [Term(tuning.forests(batch), likelihood(tuning.chosen.nll))],
+            max_norm=1.0,
+            world=world,
         )
     return flat(model)
 

@@ -18,7 +18,7 @@ from heed.recipes.sft import Tuning, prepare_tuning, run
 from heed.train.environment import environment
 from heed.train.progress import Progress
 from heed.train.run import open_run
-from heed.train.step import accumulate_gradient
+from heed.train.step import Term, accumulate_gradient
 
 ALPACA = "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
 CPU = torch.device("cpu")
@@ -40,7 +40,7 @@ def open_tuning(settings: SftSettings) -> Tuning:
 def first_gradient(tuning: Tuning) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
     """The gradient of every parameter in the first step, and the step's numbers."""
     conversations = tuning.data.training.batch(1, tuning.settings.batch_size, tuning.num_draws)
-    numbers = accumulate_gradient(tuning.forests(conversations), tuning.loss_of, world=World())
+    numbers = accumulate_gradient([Term(tuning.forests(conversations), tuning.loss_of)], world=World())
     return {name: p.grad.clone() for name, p in tuning.opened.loaded.trained_parameters()}, numbers
 
 

@@ -9,7 +9,7 @@ import torch
 
 from heed.dist.world import World
 from heed.errors import UserError
-from heed.train.step import evaluate, optimiser_step
+from heed.train.step import Term, evaluate, likelihood, optimiser_step
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,6 @@ class Points:
     @property
     def total_weight(self):
         return float(self.weight.sum())
-
-    @property
-    def num_trained_tokens(self):
-        return len(self.weight)
 
     def divided_by(self, count):
         return replace(self, weight=self.weight / count)
@@ -68,7 +64,11 @@ def step_of(batches, *, max_norm=math.inf, lr=0.1, world=None, model=None):
     model = model or a_model()
     optimiser = torch.optim.SGD(model.parameters(), lr=lr)
     numbers = optimiser_step(
-        list(model.parameters()), optimiser, batches, squares_of(model), max_norm=max_norm, world=world or World()
+        list(model.parameters()),
+        optimiser,
+        [Term(batches, likelihood(squares_of(model)))],
+        max_norm=max_norm,
+        world=world or World(),
     )
     assert all(p.grad is None for p in model.parameters()), "no gradient is left for the next step"
     return numbers, [p.detach().clone() for p in model.parameters()]
@@ -143,7 +143,13 @@ def test_what_is_not_finite_is_refused_before_a_weight_moves(bad, where):
 
     optimiser = torch.optim.AdamW(model.parameters(), lr=0.1)
     with pytest.raises(UserError, match="not finite") as caught:
-        optimiser_step(list(model.parameters()), optimiser, [all_points()], loss_of, max_norm=1.0, world=World())
+        optimiser_step(
+            list(model.parameters()),
+            optimiser,
+            [Term([all_points()], likelihood(loss_of))],
+            max_norm=1.0,
+            world=World(),
+        )
     assert "no weight has moved" in caught.value.where
     assert "--optim.lr" in caught.value.fix
     assert all(torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))
@@ -155,7 +161,7 @@ def test_measuring_reports_what_a_step_would_and_learns_nothing():
     model = a_model()
     batches = cut(all_points(), [5, 7])
     before = [p.detach().clone() for p in model.parameters()]
-    numbers = evaluate(batches, squares_of(model), world=World())
+    numbers = evaluate(batches, likelihood(squares_of(model)), world=World())
     assert all(p.grad is None for p in model.parameters())
     assert all(torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))
     expected, _ = step_of(batches)
@@ -184,7 +190,7 @@ def work(rank, folder):
         batches = cut(all_points(), sizes)
         mine = [batches[i] for i in shares[rank]]
         seen[name] = step_of(mine, world=world, max_norm=1.0)
-        seen[f"{name}, measured"] = evaluate(mine, squares_of(a_model()), world=world)
+        seen[f"{name}, measured"] = evaluate(mine, likelihood(squares_of(a_model())), world=world)
     torch.save(seen, f"{folder}/seen-{rank}.pt")
     world.close()
 
@@ -211,3 +217,29 @@ def test_two_processes_with_unequal_shares_take_the_step_of_one(seen, name):
 def test_both_processes_end_with_the_same_bits(seen, name):
     assert all(torch.equal(a, b) for a, b in zip(seen[0][name][1], seen[1][name][1], strict=True))
     assert seen[0][name][0] == seen[1][name][0]
+
+
+def test_a_loss_of_two_terms_is_each_mean_times_its_coefficient():
+    # Terms of 3 and 9 points with weights of their own: neither's count changes what the other weighs.
+    points, model = all_points(), a_model()
+    first, second = cut(points, [3, 9])
+    squares = squares_of(model)
+    means = [squares(part)[0] / part.weight.sum() for part in (first, second)]
+    gradient = torch.autograd.grad(means[0] + 0.25 * means[1], list(model.parameters()))
+    optimiser = torch.optim.SGD(model.parameters(), lr=1.0)
+    before = [p.detach().clone() for p in model.parameters()]
+    terms = [Term([first], likelihood(squares)), Term(cut(second, [2, 7]), likelihood(squares), coefficient=0.25)]
+    numbers = optimiser_step(list(model.parameters()), optimiser, terms, max_norm=math.inf, world=World())
+    assert numbers["loss"] == pytest.approx((means[0] + 0.25 * means[1]).item(), rel=1e-13)
+    after = [b - g for b, g in zip(before, gradient, strict=True)]
+    torch.testing.assert_close([p.detach() for p in model.parameters()], after, rtol=1e-13, atol=1e-14)
+
+
+def test_statistics_are_means_over_the_step_and_counts_are_added_up():
+    reported = iter([{"rate": (1.0, 4), "seen": 2, "nowhere": (0.0, 0)}, {"rate": (5.0, 2), "seen": 3}])
+
+    def loss_of(points):
+        return points.weight.sum(), next(reported)
+
+    numbers = evaluate(cut(all_points(), [5, 7]), loss_of, world=World())
+    assert numbers == {"loss": pytest.approx(1.0), "rate": 1.0, "seen": 5}

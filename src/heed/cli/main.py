@@ -16,11 +16,16 @@ from heed.cli.parse import parse
 from heed.cli.usage import overview, usage
 from heed.config import ChatSettings, DemoSettings, MergeSettings, ReportSettings, SftSettings, ShowSettings
 from heed.errors import UserError
+from heed.preference_config import DpoSettings, GrpoSettings, PpoSettings, RewardSettings
 from heed.settings import Settings, load_settings, nearest, options
 
 COMMANDS: dict[str, type[Settings]] = {
     "demo": DemoSettings,
     "sft": SftSettings,
+    "reward": RewardSettings,
+    "ppo": PpoSettings,
+    "dpo": DpoSettings,
+    "grpo": GrpoSettings,
     "show": ShowSettings,
     "chat": ChatSettings,
     "merge": MergeSettings,
@@ -29,7 +34,7 @@ COMMANDS: dict[str, type[Settings]] = {
 POSITIONAL = {"show": "data", "chat": "model", "merge": "model", "report": "runs"}
 """the option that a word without a flag belongs to"""
 AGAIN = {
-    "sft": "; the same command goes on from the last checkpoint",
+    **dict.fromkeys(("sft", "reward", "ppo", "dpo", "grpo"), "; the same command goes on from the last checkpoint"),
     "demo": "; the same command goes on from where it was",
 }
 """what is said of a command that was stopped with Ctrl-C"""
@@ -98,6 +103,22 @@ def _run(command: str, words: Sequence[str]) -> None:
         from heed.recipes import sft
 
         sft.run(settings)
+    elif isinstance(settings, RewardSettings):
+        from heed.recipes import reward
+
+        reward.run(settings)
+    elif isinstance(settings, DpoSettings):
+        from heed.recipes import dpo
+
+        dpo.run(settings)
+    elif isinstance(settings, PpoSettings):
+        from heed.recipes import ppo
+
+        ppo.run(settings)
+    elif isinstance(settings, GrpoSettings):
+        from heed.recipes import grpo
+
+        grpo.run(settings)
     elif isinstance(settings, ShowSettings):
         from heed.cli.show import show
 

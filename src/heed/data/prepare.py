@@ -14,15 +14,16 @@ from typing import Any, Literal
 import numpy as np
 
 from heed.data.chat import masked
-from heed.data.check import check, in_held_out
+from heed.data.check import check, check_imitation, in_held_out
 from heed.data.parallel import map_in_processes
 from heed.data.read import read, read_labelled, summary
 from heed.data.render import ChatTemplate
+from heed.data.shapes import Noun
 from heed.data.store import StoreWriter, TokenStore
 from heed.data.tokens import Tokenizer, tokenise
 from heed.data.wordings import Wordings, load_wordings, say
 from heed.errors import UserError
-from heed.types import Conversation, Finding, Labelled, Origin, Ranking, Tokens
+from heed.types import Conversation, Finding, Judged, Labelled, Origin, Ranking, Tokens
 
 TooLong = Literal["error", "drop", "truncate"]
 
@@ -79,6 +80,10 @@ class Account:
     lengths: dict[str, dict[str, list[int]]] = field(default_factory=dict)
     """tokens of conversations outside (`prompt`) and inside (`response`) their responses, as histograms"""
     left_out: list[LeftOut] = field(default_factory=list)
+    further: dict[str, int] = field(default_factory=dict)
+    """counts that only this kind of data has, by name"""
+    notes: list[str] = field(default_factory=list)
+    """the same in words"""
 
     def lines(self, max_length: int | None, too_long: TooLong) -> list[str]:
         """What a user should know, most of all what is missing."""
@@ -92,10 +97,11 @@ class Account:
             lines.append(f"  {self.num_findings:,} unusable left out (listed in left_out.jsonl)")
         if self.num_branches:
             lines.append(f"  {self.num_branches:,} turns became sequences of their own: the template rewrites history")
-        lines.append(
-            f"  {self.num_kept - self.num_held_out:,} to train on, {self.num_held_out:,} held out, "
-            f"{self.num_trained_tokens:,} of {self.num_tokens:,} tokens trained"
-        )
+        lines += [f"  {note}" for note in self.notes]
+        sides = f"  {self.num_kept - self.num_held_out:,} to train on, {self.num_held_out:,} held out, "
+        is_answered = self.num_trained_tokens or not self.num_tokens
+        trained = f"{self.num_trained_tokens:,} of {self.num_tokens:,} tokens trained"
+        lines.append(sides + (trained if is_answered else f"{self.num_tokens:,} tokens"))
         return lines
 
 
@@ -199,7 +205,7 @@ def histogram(lengths: np.ndarray) -> dict[str, list[int]]:
 
 
 def prepare_record(
-    preparation: Preparation, wordings: Wordings | None, record: tuple[str, Conversation | Ranking | Labelled]
+    preparation: Preparation, wordings: Wordings | None, record: tuple[str, Noun | Labelled]
 ) -> Prepared:
     """Everything that is done with one record; a function of its arguments alone, so any process may do it."""
     shape, noun = record
@@ -208,7 +214,7 @@ def prepare_record(
     too_long: list[LeftOut] = []
     num_branches = num_split_edges = 0
     for conversation in conversations_of(noun, wordings):
-        rendered = check(conversation) or masked(conversation, preparation.template)
+        rendered = check_imitation(noun) or check(conversation) or masked(conversation, preparation.template)
         if isinstance(rendered, Finding):
             findings.append(rendered)
             continue
@@ -220,7 +226,7 @@ def prepare_record(
             too_long.append(LeftOut(conversation.origin, "too long", lost))
         if kept:
             rows.append((conversation.origin, kept))
-    hashed = noun.best() if isinstance(noun, Ranking) else noun
+    hashed = noun if isinstance(noun, Labelled) else imitated(noun)
     is_held_out = bool(rows) and in_held_out(hashed, preparation.held_out_share)
     kind = (shape, type(noun))
     return Prepared(kind, tuple(rows), is_held_out, tuple(findings), tuple(too_long), num_branches, num_split_edges)
@@ -234,7 +240,7 @@ def open_prepared(path: str, folder: Path) -> PreparedSet:
     return PreparedSet(path, store, first_row, np.flatnonzero(~held_out), np.flatnonzero(held_out))
 
 
-def conversations_of(noun: Conversation | Ranking | Labelled, wordings: Wordings | None) -> Iterator[Conversation]:
+def conversations_of(noun: Noun | Labelled, wordings: Wordings | None) -> Iterator[Conversation]:
     """What supervised tuning makes of a record: itself, a ranking's best answer, or every wording of it."""
     if isinstance(noun, Labelled):
         if wordings is None:
@@ -242,7 +248,14 @@ def conversations_of(noun: Conversation | Ranking | Labelled, wordings: Wordings
         for wording in wordings.of(noun):
             yield say(noun, wording)
     else:
-        yield noun.best() if isinstance(noun, Ranking) else noun
+        yield imitated(noun)
+
+
+def imitated(noun: Noun) -> Conversation:
+    """The conversation that supervised tuning takes from a record."""
+    if isinstance(noun, Ranking):
+        return noun.best()
+    return noun.conversation() if isinstance(noun, Judged) else noun
 
 
 def fitted(sequences: tuple[Tokens, ...], preparation: Preparation) -> tuple[tuple[Tokens, ...], int]:
@@ -299,7 +312,8 @@ def rounded_up(share: float) -> float:
 
 def account_json(account: Account) -> Mapping[str, Any]:
     """The numbers of an account, for the run folder."""
-    return {name: value for name, value in vars(account).items() if name != "left_out"}
+    numbers = {name: value for name, value in vars(account).items() if name not in ("left_out", "further", "notes")}
+    return numbers | account.further
 
 
 def left_out_lines(account: Account) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Read records: a file, a folder of files, or a hub data set into conversations and rankings."""
+"""Read records: a file, a folder of files, or a hub data set into conversations, rankings, judged answers, prompts."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from heed.data.formats import SUFFIXES, read_file, suffix_of, without_nulls
-from heed.data.shapes import convert, recognise
+from heed.data.shapes import Noun, convert, recognise, to_prompts, with_scores_of_pair
 from heed.errors import UserError
-from heed.types import Conversation, Labelled, Origin, Ranking
+from heed.types import Conversation, Judged, Labelled, Origin, Prompt, Ranking
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-def read(path: str) -> Iterator[tuple[str, Conversation | Ranking]]:
-    """Every conversation or ranking at `path`, with the name of the shape it was written in.
+def read(path: str) -> Iterator[tuple[str, Noun]]:
+    """Every conversation, ranking or judged answer at `path`, with the name of the shape it was written in.
 
     Each record is recognised by its own keys, so one file may mix shapes. Streams: memory
     does not grow with the file. Everything broken is a `UserError` when it is reached.
@@ -27,6 +27,56 @@ def read(path: str) -> Iterator[tuple[str, Conversation | Ranking]]:
         shape = recognise(raw, origin)
         for noun in convert(shape, raw, origin):
             yield shape.name, noun
+
+
+def read_rankings(path: str) -> Iterator[tuple[str, Ranking]]:
+    """Every ranking at `path`, pairs with their margin or scores; a record that compares nothing is a `UserError`."""
+    for origin, raw in read_raw(path):
+        shape = recognise(raw, origin)
+        for noun in convert(shape, raw, origin):
+            if not isinstance(noun, Ranking):
+                raise _no_preference(
+                    shape.name,
+                    origin,
+                    "a record compares no answers",
+                    "a prompt with a chosen and a rejected answer, or with a list of ranked answers",
+                    '"prompt": "...", "chosen": "...", "rejected": "..."',
+                )
+            yield shape.name, with_scores_of_pair(noun, raw)
+
+
+def read_judged(path: str) -> Iterator[tuple[str, Judged | Ranking]]:
+    """Every judged answer at `path`, or ranking to take judged answers from; anything else is a `UserError`."""
+    for origin, raw in read_raw(path):
+        shape = recognise(raw, origin)
+        for noun in convert(shape, raw, origin):
+            if isinstance(noun, Conversation):
+                raise _no_preference(
+                    shape.name,
+                    origin,
+                    "a record does not say how good its answer is",
+                    "a prompt, a completion and a label that is true or false; or a preference",
+                    '"prompt": "...", "completion": "...", "label": true',
+                )
+            yield shape.name, with_scores_of_pair(noun, raw) if isinstance(noun, Ranking) else noun
+
+
+def read_prompts(path: str) -> Iterator[tuple[str, Prompt]]:
+    """What every record at `path` asks; answers that stand beside it are not read, which the shape's name says."""
+    for origin, raw in read_raw(path):
+        name, prompts = to_prompts(raw, origin)
+        for prompt in prompts:
+            yield name, prompt
+
+
+def _no_preference(shape: str, origin: Origin, problem: str, expected: str, example: str) -> UserError:
+    return UserError(
+        problem,
+        where=str(origin),
+        found=f"a record of the shape {shape}",
+        expected=expected,
+        fix=f"in that record write {example}; answers to imitate are for heed sft",
+    )
 
 
 def read_labelled(path: str) -> Iterator[tuple[str, Labelled]]:
@@ -52,23 +102,37 @@ def read_raw(path: str) -> Iterator[tuple[Origin, Mapping[str, Any]]]:
 
 
 def summary(counts: Mapping[tuple[str, type], int]) -> str:
-    """What was read, in one line: `read 4,990 conversations as messages and 10 as alpaca`.
+    """What supervised tuning read, in one line: `read 4,990 conversations as messages and 10 as alpaca`.
 
     `counts` is how many nouns of each type came from each shape: `Counter((shape, type(noun)) ...)`.
     """
+    text = counted(counts)
+    kinds = {kind for (_, kind), n in counts.items() if n}
+    if Ranking not in kinds:
+        return text
+    return f"{text}; supervised tuning uses the best answer of each{'' if kinds == {Ranking} else ' ranking'}"
+
+
+WORDS = (
+    (Conversation, "conversation"),
+    (Ranking, "ranking"),
+    (Judged, "judged answer"),
+    (Prompt, "prompt"),
+    (Labelled, "record"),
+)
+
+
+def counted(counts: Mapping[tuple[str, type], int]) -> str:
+    """How many of what was read: `read 1,100 rankings as preference`."""
     parts = []
-    for kind, word in ((Conversation, "conversation"), (Ranking, "ranking"), (Labelled, "record")):
+    for kind, word in WORDS:
         shapes = sorted(((n, shape) for (shape, k), n in counts.items() if k is kind and n), reverse=True)
         for i, (n, shape) in enumerate(shapes):
             plural = word if n == 1 else f"{word}s"
             parts.append(f"{n:,} {plural} as {shape}" if i == 0 else f"{n:,} as {shape}")
     if not parts:
         return "read no records"
-    text = "read " + (", ".join(parts[:-1]) + " and " if len(parts) > 1 else "") + parts[-1]
-    kinds = {kind for (_, kind), n in counts.items() if n}
-    if Ranking not in kinds:
-        return text
-    return f"{text}; supervised tuning uses the best answer of each{'' if kinds == {Ranking} else ' ranking'}"
+    return "read " + (", ".join(parts[:-1]) + " and " if len(parts) > 1 else "") + parts[-1]
 
 
 # ---- files and folders

@@ -1,19 +1,21 @@
-"""The shapes data sets come in: a raw record into conversations or rankings, recognised by its own keys."""
+"""The shapes data sets come in: a raw record into conversations, rankings or judged answers, recognised by its keys."""
 
 from __future__ import annotations
 
 import functools
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from heed.data.messages import from_json, refuse, to_messages, to_tools
 from heed.errors import UserError
-from heed.types import Conversation, Message, Origin, Ranking
+from heed.types import Conversation, Judged, Message, Origin, Prompt, Ranking
 
 Raw = Mapping[str, Any]
-Nouns = tuple[Conversation | Ranking, ...]
+Noun = Conversation | Ranking | Judged
+Nouns = tuple[Noun, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,22 +24,59 @@ class Shape:
 
     name: str
     needs: Mapping[str, str]
-    """key -> kinds allowed, as words: `text`, `list`, `object`"""
+    """key -> kinds allowed, as words: `text`, `list`, `object`, `yes/no`"""
     to_nouns: Callable[[Raw, Origin], Nouns]
 
 
 def recognise(raw: Raw, origin: Origin) -> Shape:
     """The most specific shape whose keys the record has; a null counts as absent unless no shape fits otherwise."""
-    kinds = tuple((key, _kind(value)) for key, value in raw.items())
-    shape = _shape_of(tuple(pair for pair in kinds if pair[1] != "null")) or _shape_of(kinds)
+    kinds = _kinds(raw)
+    shape = _shape_of(kinds)
     if shape is None:
-        raise _unknown(kinds, origin)
+        raise _unknown(kinds, SHAPES, origin)
     return shape
 
 
 def convert(shape: Shape, raw: Raw, origin: Origin) -> Nouns:
     """What the record says; a record of several instances says several conversations, of one origin."""
     return shape.to_nouns(raw, origin)
+
+
+def to_prompts(raw: Raw, origin: Origin) -> tuple[str, tuple[Prompt, ...]]:
+    """What a record asks, and the shape it was written in; the answer that it may hold beside it is not read.
+
+    A record of any shape asks something: a conversation that ends in an answer asks what comes before that. Besides
+    those, a prompt may stand alone as `prompt`, `instruction` (with `input`) or `question`.
+    """
+    kinds = _kinds(raw)
+    shape = _shape_of(kinds) or _first_fitting(kinds, PROMPT_SHAPES)
+    if shape is None:
+        raise _unknown(kinds, PROMPT_SHAPES + SHAPES, origin)
+    nouns = shape.to_nouns(raw, origin)
+    prompts = tuple(_asked(noun, raw) for noun in nouns)
+    is_answered = any(
+        not isinstance(noun, Conversation) or noun.messages != prompt.messages
+        for noun, prompt in zip(nouns, prompts, strict=True)
+    )
+    return f"{shape.name} (answers not read)" if is_answered else shape.name, prompts
+
+
+def _asked(noun: Noun, raw: Raw) -> Prompt:
+    if isinstance(noun, Ranking):
+        return Prompt(noun.prompt, noun.origin, raw)
+    messages = noun.prompt if isinstance(noun, Judged) else noun.messages
+    if isinstance(noun, Conversation) and messages and messages[-1].role == "assistant":
+        messages = messages[:-1]
+    return Prompt(messages, noun.origin, raw, noun.tools, noun.template_arguments)
+
+
+def _kinds(raw: Raw) -> tuple[tuple[str, str], ...]:
+    return tuple((key, "yes/no" if _is_judgement(key, value) else _kind(value)) for key, value in raw.items())
+
+
+def _is_judgement(key: str, value: Any) -> bool:
+    """A `label` says yes or no; any other number, as classes have, says nothing of how good an answer is."""
+    return key == "label" and isinstance(value, bool | int | float) and value in (0, 1)
 
 
 def _kind(value: Any) -> str:
@@ -52,18 +91,23 @@ def _kind(value: Any) -> str:
 
 @functools.lru_cache(maxsize=4096)
 def _shape_of(kinds: tuple[tuple[str, str], ...]) -> Shape | None:
+    without_nulls = [pair for pair in kinds if pair[1] != "null"]
+    return _first_fitting(without_nulls, SHAPES) or _first_fitting(kinds, SHAPES)
+
+
+def _first_fitting(kinds: Sequence[tuple[str, str]], shapes: Sequence[Shape]) -> Shape | None:
     # A null can stand for empty text, but not for a list of messages.
     has = {key: "text" if kind == "null" else kind for key, kind in kinds}
-    for shape in SHAPES:
+    for shape in shapes:
         if all(has.get(key) in allowed.split() for key, allowed in shape.needs.items()):
             return shape
     return None
 
 
-def _unknown(kinds: Sequence[tuple[str, str]], origin: Origin) -> UserError:
+def _unknown(kinds: Sequence[tuple[str, str]], shapes: Sequence[Shape], origin: Origin) -> UserError:
     keys = [f"{key} ({kind})" for key, kind in kinds]
     more = f" and {len(keys) - 12:,} more" if len(keys) > 12 else ""
-    known = "; ".join(dict.fromkeys("+".join(shape.needs) for shape in SHAPES))
+    known = "; ".join(dict.fromkeys("+".join(shape.needs) for shape in shapes))
     return UserError(
         "unknown shape of record",
         where=str(origin),
@@ -247,19 +291,94 @@ def _as_context(messages: Sequence[Message]) -> tuple[Message, ...]:
 
 def _ranked(prompt_key: str, answers_key: str) -> Callable[[Raw, Origin], Nouns]:
     def to_nouns(raw: Raw, origin: Origin) -> Nouns:
-        scored = [key for key in ("scores", "score", "ranks", "rank", "rankings") if raw.get(key) is not None]
         answers = [to_messages(answer, origin, text_role="assistant") for answer in raw[answers_key]]
-        if scored or len(answers) < 2:
-            raise UserError(
-                "ranked answers with scores are not read" if scored else "a ranking needs two answers or more",
-                where=str(origin),
-                found=f"the key '{scored[0]}'" if scored else f"{len(answers)} in '{answers_key}'",
-                expected=f"'{answers_key}' as a list of at least two answers, best first",
-                fix=f"sort '{answers_key}' best first and remove '{scored[0]}'"
-                if scored
-                else 'for a single answer write "prompt": "...", "response": "..."',
-            )
-        return (_ranking(_prompt(raw, prompt_key, origin), answers, raw, origin),)
+        if not answers:
+            raise refuse(origin, "a ranking has no answers", raw[answers_key], "answers, best first", '["...", "..."]')
+        ranking = _ranking(_prompt(raw, prompt_key, origin), answers, raw, origin)
+        return (_best_first(ranking, *_scores(raw, len(answers), origin)),)
+
+    return to_nouns
+
+
+def _scores(raw: Raw, num_answers: int, origin: Origin) -> tuple[list[float], bool]:
+    """A number for each answer, larger for better ones, and whether differences of them mean anything."""
+    given = [key for key in ("scores", "ranks", "score", "rank", "rankings") if raw.get(key) is not None]
+    if not given:
+        return [], False
+    numbers = from_json(raw[given[0]], origin, given[0])
+    if given not in (["scores"], ["ranks"]) or not isinstance(numbers, Sequence) or len(numbers) != num_answers:
+        raise UserError(
+            "the order of ranked answers cannot be told",
+            where=str(origin),
+            found=f"{num_answers} answers and {' and '.join(f'{key}: {raw[key]!r:.60}' for key in given)}",
+            expected="scores (larger is better) or ranks (1 is best), one of the two, a number for each answer",
+            fix=f'in that record write "scores": {[float(i) for i in range(num_answers, 0, -1)]}, '
+            "or sort the answers best first and remove that key",
+        )
+    values = [_number(value, given[0], origin) for value in numbers]
+    return (values, True) if given == ["scores"] else ([-value for value in values], False)
+
+
+def _best_first(ranking: Ranking, scores: list[float], are_distances: bool) -> Ranking:
+    """The answers sorted by score, those of equal scores as they were written."""
+    if not scores:
+        return ranking
+    order = sorted(range(len(scores)), key=lambda i: -scores[i])
+    levels = sorted(set(scores))
+    if not are_distances and len(levels) == len(scores):
+        kept: tuple[float, ...] = ()
+    else:
+        kept = tuple(scores[i] if are_distances else float(levels.index(scores[i])) for i in order)
+    return replace(ranking, answers=tuple(ranking.answers[i] for i in order), scores=kept)
+
+
+SCORES_OF_PAIRS = (
+    ("score_chosen", "score_rejected"),
+    ("chosen_score", "rejected_score"),
+    ("chosen_rating", "rejected_rating"),
+)
+
+
+def with_scores_of_pair(ranking: Ranking, raw: Raw) -> Ranking:
+    """A pair with what its record says of how much better the chosen answer is: `margin`, else a score of each.
+
+    These keys stand beside any shape of pair, and supervised tuning never looks at them. They may contradict the
+    order of the pair, which is for a check to find.
+    """
+    if len(ranking.answers) != 2 or ranking.scores:
+        return ranking
+    origin = ranking.origin
+    if raw.get("margin") is not None:
+        return replace(ranking, scores=(_number(raw["margin"], "margin", origin), 0.0))
+    for keys in SCORES_OF_PAIRS:
+        missing = [key for key in keys if raw.get(key) is None]
+        if len(missing) == 1:
+            raise refuse(origin, "only one of two answers has a score", list(raw), missing[0], f'"{missing[0]}": 1.0')
+        if not missing:
+            return replace(ranking, scores=tuple(_number(raw[key], key, origin) for key in keys))
+    return ranking
+
+
+def _number(value: Any, key: str, origin: Origin) -> float:
+    if isinstance(value, str):
+        value = from_json(value, origin, key)  # a cell of a table
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise refuse(origin, f"'{key}' holds something that is not a number", value, "a finite number", f'"{key}": 1.0')
+    return float(value)
+
+
+def _judged(answer_key: str) -> Callable[[Raw, Origin], Nouns]:
+    def to_nouns(raw: Raw, origin: Origin) -> Nouns:
+        answer = to_messages(raw[answer_key], origin, text_role="assistant")
+        tools, arguments = to_tools(raw.get("tools"), origin), _template_arguments(raw, origin)
+        return (Judged(_prompt(raw, "prompt", origin), answer, bool(raw["label"]), origin, tools, arguments),)
+
+    return to_nouns
+
+
+def _alone(key: str) -> Callable[[Raw, Origin], Nouns]:
+    def to_nouns(raw: Raw, origin: Origin) -> Nouns:
+        return (_conversation(_prompt(raw, key, origin), raw, origin),)
 
     return to_nouns
 
@@ -286,7 +405,20 @@ SHAPES = (
     Shape("seed tasks", {"instruction": "text", "instances": "list"}, _seed_task),
     Shape("alpaca", {"instruction": "text", "output": "text"}, _alpaca),
     Shape("dolly", {"instruction": "text", "response": "text"}, _dolly),
+    Shape(
+        "prompt/completion/label",
+        {"prompt": "text list", "completion": ANY, "label": "yes/no"},
+        _judged("completion"),
+    ),
+    Shape("prompt/response/label", {"prompt": "text list", "response": ANY, "label": "yes/no"}, _judged("response")),
     Shape("prompt/completion", {"prompt": "text list", "completion": ANY}, _prompt_and("completion")),
     Shape("prompt/response", {"prompt": "text list", "response": ANY}, _prompt_and("response")),
 )
 """the most specific first: the first whose keys are all there is taken"""
+
+PROMPT_SHAPES = (
+    Shape("prompt", {"prompt": "text list"}, _alone("prompt")),
+    Shape("instruction", {"instruction": "text"}, _alone("instruction")),
+    Shape("question", {"question": "text"}, _alone("question")),
+)
+"""a prompt that stands alone, or beside keys that only a reward reads"""

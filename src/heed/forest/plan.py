@@ -37,6 +37,8 @@ def even_budget(groups: Sequence[Group], max_tokens: int, *, share: bool = True,
     Equal parts have the lowest peak memory, and no small rest runs at the low speed of small matrices.
     The number of forwards is rounded up to a `multiple_of`, the processes that share them out.
     """
+    if multiple_of == 1 and (total := total_tokens(groups, share=share)) <= max_tokens:
+        return total
     num_forwards = len(plan(groups, max_tokens, share=share))
     num_forwards = -(-num_forwards // multiple_of) * multiple_of
     low, high = 0, max_tokens
@@ -44,6 +46,20 @@ def even_budget(groups: Sequence[Group], max_tokens: int, *, share: bool = True,
         middle = (low + high) // 2
         low, high = (low, middle) if len(plan(groups, middle, share=share)) <= num_forwards else (middle, high)
     return high
+
+
+def deal(groups: Sequence[Group], max_tokens: int, *, share: bool, rank: int, size: int) -> list[list[int]]:
+    """The forwards of one of `size` processes, as group indices: even parts of at most `max_tokens` forest tokens."""
+    budget = even_budget(groups, max_tokens, share=share, multiple_of=size)
+    return plan(groups, budget, share=share)[rank::size]
+
+
+def total_tokens(groups: Sequence[Group], *, share: bool = True) -> int:
+    """Forest tokens of all groups together."""
+    size = SharedSize(share)
+    for group in groups:
+        size.add(group)
+    return size.num_tokens
 
 
 class SharedSize:

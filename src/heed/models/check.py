@@ -7,17 +7,19 @@ itself is trained one sequence per row, by its own forward.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from heed.forest.build import build
 from heed.models.layout import ForestLayout
-from heed.models.score import ScoreOf, forest_score, plain_score
-from heed.types import Tokens
+from heed.models.score import BY_FOREST, BY_ROWS, ONE_BY_ONE, Score, Way, forest_score, plain_score
+from heed.models.token_logp import TokenScores
+from heed.types import Forest, Tokens
 
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}
 """largest difference of a log-probability in nats; some families cast to float32 inside, so float64 gains little"""
@@ -30,10 +32,24 @@ LONGEST_DECIDES = ("longrope", "dynamic")
 class ChosenScore:
     """How this model's log-probabilities are computed, and why."""
 
-    score: ScoreOf
+    model: PreTrainedModel
+    way: Way
     shares_prefixes: bool
+    """how forests for it are to be built"""
     note: str
     """one line for the user"""
+
+    def nll(self, forest: Forest) -> Score:
+        """sum_n weight[n] * NLL[n] with its gradient, and the detached log p of each trained token."""
+        return self.way.nll(self.model, forest)
+
+    def logp(self, forest: Forest, temperature: float = 1.0, *, with_entropy: bool = False) -> TokenScores:
+        """log p of each trained token with its gradient; see `token_logp`."""
+        return self.way.logp(self.model, forest, temperature=temperature, with_entropy=with_entropy)
+
+    def states(self, forest: Forest) -> Float[Tensor, "T width"]:
+        """The final hidden state of every buffer token, with its gradient."""
+        return self.way.states(self.model, forest)
 
 
 def choose_score(
@@ -46,18 +62,18 @@ def choose_score(
         longest_in_data: tokens of the longest sequence there is: a sliding window that none outgrows needs no probing.
         share: whether the user wants prefixes shared; the forest serves either way.
     """
-    one_by_one = partial(plain_score, model, rows_per_forward=1)
     config = model.config.get_text_config()
     if (kind := rope_kind(config)) is not None:
-        return ChosenScore(one_by_one, False, f"{kind} RoPE depends on the longest row: one sequence per forward")
-    plain = partial(plain_score, model)
+        return ChosenScore(
+            model, ONE_BY_ONE, False, f"{kind} RoPE depends on the longest row: one sequence per forward"
+        )
     if getattr(config, "attention_chunk_size", None):
-        return ChosenScore(plain, False, "chunked attention cannot be replaced: one sequence per row")
+        return ChosenScore(model, BY_ROWS, False, "chunked attention cannot be replaced: one sequence per row")
     probe = probe_sequences(longest, sliding_window(config), longest_in_data, num_positions)
     reason = disagreement(model, probe)
     if reason is not None:
-        return ChosenScore(plain, False, f"{reason}: one sequence per row, by the model's own forward")
-    return ChosenScore(partial(forest_score, model), share, "the forest computes what the model computes")
+        return ChosenScore(model, BY_ROWS, False, f"{reason}: one sequence per row, by the model's own forward")
+    return ChosenScore(model, BY_FOREST, share, "the forest computes what the model computes")
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -16,15 +17,17 @@ from heed.models.attention import attention_named
 from heed.models.check import TOLERANCE, everything_trained, probe_sequences, rope_kind, sliding_window
 from heed.models.decode import (
     DECODE_NAME,
-    Decoding,
+    PlainStep,
+    Step,
     common_beginning,
     compute_prompts,
     device_of,
-    logits_of,
-    step,
 )
+from heed.models.fast_decode import FastStep
 from heed.models.load import num_positions
 from heed.models.score import plain_score
+from heed.models.slots import Decoding
+from heed.types import Tokens
 
 LOW_PRECISION_TOLERANCE = 0.25
 """in nats, for 16-bit weights or products, whose rounding hides less than this"""
@@ -35,8 +38,14 @@ NUM_STEPS = 4
 PROBE_TOKENS = range(16, 65)
 """lengths of a probe, where the sliding window asks for no longer one"""
 
+LONGEST_PROBE = 2 * PROBE_TOKENS.stop
+"""more tokens than any sequence of such a probe has"""
+
 _known: WeakKeyDictionary[PreTrainedModel, dict[bool, str | None]] = WeakKeyDictionary()
 """what was found for each model, with its sliding window outgrown or not: its forward stays what it is"""
+
+_fast: WeakKeyDictionary[PreTrainedModel, dict[frozenset[tuple[bool, str]], bool]] = WeakKeyDictionary()
+"""whether a `FastStep` computes what the model does, by the adapters that are switched off or active"""
 
 
 @torch.no_grad()
@@ -61,23 +70,51 @@ def _why_not_together(model: PreTrainedModel, prompt: Sequence[int], longest: in
         return f"{kind} RoPE depends on the longest row"
     if getattr(config, "attention_chunk_size", None):
         return "chunked attention cannot be replaced"
-    ids = np.resize(np.asarray(prompt), min(max(len(prompt), PROBE_TOKENS.start), PROBE_TOKENS.stop - 1))
-    probe = probe_sequences(everything_trained(ids), window, longest, num_positions(model))
-    sequences = [tokens.ids.tolist() for tokens in probe]
+    sequences = probe_of(model, prompt, longest, window)
     try:
-        logp = decoded_logp(model, sequences, NUM_STEPS)
+        difference = difference_from_model(model, sequences, PlainStep(model))
     except (TypeError, ValueError, RuntimeError, AttributeError, NotImplementedError) as error:
         return f"the model cannot be decoded with ({type(error).__name__}: {str(error).splitlines()[0][:80]})"
-    _, every = plain_score(model, build(probe, share=False), rows_per_forward=1)
-    expected = torch.stack([each[-NUM_STEPS:] for each in every.split([len(ids) - 1 for ids in sequences])])
-    difference = float((logp - expected).abs().max())
     device = device_of(model).type
     exact = model.dtype in TOLERANCE and not torch.is_autocast_enabled(device)
     tolerance = TOLERANCE[model.dtype] if exact else LOW_PRECISION_TOLERANCE
     return None if difference <= tolerance else f"log-probs differ by {difference:.1e} nats from the model's own"
 
 
-def decoded_logp(model: PreTrainedModel, sequences: Sequence[Sequence[int]], num_steps: int) -> Tensor:
+@torch.no_grad()
+def fastest_step(model: PreTrainedModel, prompt: Sequence[int], longest: int) -> Step:
+    """The step that a model is decoded with, where `why_not_together` has nothing against it.
+
+    A `FastStep` where the model has one and it computes what the model computes, which is tried once for each state of
+    its adapters; else the model's own forward.
+    """
+    fast = FastStep.of(model, max(longest, LONGEST_PROBE))
+    if fast is None:
+        return PlainStep(model)
+    adapters = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    state = frozenset((each.disable_adapters, str(each.active_adapters)) for each in adapters)
+    known = _fast.setdefault(model, {})
+    if state not in known:
+        sequences = probe_of(model, prompt, longest, None)
+        known[state] = difference_from_model(model, sequences, fast) <= TOLERANCE[model.dtype] / 10
+    return fast if known[state] else PlainStep(model)
+
+
+def probe_of(model: PreTrainedModel, prompt: Sequence[int], longest: int, window: int | None) -> tuple[Tokens, ...]:
+    """Sequences made of a prompt, of different lengths, that share beginnings."""
+    ids = np.resize(np.asarray(prompt), min(max(len(prompt), PROBE_TOKENS.start), PROBE_TOKENS.stop - 1))
+    return probe_sequences(everything_trained(ids), window, longest, num_positions(model))
+
+
+def difference_from_model(model: PreTrainedModel, probe: Sequence[Tokens], step: Step) -> float:
+    """The largest difference in nats of a decoded token's log p from that of the model's own forward."""
+    logp = decoded_logp(model, [tokens.ids.tolist() for tokens in probe], NUM_STEPS, step)
+    _, every = plain_score(model, build(probe, share=False), rows_per_forward=1)
+    expected = torch.stack([each[-NUM_STEPS:] for each in every.split([len(tokens) - 1 for tokens in probe])])
+    return float((logp - expected).abs().max())
+
+
+def decoded_logp(model: PreTrainedModel, sequences: Sequence[Sequence[int]], num_steps: int, step: Step) -> Tensor:
     """Log p of the last tokens of each sequence (sequences, steps), the given ones fed in place of drawn ones."""
     prompts = [ids[:-num_steps] for ids in sequences]
     ends = torch.tensor([ids[-num_steps:] for ids in sequences], device=device_of(model))
@@ -86,6 +123,6 @@ def decoded_logp(model: PreTrainedModel, sequences: Sequence[Sequence[int]], num
     decoding.admit(computed, range(len(prompts)))
     states = [computed.states]
     with attention_named(model, DECODE_NAME):
-        states += [step(model, decoding, ends[:, at]) for at in range(num_steps - 1)]
-    logp = torch.stack([torch.log_softmax(logits_of(model, rows), dim=-1) for rows in states], dim=1)
+        states += [step(decoding, ends[:, at]) for at in range(num_steps - 1)]
+    logp = torch.stack([torch.log_softmax(step.logits(rows), dim=-1) for rows in states], dim=1)
     return logp.gather(2, ends[..., None])[..., 0]

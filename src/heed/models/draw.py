@@ -24,6 +24,9 @@ class Sampling:
 GREEDY = Sampling(temperature=0.0, top_p=1.0)
 """the likeliest token again and again"""
 
+AS_PREDICTED = Sampling(temperature=1.0, top_p=1.0)
+"""each token as often as the model predicts it"""
+
 
 def draw(
     logits: Float[Tensor, "rows vocabulary"], uniform: Sequence[float], sampling: Sampling
@@ -38,7 +41,7 @@ def draw(
     if sampling.temperature == 0:
         token = logits.argmax(dim=-1)
     else:
-        cumulative = chances(logp, sampling).cumsum(dim=-1)
+        cumulative = chances(logp, sampling).cumsum(dim=-1, dtype=torch.float64)
         number = torch.tensor(np.asarray(uniform), dtype=torch.float64, device=logits.device)
         # Below the total, even rounded, because numbers are at most 1 - 2^-53: never past the last token with a chance.
         token = torch.searchsorted(cumulative, number[:, None] * cumulative[:, -1:], right=True)[:, 0]
@@ -46,16 +49,18 @@ def draw(
 
 
 def chances(logp: Float[Tensor, "rows vocabulary"], sampling: Sampling) -> Float[Tensor, "rows vocabulary"]:
-    """What each token is drawn in proportion to, in float64: p ** (1 / temperature), and 0 beyond `top_k` and `top_p`.
+    """What each token is drawn in proportion to, p ** (1 / temperature), and 0 beyond `top_k` and `top_p`.
 
     In the order in which transformers applies them: temperature, then `top_k`, then `top_p` of what is left. A token
     is within `top_p` if those likelier than it hold less (Holtzman et al. 2020, arXiv:1904.09751, section 3.1).
     """
-    scaled = logp.double() / sampling.temperature
+    scaled = logp if sampling.temperature == 1 else logp / sampling.temperature
     if 0 < sampling.top_k < scaled.shape[-1]:
         smallest = scaled.topk(sampling.top_k, dim=-1).values[:, -1:]
         scaled = scaled.masked_fill(scaled < smallest, float("-inf"))
-    chance = torch.softmax(scaled, dim=-1)
+    if sampling == AS_PREDICTED:
+        return scaled.exp()  # sums to 1 already
+    chance = torch.softmax(scaled, dim=-1, dtype=torch.float64)
     if sampling.top_p < 1:
         by_size, order = chance.sort(dim=-1, descending=True, stable=True)
         likelier = by_size.cumsum(dim=-1) - by_size

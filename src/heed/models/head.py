@@ -3,6 +3,7 @@
 Rows are taken in chunks; for each, logits, their softmax and their gradient are made, used and dropped.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -76,11 +77,74 @@ def chunks(num_rows: int, vocabulary: int) -> list[slice]:
     return [slice(start, min(start + size, num_rows)) for start in range(0, num_rows, size)]
 
 
+@dataclass(frozen=True, eq=False)
+class Part:
+    """One chunk of rows, and the trained tokens that they predict."""
+
+    rows: slice
+    entries: Int[Tensor, " n"]
+    """which of the N trained tokens"""
+    row: Int[Tensor, " n"]
+    """row of each in the chunk"""
+    token: Int[Tensor, " n"]
+    """id of each"""
+
+
+def parts(row: Int[Tensor, " N"], target: Int[Tensor, " N"], *, num_rows: int, vocabulary: int) -> Iterator[Part]:
+    """The chunks of all rows, each with its trained tokens."""
+    order = torch.argsort(row, stable=True)
+    bounds = torch.searchsorted(row[order], torch.arange(num_rows + 1, device=row.device)).tolist()
+    for chunk in chunks(num_rows, vocabulary):
+        entries = order[bounds[chunk.start] : bounds[chunk.stop]]
+        yield Part(chunk, entries, row[entries] - chunk.start, target[entries])
+
+
+def gradient_of_logits(
+    exponentials: Float[Tensor, "rows vocabulary"], total: Float[Tensor, " rows"], part: Part, weight: Tensor
+) -> Float[Tensor, "rows vocabulary"]:
+    """d (sum_n weight[n] * NLL[n]) / d logits, written over the softmax's numerators.
+
+    With p = exponentials / total and W_r the sum of the weights of row r's targets, entry (r, v) is
+    W_r p[v] - sum of the weights of the targets equal to v.
+    """
+    row_weight = torch.zeros_like(total).index_add_(0, part.row, weight)
+    grad = exponentials.mul_((row_weight / total)[:, None])
+    return grad.index_put_((part.row, part.token), -weight, accumulate=True)
+
+
+@dataclass(eq=False)
+class Gradients:
+    """Gradients of the head's three inputs, added up chunk by chunk; None where nothing asks for one."""
+
+    rows: Tensor | None
+    weight: Tensor | None
+    bias: Tensor | None
+
+    @classmethod
+    def needed(
+        cls, needs: Sequence[bool], states: Tensor, head_weight: Tensor, head_bias: Tensor | None
+    ) -> "Gradients":
+        """Room for those that are needed; the rows' are set chunk by chunk, the head's start at 0."""
+        return cls(
+            torch.empty_like(states) if needs[0] else None,
+            torch.zeros_like(head_weight) if needs[1] else None,
+            torch.zeros_like(head_bias) if needs[2] and head_bias is not None else None,
+        )
+
+    def add(self, part: Part, grad: Float[Tensor, "rows vocabulary"], states: Tensor, head: Head) -> None:
+        """Take in one chunk: `grad` is the gradient of states W^T + bias there."""
+        if self.rows is not None:
+            self.rows[part.rows] = multiply(grad, head.weight)
+        if self.weight is not None:
+            dtype = self.weight.dtype
+            add_transposed_product(self.weight, grad.to(dtype), states[part.rows].to(dtype))
+        if self.bias is not None:
+            self.bias.add_(grad.sum(0))
+
+
 class WeightedNLL(torch.autograd.Function):
     """sum_n weight[n] * NLL[n], its gradient formed in the forward while each chunk's softmax is at hand.
 
-    With p = softmax(logits) of a row and W_r the sum of the weights of its targets,
-    d loss / d logits[r, v] = W_r p[v] - sum of the weights of the targets equal to v.
     Three matrix products in all: logits, and the gradients of rows and of the head. A frozen head costs two.
     """
 
@@ -96,41 +160,23 @@ class WeightedNLL(torch.autograd.Function):
         weight: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """See `weighted_nll`. `head_weight` and `head_bias` are the head's own, named so that autograd sees them."""
-        needs_rows, needs_weight, needs_bias = ctx.needs_input_grad[:3]
+        needs_gradient = any(ctx.needs_input_grad[:2])
         states = rows.to(head.weight.dtype)
-        grad_rows = torch.empty_like(states) if needs_rows else None
-        grad_weight = torch.zeros_like(head_weight) if needs_weight else None
-        grad_bias = torch.zeros_like(head_bias) if needs_bias and head_bias is not None else None
+        gradients = Gradients.needed(ctx.needs_input_grad, states, head_weight, head_bias)
         logp = torch.empty(len(target), dtype=at_least_float32(head_weight.dtype), device=rows.device)
-        order = torch.argsort(row, stable=True)
-        bounds = torch.searchsorted(row[order], torch.arange(len(rows) + 1, device=row.device)).tolist()
-        for chunk in chunks(len(rows), len(head.weight)):
-            entries = order[bounds[chunk.start] : bounds[chunk.stop]]
-            local, tokens = row[entries] - chunk.start, target[entries]
-            logits = head.logits(states[chunk]).to(logp.dtype)
-            kept = logits.clone() if head.softcap is not None and (needs_rows or needs_weight) else logits
+        for part in parts(row, target, num_rows=len(rows), vocabulary=len(head.weight)):
+            logits = head.logits(states[part.rows]).to(logp.dtype)
+            kept = logits.clone() if head.softcap is not None and needs_gradient else logits
             # In place throughout: logits - max, its exponential, and the softmax's gradient share one buffer.
             shifted = logits.sub_(logits.amax(dim=-1, keepdim=True))
-            chosen = shifted[local, tokens]
+            chosen = shifted[part.row, part.token]
             total = shifted.exp_().sum(dim=-1)
-            logp[entries] = chosen - total.log()[local]
-            if not (needs_rows or needs_weight):
-                continue
-            row_weight = torch.zeros_like(total).index_add_(0, local, weight[entries])
-            grad = shifted.mul_((row_weight / total)[:, None])
-            grad.index_put_((local, tokens), -weight[entries], accumulate=True)
-            grad = head.undo(grad, kept).to(states.dtype)
-            if grad_rows is not None:
-                grad_rows[chunk] = multiply(grad, head.weight)
-            if grad_weight is not None:
-                add_transposed_product(grad_weight, grad.to(grad_weight.dtype), states[chunk].to(grad_weight.dtype))
-            if grad_bias is not None:
-                grad_bias.add_(grad.sum(0))
-        ctx.grads = (
-            None if grad_rows is None else grad_rows.to(rows.dtype),
-            grad_weight,
-            grad_bias,
-        )
+            logp[part.entries] = chosen - total.log()[part.row]
+            if needs_gradient:
+                grad = gradient_of_logits(shifted, total, part, weight[part.entries])
+                gradients.add(part, head.undo(grad, kept).to(states.dtype), states, head)
+        grad_rows = gradients.rows
+        ctx.grads = (None if grad_rows is None else grad_rows.to(rows.dtype), gradients.weight, gradients.bias)
         ctx.mark_non_differentiable(logp)
         return -(weight * logp).sum(), logp
 
@@ -165,17 +211,23 @@ def weighted_nll(
         loss: in nats, differentiable once.
         logp: log p of each trained token, detached, for statistics.
     """
+    weight = weight.to(at_least_float32(head.weight.dtype))
+    inputs = inputs_of(rows, head)
+    with torch.autocast(rows.device.type, enabled=False):
+        loss, logp = WeightedNLL.apply(*inputs, row, target, weight)  # type: ignore[no-untyped-call]
+    return loss, logp
+
+
+def inputs_of(rows: Tensor, head: Head) -> tuple[Tensor, Tensor, Tensor | None, Head]:
+    """Rows, the head's weight and bias as autograd is to see them, and the head to compute with."""
     parameter, bias = head.weight, head.bias
     device = rows.device.type
     if torch.is_autocast_enabled(device):  # one cast of the head for all chunks; sums stay in float32
         low = torch.get_autocast_dtype(device)
         head = replace(head, weight=parameter.detach().to(low), bias=None if bias is None else bias.detach().to(low))
-    weight = weight.to(at_least_float32(parameter.dtype))
     if not torch.is_grad_enabled():  # what needs a gradient is asked of the inputs alone, whatever the mode
         rows, parameter, bias = rows.detach(), parameter.detach(), None if bias is None else bias.detach()
-    with torch.autocast(device, enabled=False):
-        loss, logp = WeightedNLL.apply(rows, parameter, bias, head, row, target, weight)  # type: ignore[no-untyped-call]
-    return loss, logp
+    return rows, parameter, bias, head
 
 
 def at_least_float32(dtype: torch.dtype) -> torch.dtype:

@@ -26,6 +26,7 @@ from transformers.utils import logging as transformers_logging
 
 from heed.errors import UserError
 from heed.models.attention import attention_named
+from heed.models.switch import State, Switchable, adapters_as, state_of, switchable_layers
 
 transformers_logging.disable_progress_bar()  # heed shows one of its own
 transformers_logging.set_verbosity_error()
@@ -57,6 +58,11 @@ class LoadedModel:
         weight: Tensor = self.model.get_input_embeddings().weight  # type: ignore[assignment]
         return weight.device
 
+    @property
+    def width(self) -> int:
+        """Numbers in a hidden state."""
+        return int(self.model.config.get_text_config().hidden_size)
+
     def trained_parameters(self) -> list[tuple[str, nn.Parameter]]:
         """The parameters that learn, each once, by name."""
         return [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
@@ -79,7 +85,7 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """The tokenizer of a model folder or hub name; it must be a fast one, whose offsets the mask needs."""
-    tokenizer: PreTrainedTokenizerBase = _opened(name, lambda: AutoTokenizer.from_pretrained(name), "tokenizer")
+    tokenizer: PreTrainedTokenizerBase = opened(name, lambda: AutoTokenizer.from_pretrained(name), "tokenizer")
     if not tokenizer.is_fast:
         raise UserError(
             "this tokenizer cannot tell where its tokens lie in the text",
@@ -124,7 +130,7 @@ def load_model(name: str, device: torch.device, dtype: torch.dtype = torch.float
         model: PreTrainedModel = load_adapter(name, device, dtype).merge_and_unload()
         model.name_or_path = name  # what is tuned from here on stands on the merged model, not on the base
     else:
-        model = _opened(name, lambda: AutoModelForCausalLM.from_pretrained(name, dtype=dtype), "model")
+        model = opened(name, lambda: AutoModelForCausalLM.from_pretrained(name, dtype=dtype), "model")
     return model.to(device).eval()
 
 
@@ -133,11 +139,11 @@ def load_adapter(
 ) -> PeftModel:
     """An adapter on its base model, which stops where the adapter was taught to; `base` replaces the base it names."""
     base = base or base_of(name)
-    opened = _opened(base, lambda: AutoModelForCausalLM.from_pretrained(base, dtype=dtype), "base model of the adapter")
-    inner: PreTrainedModel = opened.to(device)
+    found = opened(base, lambda: AutoModelForCausalLM.from_pretrained(base, dtype=dtype), "base model of the adapter")
+    inner: PreTrainedModel = found.to(device)
     try:
         with peft_warnings_hidden():
-            adapter = _opened(name, lambda: PeftModel.from_pretrained(inner, name).eval(), "adapter")
+            adapter = opened(name, lambda: PeftModel.from_pretrained(inner, name).eval(), "adapter")
     except (RuntimeError, IndexError) as error:
         raise UserError(
             "the adapter does not fit this base model",
@@ -160,7 +166,7 @@ def base_of(name: str) -> str:
     folder = Path(name)
     if (folder / OWN_BASE / "config.json").is_file():
         return str(folder / OWN_BASE)
-    named = str(_opened(name, lambda: PeftConfig.from_pretrained(name), "adapter").base_model_name_or_path)
+    named = str(opened(name, lambda: PeftConfig.from_pretrained(name), "adapter").base_model_name_or_path)
     of_run = folder.absolute().parents[1] / OWN_BASE if len(folder.absolute().parents) > 1 else folder
     if Path(named).name == OWN_BASE and not Path(named).is_dir() and (of_run / "config.json").is_file():
         return str(of_run)
@@ -182,7 +188,7 @@ def is_adapter(name: str) -> bool:
 
 def stored_dtype(name: str) -> torch.dtype:
     """The dtype that a model's weights are stored in; float32 where its config does not say."""
-    dtype: torch.dtype | None = _opened(name, lambda: AutoConfig.from_pretrained(name), "model").dtype
+    dtype: torch.dtype | None = opened(name, lambda: AutoConfig.from_pretrained(name), "model").dtype
     return dtype or torch.float32
 
 
@@ -234,16 +240,25 @@ def prepare_training(model: PreTrainedModel, *, gradient_checkpointing: bool) ->
     if not gradient_checkpointing:
         return
 
-    def same_attention() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        """Recompute, in the backward, with the attention of the forward: by then the model has its own back."""
-        return nullcontext(), attention_named(model, model.config._attn_implementation_internal)
+    def as_in_the_forward() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        """Recompute, in the backward, with what the forward ran with: by then the model has its own back."""
+        layers = switchable_layers(model)
+        name = model.config._attn_implementation_internal
+        return nullcontext(), _recomputed(model, name, layers, state_of(layers))
 
     # Newer releases of transformers warn of the older name.
     enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-    enable({"use_reentrant": False, "context_fn": same_attention})
+    enable({"use_reentrant": False, "context_fn": as_in_the_forward})
     for module in model.modules():
         if isinstance(module, GradientCheckpointingLayer):
             module.training = True
+
+
+@contextmanager
+def _recomputed(model: PreTrainedModel, attention: str, layers: Sequence[Switchable], state: State) -> Iterator[None]:
+    """The attention and the adapters that a forward ran with."""
+    with attention_named(model, attention), adapters_as(layers, state):
+        yield
 
 
 def save(loaded: LoadedModel, folder: Path, *, template: dict[str, str] | str, stop_tokens: Sequence[str]) -> None:
@@ -262,7 +277,7 @@ def save(loaded: LoadedModel, folder: Path, *, template: dict[str, str] | str, s
         model.save_pretrained(folder)
         return
     # Rows of new tokens are in the adapter already; left to itself, peft asks the hub for the size of the vocabulary.
-    loaded.adapter.save_pretrained(str(folder), save_embedding_layers=False)
+    loaded.adapter.save_pretrained(str(folder), save_embedding_layers=False, selected_adapters=["default"])
     generation.save_pretrained(folder)
 
 
@@ -293,7 +308,7 @@ def stop_ids_of(model: PreTrainedModel) -> list[int]:
     return [] if stops is None else [stops] if isinstance(stops, int) else list(stops)
 
 
-def _opened(name: str, opening: Any, what: str) -> Any:
+def opened(name: str, opening: Any, what: str) -> Any:
     """Call `opening`, and turn what transformers says of a wrong name into an error with a way out."""
     try:
         return opening()

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import groupby, islice
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,20 +16,20 @@ from heed.models.attention import attention_named, plain_attention_of
 from heed.models.check import rope_kind
 from heed.models.decode import (
     DECODE_NAME,
-    Decoding,
-    Prompts,
+    Step,
     common_beginning,
     compute_prompts,
     device_of,
-    logits_of,
-    step,
 )
-from heed.models.decode_check import why_not_together
+from heed.models.decode_check import fastest_step, why_not_together
 from heed.models.draw import GREEDY as GREEDY
 from heed.models.draw import Sampling as Sampling
 from heed.models.draw import draw, uniform_numbers
 from heed.models.head import at_least_float32
 from heed.models.load import num_positions
+from heed.models.slots import Decoding, Prompts
+from heed.models.stop_strings import StopStrings
+from heed.models.stop_strings import before_stop as before_stop
 
 PROMPT_TOKENS = 8192
 """distinct prompt tokens that are computed, and whose keys and values are held, at a time"""
@@ -42,11 +43,11 @@ class Completion:
     """One sampled answer."""
 
     ids: list[int]
-    """the new tokens, a stop token included if one was drawn"""
+    """the new tokens, with the stop token, or all of the token that completed a stop string, if it ended with one"""
     logp: list[float]
     """log p of each under the model at temperature 1, before any limit on what is drawn, in nats"""
     stopped: bool
-    """whether it ended with a stop token; otherwise it is as long as allowed, or as the model's positions last"""
+    """whether it ended with a stop token or string; else it is as long as allowed, or as the model's positions last"""
 
 
 @dataclass(eq=False, slots=True)
@@ -63,6 +64,7 @@ class Answer:
     """a number for each of its draws; none where the likeliest token is taken"""
     ids: list[int] = field(default_factory=list)
     logp: list[float] = field(default_factory=list)
+    stopped: bool = False
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -71,6 +73,7 @@ class Drawing:
 
     sampling: Sampling
     stop_ids: frozenset[int]
+    stop_strings: StopStrings | None
     finish: Callable[[Answer], None]
     """called with every answer as soon as it is over"""
 
@@ -82,7 +85,10 @@ class Drawing:
         for row, (answer, token, each) in enumerate(zip(answers, tokens.tolist(), logp.tolist(), strict=True)):
             answer.ids.append(token)
             answer.logp.append(each)
-            if token in self.stop_ids or len(answer.ids) == answer.limit:
+            answer.stopped = token in self.stop_ids or (
+                self.stop_strings is not None and self.stop_strings.ended(answer.ids)
+            )
+            if answer.stopped or len(answer.ids) == answer.limit:
                 over.append(row)
                 self.finish(answer)
         return tokens, over
@@ -100,6 +106,8 @@ def sample(
     seed: int = 0,
     max_sequences: int = 64,
     on_done: Callable[[int], None] | None = None,
+    stop_strings: Sequence[str] = (),
+    decode: Callable[[list[int]], str] | None = None,
 ) -> list[list[Completion]]:
     """Answer every prompt `num_samples` times, many sequences at once.
 
@@ -113,25 +121,31 @@ def sample(
         seed: 0 or more.
         max_sequences: sequences that are decoded at a time; bounds the memory of their keys and values.
         on_done: called after every answer with the number of those that are done.
+        stop_strings: texts that end an answer too, as soon as its own text, without the prompt's, holds one of them.
+            All tokens stay, also where the last goes on behind the string: `before_stop` cuts the text.
+        decode: the text of token ids, needed for stop strings.
 
     Returns:
         for each prompt, in the order given, its samples.
+
+    Raises:
+        ValueError: a prompt is empty or leaves no position for an answer, or a number or stop string makes no sense.
     """
     if max_sequences < 1:
         raise ValueError(f"max_sequences is {max_sequences}: there must be one at least")
     answers = unanswered(model, prompts, max_new_tokens, sampling, num_samples, seed)
-    stops = frozenset(stop_ids)
     done: dict[tuple[int, int], Completion] = {}
 
     def finish(answer: Answer) -> None:
-        done[answer.prompt, answer.sample] = Completion(answer.ids, answer.logp, answer.ids[-1] in stops)
+        done[answer.prompt, answer.sample] = Completion(answer.ids, answer.logp, answer.stopped)
         if on_done is not None:
             on_done(len(done))
 
-    drawing = Drawing(sampling, stops, finish)
+    drawing = Drawing(sampling, frozenset(stop_ids), StopStrings.of(stop_strings, decode), finish)
     longest = max((len(prompts[answer.prompt]) + answer.limit for answer in answers), default=0)
-    if answers and why_not_together(model, max(prompts, key=len), longest) is None:
-        answer_together(model, prompts, answers, drawing, max_sequences=max_sequences)
+    if answers and why_not_together(model, longest_prompt := max(prompts, key=len), longest) is None:
+        step = fastest_step(model, longest_prompt, longest)
+        answer_together(model, prompts, answers, drawing, step, max_sequences=max_sequences)
     else:
         for answer in answers:
             answer_alone(model, prompts[answer.prompt], answer, drawing)
@@ -174,6 +188,7 @@ def answer_together(
     prompts: Sequence[Sequence[int]],
     answers: Sequence[Answer],
     drawing: Drawing,
+    step: Step,
     *,
     max_sequences: int,
 ) -> None:
@@ -191,10 +206,10 @@ def answer_together(
                     if decoding is None:
                         num_slots = min(max_sequences, len(answers))
                         decoding = Decoding.like(computed, num_slots=num_slots, trunk=trunk)
-                    tokens = torch.cat([tokens, enter(model, decoding, drawing, computed, list(group), active)])
+                    tokens = torch.cat([tokens, enter(step, decoding, drawing, computed, list(group), active)])
             if decoding is None or not active:
                 return
-            tokens, over = drawing.add_token(logits_of(model, step(model, decoding, tokens)), active)
+            tokens, over = drawing.add_token(step.logits(step(decoding, tokens)), active)
             for slot in reversed(over):  # from the last, so that what moves into a slot goes on
                 decoding.dismiss(slot)
                 tokens[slot], active[slot] = tokens[len(active) - 1], active[-1]
@@ -227,7 +242,7 @@ def with_prompts(
 
 
 def enter(
-    model: PreTrainedModel,
+    step: Step,
     decoding: Decoding,
     drawing: Drawing,
     computed: Prompts,
@@ -236,8 +251,10 @@ def enter(
 ) -> Tensor:
     """Draw first tokens, make the answers that go on active, and return the tokens of those."""
     rows = torch.tensor([row for _, _, row in entering], device=computed.states.device)
-    tokens, over = drawing.add_token(logits_of(model, computed.states[rows]), [answer for answer, _, _ in entering])
-    going_on = [index for index in range(len(entering)) if index not in set(over)]
+    tokens, over = drawing.add_token(step.logits(computed.states[rows]), [answer for answer, _, _ in entering])
+    done = set(over)
+    going_on = [index for index in range(len(entering)) if index not in done]
+    going_on.sort(key=lambda index: -len(computed.paths[entering[index][2]]))  # like lengths come into one band
     if going_on:
         decoding.admit(computed, [entering[index][2] for index in going_on])
         active += [entering[index][0] for index in going_on]
@@ -271,12 +288,15 @@ def tell(
     max_new_tokens: int,
     sampling: Sampling,
     on_token: Callable[[int], None],
+    stop_strings: Sequence[str] = (),
+    decode: Callable[[list[int]], str] | None = None,
 ) -> None:
-    """Call `on_token` with every token of an answer as soon as it is drawn, a stop token included.
+    """Call `on_token` with every token of an answer as soon as it is drawn, those of a stop token or string included.
 
     Draws from torch's global generator. Nothing but `sampling` has a say in it: penalties and limits that a model's
     generation config brings along are set aside.
     """
+    stops = StopStrings.of(stop_strings, decode)
     ids = torch.tensor([list(prompt)], device=model.get_input_embeddings().weight.device)
     settings = GenerationConfig(
         max_new_tokens=max_new_tokens, eos_token_id=list(stop_ids), pad_token_id=stop_ids[0], use_cache=True
@@ -284,7 +304,12 @@ def tell(
     if sampling.temperature > 0:
         settings.update(do_sample=True, temperature=sampling.temperature, top_p=sampling.top_p, top_k=sampling.top_k)
     with attention_named(model, plain_attention_of(model)), _generating_by(model, settings):
-        model.generate(ids, attention_mask=torch.ones_like(ids), streamer=_Listener(on_token))
+        model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            streamer=_Listener(on_token),
+            stopping_criteria=None if stops is None else [_Ended(stops, len(prompt))],
+        )
 
 
 @contextmanager
@@ -295,6 +320,18 @@ def _generating_by(model: PreTrainedModel, settings: GenerationConfig) -> Iterat
         yield
     finally:
         model.generation_config = own
+
+
+@dataclass(frozen=True, eq=False)
+class _Ended:
+    """What `generate` asks after every token whether the one answer is over."""
+
+    stops: StopStrings
+    prompt_tokens: int
+
+    def __call__(self, ids: Tensor, scores: Any, **others: Any) -> Tensor:
+        """Called by `generate`."""
+        return torch.tensor([self.stops.ended(ids[0, self.prompt_tokens :].tolist())], device=ids.device)
 
 
 class _Listener:

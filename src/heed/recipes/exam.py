@@ -36,7 +36,7 @@ from heed.lab.world import Told, share_of_women
 from heed.lab.world import World as LabWorld
 from heed.models.sample import Completion, sample
 from heed.models.score import forest_score
-from heed.train.step import evaluate
+from heed.train.step import evaluate, likelihood
 from heed.types import Forest, Tokens
 
 if TYPE_CHECKING:
@@ -260,7 +260,9 @@ def end_of_text(tokenizer: Tokenizer) -> int:
 
 def _forgetting(examined: Examined, documents: Sequence[str]) -> dict[str, Any]:
     """NLL of held-out base text in nats per token: what reading the model has unlearnt."""
-    found = evaluate(list(_text_forests(examined, documents)), partial(forest_score, examined.model), world=World())
+    found = evaluate(
+        list(_text_forests(examined, documents)), likelihood(partial(forest_score, examined.model)), world=World()
+    )
     return {"nll_per_token": found["nll_per_token"], "count": found["num_trained_tokens"]}
 
 

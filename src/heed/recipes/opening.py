@@ -6,10 +6,11 @@ import datetime
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 import torch
 
-from heed.config import SftSettings, lora_alpha
+from heed.config import Lora, lora_alpha
 from heed.data.choice import choose_template
 from heed.data.render import ChatTemplate
 from heed.data.stops import stop_tokens
@@ -37,7 +38,7 @@ class Opened:
     tokenizer: Tokenizer
     stops: tuple[str, ...]
     """tokens that end a response"""
-    num_new_tokens: int
+    new_token_ids: tuple[int, ...]
     """added to the vocabulary"""
 
     @property
@@ -69,30 +70,65 @@ def wrapped(saved_tokenizer: SavedTokenizer, name: str) -> Tokenizer:
     )
 
 
-def open_for_tuning(
-    settings: SftSettings, device: torch.device, run_folder: Path, date: datetime.date, say: Callable[[str], None]
+class TuningSettings(Protocol):
+    """What the settings of a recipe that tunes one model say of it."""
+
+    @property
+    def model(self) -> str: ...
+    @property
+    def template(self) -> str | None: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def gradient_checkpointing(self) -> bool: ...
+    @property
+    def lora(self) -> Lora: ...
+
+
+def open_base(
+    name: str,
+    template_name: str | None,
+    device: torch.device,
+    date: datetime.date,
+    seed: int,
+    say: Callable[[str], None],
 ) -> Opened:
-    """Load the base, settle its template, add the template's tokens, and put an adapter on it if one is wanted."""
-    saved_tokenizer = load_tokenizer(settings.model)
-    own = wrapped(saved_tokenizer, settings.model)
-    template, new_tokens = choose_template(settings.template, own, say)
+    """Load the base, settle its template, and add the template's tokens. Nothing is made ready for training yet.
+
+    Args:
+        name: folder or hub name of the model.
+        template_name: as the setting `template`.
+        seed: of the new tokens' rows.
+    """
+    saved_tokenizer = load_tokenizer(name)
+    own = wrapped(saved_tokenizer, name)
+    template, new_tokens = choose_template(template_name, own, say)
     template = replace(template, date=date)
-    model = load_model(settings.model, device)
-    new_ids = add_tokens(model, saved_tokenizer, new_tokens, settings.seed)
+    model = load_model(name, device)
+    new_ids = add_tokens(model, saved_tokenizer, new_tokens, seed)
     if new_ids:
         say(f"added the tokens {' '.join(new_tokens)}; they are trained")
-    tokenizer = wrapped(saved_tokenizer, settings.model)
+    tokenizer = wrapped(saved_tokenizer, name)
     template = fit_template(template, tokenizer)
-    stops = checked_stops(template, tokenizer)
-    loaded = LoadedModel(model, saved_tokenizer)
-    if settings.lora.rank:
-        keep_base(loaded, run_folder / "base", new_token_ids=new_ids, stop_tokens=stops)
+    return Opened(
+        LoadedModel(model, saved_tokenizer), template, tokenizer, checked_stops(template, tokenizer), tuple(new_ids)
+    )
+
+
+def open_for_tuning(
+    settings: TuningSettings, device: torch.device, run_folder: Path, date: datetime.date, say: Callable[[str], None]
+) -> Opened:
+    """Open the base as `open_base` does, and make it ready to be trained, with an adapter if one is wanted."""
+    opened = open_base(settings.model, settings.template, device, date, settings.seed, say)
+    loaded, rank = opened.loaded, settings.lora.rank
+    if rank:
+        keep_base(loaded, run_folder / "base", new_token_ids=opened.new_token_ids, stop_tokens=opened.stops)
         loaded = add_adapter(
-            loaded, rank=settings.lora.rank, alpha=lora_alpha(settings), new_token_ids=new_ids, seed=settings.seed
+            loaded, rank=rank, alpha=lora_alpha(settings.lora), new_token_ids=opened.new_token_ids, seed=settings.seed
         )
     speed_up(loaded.model)
     prepare_training(loaded.model, gradient_checkpointing=settings.gradient_checkpointing)
-    return Opened(loaded, template, tokenizer, stops, len(new_ids))
+    return replace(opened, loaded=loaded)
 
 
 def checked_stops(template: ChatTemplate, tokenizer: Tokenizer) -> tuple[str, ...]:

@@ -9,7 +9,6 @@ over the trained tokens of a step (Wei et al. 2022, arXiv:2109.01652; Ouyang et 
 
 from __future__ import annotations
 
-import datetime
 import math
 import time
 from collections.abc import Sequence
@@ -24,21 +23,20 @@ from heed.data.prepare import Preparation
 from heed.dist.world import World
 from heed.errors import UserError
 from heed.forest.build import build
-from heed.forest.plan import even_budget, plan
+from heed.forest.plan import deal
 from heed.forest.weights import weigh
 from heed.models.check import ChosenScore, choose_score
-from heed.models.load import choose_device, num_positions, restore, save
+from heed.models.load import num_positions, restore, save
 from heed.models.sample import greedy
 from heed.models.score import autocast
 from heed.recipes.datasets import Data, prepare_data
+from heed.recipes.loop import Loop, Place, go_through, in_run_folder
 from heed.recipes.opening import Opened, open_for_tuning
-from heed.report.page import write_report
-from heed.train.environment import environment
 from heed.train.optimiser import adamw, set_learning_rate
 from heed.train.progress import Progress
-from heed.train.run import Run, open_run, read_config
+from heed.train.run import Checkpoint, Run
 from heed.train.schedule import learning_rate
-from heed.train.step import evaluate, optimiser_step
+from heed.train.step import Statistics, Term, evaluate, likelihood, optimiser_step
 from heed.types import Forest, Tokens
 
 NUM_SAMPLES = 3
@@ -47,29 +45,7 @@ MAX_SAMPLE_TOKENS = 96
 
 def run(settings: SftSettings) -> None:
     """Tune the model of `settings` on its data, into its run folder; go on where an earlier run stopped."""
-    device_kind = "cuda" if settings.device != "cpu" and torch.cuda.is_available() else "cpu"
-    world = World.from_environment(device_kind)
-    device = choose_device(settings.device, world.local_rank)
-    settings = settings.model_copy(update={"date": settings.date or date_of_run(settings.out)})
-    with open_run(
-        settings.out,
-        dump(settings),
-        environment(device, world),
-        keep_checkpoints=settings.keep_checkpoints,
-        world=world,
-    ) as folder:
-        speaker = Progress("", shown=world.is_first)
-        for note in folder.notes:
-            speaker.say(note)
-        if not folder.finished:
-            tune(settings, folder, device, world, speaker)
-    world.close()
-
-
-def date_of_run(out: str) -> datetime.date:
-    """The date that templates print: the day on which the run was first started."""
-    started = (read_config(out) or {}).get("date")
-    return datetime.date.fromisoformat(str(started)) if started else datetime.datetime.now().date()
+    in_run_folder(settings, tune, keep_checkpoints=settings.keep_checkpoints)
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,48 +66,40 @@ class Tuning:
 
     def forests(self, conversations: Sequence[tuple[Tokens, ...]]) -> list[Forest]:
         """This process's forwards of a step over these conversations."""
-        settings, share = self.settings, self.chosen.shares_prefixes
+        settings, share, loaded = self.settings, self.chosen.shares_prefixes, self.opened.loaded
         groups = [weigh(conversation, settings.loss.mean_over) for conversation in conversations]
-        max_tokens = tokens_per_forward(settings.max_tokens, self.opened.loaded.device.type)
-        budget = even_budget(groups, max_tokens, share=share, multiple_of=self.world.size)
-        forwards = plan(groups, budget, share=share)[self.world.rank :: self.world.size]
+        max_tokens = tokens_per_forward(settings.max_tokens, loaded.device.type, loaded.width)
+        forwards = deal(groups, max_tokens, share=share, rank=self.world.rank, size=self.world.size)
         return [build([tokens for i in forward for tokens in groups[i]], share=share) for forward in forwards]
 
-    def loss_of(self, forest: Forest) -> tuple[Tensor, Tensor]:
-        """The forest's weighted NLL with its gradient, and the log p of its trained tokens."""
+    def loss_of(self, forest: Forest) -> tuple[Tensor, Statistics]:
+        """The forest's weighted NLL with its gradient, and what the step reports of it."""
         with autocast(self.opened.loaded.device, self.settings.dtype):
-            return self.chosen.score(forest)
+            return likelihood(self.chosen.nll)(forest)
 
 
-def tune(settings: SftSettings, folder: Run, device: torch.device, world: World, speaker: Progress) -> None:
+def tune(settings: SftSettings, place: Place) -> None:
     """From the opened run folder to the tuned model in it."""
-    tuning = prepare_tuning(settings, folder, device, world, speaker)
+    tuning = prepare_tuning(settings, place.folder, place.device, place.world, place.speaker)
     loaded, optimiser = tuning.opened.loaded, tuning.optimiser
-    start = 0
-    if (checkpoint := folder.latest()) is not None:
-        restore(loaded, checkpoint.folder)
-        optimiser.load_state_dict(checkpoint.state(device)["optimiser"])
-        checkpoint.restore_random_states(world)
-        start = checkpoint.step
-        speaker.say(f"going on after step {start:,}, from {checkpoint.folder}")
-    folder.rewind(start if checkpoint is not None else -1)
-    if checkpoint is None:
-        measure(tuning, folder, 0, speaker)
 
-    with Progress("tuning", total=tuning.total_steps, start=start, shown=world.is_first) as progress:
-        for step in range(start + 1, tuning.total_steps + 1):
-            numbers = take_step(tuning, step)
-            folder.log(step, "train", **numbers)
-            progress.update(step, loss=numbers["loss"], tokens_per_second=numbers["tokens_per_second"])
-            last = step == tuning.total_steps
-            if last or (settings.eval_every and step % settings.eval_every == 0):
-                measure(tuning, folder, step, progress)
-            if last or (settings.save_every and step % settings.save_every == 0):
-                folder.checkpoint(step, lambda to: save_model(tuning, to), {"optimiser": optimiser.state_dict()})
-    folder.finish(lambda to: save_model(tuning, to))
-    if world.is_first:
-        write_report([folder.folder])
-    speaker.say(f"the tuned model is in {folder.folder}: heed chat --model {folder.folder}")
+    def go_back(checkpoint: Checkpoint) -> None:
+        restore(loaded, checkpoint.folder)
+        optimiser.load_state_dict(checkpoint.state(place.device)["optimiser"])
+
+    loop = Loop(
+        title="tuning",
+        total_steps=tuning.total_steps,
+        save_every=settings.save_every,
+        eval_every=settings.eval_every,
+        take_step=lambda step: take_step(tuning, step),
+        measure=lambda step, progress: measure(tuning, place.folder, step, progress),
+        save_model=lambda to: save_model(tuning, to),
+        state=lambda: {"optimiser": optimiser.state_dict()},
+        restore=go_back,
+    )
+    go_through(loop, place)
+    place.speaker.say(f"the tuned model is in {place.folder.folder}: heed chat --model {place.folder.folder}")
 
 
 def prepare_tuning(settings: SftSettings, folder: Run, device: torch.device, world: World, speaker: Progress) -> Tuning:
@@ -176,7 +144,9 @@ def prepare_tuning(settings: SftSettings, folder: Run, device: torch.device, wor
         chosen=chosen,
         optimiser=adamw(named, weight_decay=settings.optim.weight_decay),
         world=world,
-        peak=peak_learning_rate(settings, model.num_parameters()),
+        peak=peak_learning_rate(
+            settings.optim.lr, num_parameters=model.num_parameters(), has_adapter=settings.lora.rank > 0
+        ),
         num_draws=num_draws,
         total_steps=math.ceil(num_draws / settings.batch_size),
     )
@@ -199,8 +169,7 @@ def take_step(tuning: Tuning, step: int) -> dict[str, float]:
     numbers = optimiser_step(
         [p for group in tuning.optimiser.param_groups for p in group["params"]],
         tuning.optimiser,
-        forests,
-        tuning.loss_of,
+        [Term(forests, tuning.loss_of)],
         max_norm=settings.optim.max_norm,
         world=tuning.world,
     )

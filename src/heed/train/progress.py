@@ -56,7 +56,8 @@ class Progress:
         self.title, self.total, self.start, self.unit, self.shown = title, total, start, unit, shown
         self._clock = clock
         self._console = Console(file=stream or sys.stderr, highlight=False)
-        self._done, self._loss, self._tokens_per_second = start, "", ""
+        self._done = start
+        self._numbers: dict[str, str] = {}
         self._started = self._last_line = clock()
         self._last_line_done = start
         self._bar = self._make_bar() if self._console.is_terminal and not self._console.is_dumb_terminal else None
@@ -75,18 +76,15 @@ class Progress:
         elif self.shown and self._done != self._last_line_done:
             self._print_line()
 
-    def update(self, done: int, *, loss: float | None = None, tokens_per_second: float | None = None) -> None:
-        """Say that `done` steps (records...) are done in all, and the latest numbers."""
+    def update(self, done: int, **numbers: float) -> None:
+        """Say that `done` steps (records...) are done in all, and the latest numbers by their names."""
         self._done = done
-        if loss is not None:
-            self._loss = f"loss {loss:.4f}"
-        if tokens_per_second is not None:
-            self._tokens_per_second = f"{tokens_per_second:,.0f} tokens/s"
+        self._numbers |= {name: said(name, value) for name, value in numbers.items()}
         if not self.shown:
             return
         if self._bar is not None:
             self._bar.update(
-                self._bar.task_ids[0], completed=done, count=self._count(), numbers="  ".join(self._numbers())
+                self._bar.task_ids[0], completed=done, count=self._count(), numbers="  ".join(self._numbers.values())
             )
         elif self._line_is_due():
             self._print_line()
@@ -113,9 +111,6 @@ class Progress:
     def _count(self) -> str:
         return f"{self._done:,} {self.unit}" if self.total is None else f"{self._done:,}/{self.total:,} {self.unit}"
 
-    def _numbers(self) -> list[str]:
-        return [text for text in (self._loss, self._tokens_per_second) if text]
-
     def _line_is_due(self) -> bool:
         if self._done == self.total:
             return True
@@ -127,12 +122,20 @@ class Progress:
 
     def _print_line(self) -> None:
         now = self._clock()
-        parts = [f"{self.title}: {self._count()}", *self._numbers()]
+        parts = [f"{self.title}: {self._count()}", *self._numbers.values()]
         here = self._done - self.start
         if self.total is not None and here > 0:
             parts.append(f"{_clock_face((now - self._started) / here * (self.total - self._done))} left")
         self._last_line, self._last_line_done = now, self._done
         self.say(", ".join(parts))
+
+
+def said(name: str, value: float) -> str:
+    """A number of a step in few characters: `loss 1.9312`, `2,150 tokens/s`, `KL 3.21`."""
+    if name == "tokens_per_second":
+        return f"{value:,.0f} tokens/s"
+    name = {"kl_per_sequence": "KL"}.get(name, name.replace("_", " "))
+    return f"{name} {value:.4f}" if name == "loss" else f"{name} {value:.2f}"
 
 
 def _clock_face(seconds: float) -> str:

@@ -1,7 +1,9 @@
 """One optimiser step. The only place in heed that divides a loss by a count."""
 
-from collections.abc import Callable, Sequence
-from typing import Protocol, Self, TypeVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,48 +20,58 @@ class MicroBatch(Protocol):
         """Sum of the items' weights: trained tokens, conversations or comparisons."""
         ...
 
-    @property
-    def num_trained_tokens(self) -> int:
-        """Tokens that carry loss."""
-        ...
-
     def divided_by(self, count: float) -> Self:
         """The same with every weight divided by `count`."""
         ...
 
 
 Batch = TypeVar("Batch", bound=MicroBatch)
-LossOf = Callable[[Batch], tuple[Tensor, Tensor]]
-"""micro-batch -> (sum of weight * loss with its gradient, detached log p of each trained token)"""
+Mean = tuple[float, float]
+"""(sum, count) of a statistic in one forward; its mean is taken over the whole step"""
+Statistics = Mapping[str, Mean | float]
+"""by name; a plain number is a count, which is added up over the step"""
+LossOf = Callable[[Batch], tuple[Tensor, Statistics]]
+"""micro-batch -> (sum of weight * loss with its gradient, statistics by name)"""
+
+
+@dataclass(frozen=True)
+class Term(Generic[Batch]):
+    """A part of the loss that is a mean over items of its own.
+
+    coefficient * sum(weight * loss) / sum(weight)
+    """
+
+    micro_batches: Sequence[Batch]
+    """of this process; other processes may have more, fewer or none"""
+    loss_of: LossOf[Batch]
+    coefficient: float = 1.0
 
 
 def optimiser_step(
     parameters: Sequence[Tensor],
     optimiser: torch.optim.Optimizer,
-    micro_batches: Sequence[Batch],
-    loss_of: LossOf[Batch],
+    terms: Sequence[Term[Any]],
     *,
     max_norm: float,
     world: World,
 ) -> dict[str, float]:
-    """Accumulate the gradient of sum(weight * loss) / sum(weight) over all micro-batches and processes; clip; step.
+    """Accumulate the gradient of the sum of all terms over all micro-batches and processes; clip; step.
 
-    The sum of weights is taken over the whole step before the first backward. So every way of cutting the step into
-    micro-batches, and of dealing them to processes, gives the same gradient up to rounding. The division is done on
-    the weights, in which the loss is linear, so that no gradient is scaled after the fact.
+    The sum of a term's weights is taken over the whole step before the first backward. So every way of cutting the step
+    into micro-batches, and of dealing them to processes, gives the same gradient up to rounding. The division is done
+    on the weights, in which the loss is linear, so that no gradient is scaled after the fact.
 
     Args:
-        micro_batches: of this process; other processes may have more, fewer or none.
         max_norm: 2-norm of the whole gradient above which it is scaled down to it.
 
     Returns:
-        `loss`: the step's mean, in nats. `nll_per_token`: mean over trained tokens, weights aside.
-        `num_trained_tokens`. `grad_norm`: before clipping.
+        `loss`: the sum of the terms, in nats where they are log-probabilities. Every statistic's mean or count over the
+        step. `grad_norm`: before clipping.
 
     Raises:
         UserError: the loss or its gradient is not finite. No weight has moved.
     """
-    accumulated = accumulate_gradient(micro_batches, loss_of, world=world)
+    accumulated = accumulate_gradient(terms, world=world)
     world.sum_gradients(parameters)
     norm = float(torch.nn.utils.clip_grad_norm_(parameters, max_norm))
     if not (norm < float("inf") and abs(accumulated["loss"]) < float("inf")):
@@ -76,20 +88,59 @@ def optimiser_step(
     return {**accumulated, "grad_norm": norm}
 
 
-def accumulate_gradient(micro_batches: Sequence[Batch], loss_of: LossOf[Batch], *, world: World) -> dict[str, float]:
-    """Add the gradient of the step's mean loss to the parameters of this process; see `optimiser_step`."""
-    count = float(world.sum(torch.tensor(sum(b.total_weight for b in micro_batches), dtype=torch.float64)))
-    sums = torch.zeros(3, dtype=torch.float64)
-    for batch in micro_batches:
-        loss, logp = loss_of(batch.divided_by(count))
-        if loss.requires_grad:
-            loss.backward()  # type: ignore[no-untyped-call]
-        sums += torch.stack([loss.detach().double().cpu(), logp.double().sum().cpu(), torch.tensor(float(len(logp)))])
-    loss_sum, logp_sum, num_tokens = world.sum(sums).tolist()
-    return {"loss": loss_sum, "nll_per_token": -logp_sum / num_tokens, "num_trained_tokens": int(num_tokens)}
+def accumulate_gradient(terms: Sequence[Term[Any]], *, world: World) -> dict[str, float]:
+    """Add the gradient of the step's loss to the parameters of this process; see `optimiser_step`."""
+    loss_sum, means = 0.0, []
+    for term in terms:
+        weight = sum(batch.total_weight for batch in term.micro_batches)
+        count = float(world.sum(torch.tensor(weight, dtype=torch.float64)))
+        for batch in term.micro_batches:
+            loss, statistics = term.loss_of(batch.divided_by(count / term.coefficient))
+            if loss.requires_grad:
+                loss.backward()  # type: ignore[no-untyped-call]
+            loss_sum += float(loss.detach())
+            means.append(statistics)
+    gathered = world.gather_objects((loss_sum, summed(means)))
+    over_step = summed(sums for _, sums in gathered)
+    return {
+        "loss": sum(loss for loss, _ in gathered),
+        **{
+            name: value[0] / value[1] if isinstance(value, tuple) else value
+            for name, value in over_step.items()
+            if not isinstance(value, tuple) or value[1]  # what was counted nowhere has no mean
+        },
+    }
+
+
+def summed(statistics: Iterable[Statistics]) -> dict[str, Mean | float]:
+    """Sums and counts of each name, added up."""
+    total: dict[str, Mean | float] = {}
+    for name, value in chain.from_iterable(each.items() for each in statistics):
+        before = total.get(name)
+        if isinstance(value, tuple) and isinstance(before, tuple):
+            total[name] = (before[0] + value[0], before[1] + value[1])
+        elif isinstance(value, tuple) or before is None:
+            total[name] = value
+        else:
+            assert not isinstance(before, tuple)
+            total[name] = before + value
+    return total
+
+
+def likelihood(score: Callable[[Batch], tuple[Tensor, Tensor]]) -> LossOf[Batch]:
+    """The loss of supervised tuning for the step: `score` gives the weighted NLL and log p of each trained token.
+
+    Its statistics: `nll_per_token` in nats, weights aside, and `num_trained_tokens`.
+    """
+
+    def loss_of(batch: Batch) -> tuple[Tensor, Statistics]:
+        loss, logp = score(batch)
+        return loss, {"nll_per_token": (-float(logp.double().sum()), len(logp)), "num_trained_tokens": len(logp)}
+
+    return loss_of
 
 
 @torch.no_grad()
 def evaluate(micro_batches: Sequence[Batch], loss_of: LossOf[Batch], *, world: World) -> dict[str, float]:
     """What a step over these micro-batches would report, without learning from them."""
-    return accumulate_gradient(micro_batches, loss_of, world=world)
+    return accumulate_gradient([Term(micro_batches, loss_of)], world=world)

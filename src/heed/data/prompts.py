@@ -1,0 +1,215 @@
+"""Prompts from their file to token ids on disk, with the records they came from for whoever scores the answers."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from heed.data.chat import inference_prompt
+from heed.data.check import check_prompt, in_held_out
+from heed.data.parallel import map_in_processes
+from heed.data.prepare import Account, LeftOut, Preparation, histogram, refuse_findings
+from heed.data.read import counted, read_prompts
+from heed.data.stops import forbidden_pattern
+from heed.data.store import StoreWriter, TokenStore
+from heed.errors import UserError
+from heed.types import Conversation, Finding, Message, Origin, Prompt, Tokens
+
+FIELDS, FIRST_BYTE = "fields.jsonl", "first_byte.npy"
+"""files beside the tokens of a store: a JSON line for each prompt, and where each begins"""
+
+THINK_TAG = re.compile("</?think>")
+
+
+@dataclass(frozen=True, eq=False)
+class PromptTokens:
+    """What a model reads before it answers."""
+
+    ids: np.ndarray
+    """(L,) int32, the inference prompt: the render with the assistant's header, BOS once"""
+    messages: tuple[Message, ...]
+    fields: Mapping[str, Any]
+    """the whole record, as JSON holds it"""
+    origin: Origin
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedPrompts:
+    """Prompts ready to be drawn from."""
+
+    path: str
+    store: TokenStore
+    first_byte: np.ndarray
+    """(records + 1,) where each record's line begins"""
+    training: np.ndarray
+    """records to train on"""
+    held_out: np.ndarray
+    """records to measure on"""
+
+    def prompt(self, record: int) -> PromptTokens:
+        """A prompt with its record."""
+        begin, end = int(self.first_byte[record]), int(self.first_byte[record + 1])
+        with (self.store.folder / FIELDS).open("rb") as file:
+            file.seek(begin)
+            line = json.loads(file.read(end - begin).decode("utf-8", "surrogatepass"))
+        messages = tuple(Message(role, content, extra=extra) for role, content, extra in line["messages"])
+        [tokens] = self.store[record]
+        return PromptTokens(tokens.ids, messages, line["fields"], self.store.origin(record))
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What one prompt became."""
+
+    kind: tuple[str, type]
+    origin: Origin
+    tokens: Tokens | None = None
+    line: bytes = b""
+    is_held_out: bool = False
+    findings: tuple[Finding, ...] = ()
+    too_long: tuple[LeftOut, ...] = ()
+
+
+def prepare_prompts(
+    path: str,
+    folder: Path,
+    preparation: Preparation,
+    *,
+    fingerprint: str,
+    progress: Callable[[int], None] = lambda count: None,
+) -> Account:
+    """Read, check, render and tokenise every prompt of a data set into `folder`.
+
+    Args:
+        preparation: its `max_length` is what a prompt may take of the model's positions, so that an answer finds
+            room behind it. A prompt cannot be cut without asking something else: under `too_long=truncate` one that
+            is too long is left out as under `drop`.
+
+    Raises:
+        UserError: the file is broken, a prompt is too long under `too_long=error`, or more records than
+            `max_bad_records` allows cannot be used. Nothing is left under `folder` then.
+    """
+    account = Account(path)
+    counts: Counter[tuple[str, type]] = Counter()
+    findings: list[Finding] = []
+    too_long: list[LeftOut] = []
+    first_byte = [0]
+    lines = folder.with_name(f".tmp-{folder.name}-{FIELDS}")
+    try:
+        with StoreWriter(folder, fingerprint) as writer, lines.open("wb") as file:
+            for record in map_in_processes(partial(prepare_prompt, preparation), read_prompts(path)):
+                counts[record.kind] += 1
+                account.num_records += 1
+                findings += record.findings
+                too_long += record.too_long
+                if record.tokens is not None:
+                    writer.append((record.tokens,), record.origin, held_out=record.is_held_out)
+                    first_byte.append(first_byte[-1] + file.write(record.line))
+                progress(account.num_records)
+            account.read = counted(counts)
+            _refuse_too_long(too_long, preparation)
+            refuse_findings(findings, account, preparation.max_bad_records)
+        lines.replace(folder / FIELDS)
+    finally:
+        lines.unlink(missing_ok=True)
+    np.save(folder / FIRST_BYTE, np.array(first_byte, dtype=np.int64))
+    store = TokenStore(folder)
+    account.num_kept, account.num_held_out = len(store), int(store.held_out.sum())
+    account.num_tokens = int(store.num_tokens.sum())
+    account.num_findings, account.num_too_long = len(findings), len(too_long)
+    account.num_cut_tokens = sum(item.num_tokens for item in too_long)
+    account.left_out = too_long + [LeftOut(f.origin, f"{f.problem}: {f.found}") for f in findings]
+    account.lengths = {"prompt": histogram(np.asarray(store.num_tokens))}
+    return account
+
+
+def open_prompts(path: str, folder: Path) -> PreparedPrompts:
+    """What `prepare_prompts` wrote."""
+    store = TokenStore(folder)
+    training, held_out = np.flatnonzero(~store.held_out), np.flatnonzero(store.held_out)
+    return PreparedPrompts(path, store, np.load(folder / FIRST_BYTE), training, held_out)
+
+
+def prepare_prompt(preparation: Preparation, record: tuple[str, Prompt]) -> Asked:
+    """Everything that is done with one prompt; a function of its arguments alone, so any process may do it."""
+    shape, prompt = record
+    asked = Asked((shape, Prompt), prompt.origin)
+    rendered = _check(prompt, preparation) or _rendered(prompt, preparation)
+    if isinstance(rendered, Finding):
+        return replace(asked, findings=(rendered,))
+    ids = np.array(preparation.tokenizer.encode(rendered), dtype=np.int32)
+    if preparation.max_length is not None and len(ids) > preparation.max_length:
+        return replace(asked, too_long=(LeftOut(prompt.origin, "the prompt is too long", len(ids)),))
+    line = {"messages": [[m.role, m.content, m.extra] for m in prompt.messages], "fields": prompt.fields}
+    return replace(
+        asked,
+        tokens=Tokens(ids, np.zeros(len(ids), dtype=np.float32)),
+        line=(json.dumps(line, ensure_ascii=False, default=_plain) + "\n").encode("utf-8", "surrogatepass"),
+        is_held_out=in_held_out(Conversation(prompt.messages, prompt.origin), preparation.held_out_share),
+    )
+
+
+def _check(prompt: Prompt, preparation: Preparation) -> Finding | None:
+    """Why a prompt cannot be asked, or None."""
+    origin = prompt.origin
+    if (finding := check_prompt(prompt.messages, origin)) is not None:
+        return finding
+    if prompt.messages[-1].role == "assistant":
+        return Finding(
+            "the prompt ends with an answer",
+            origin,
+            f"the roles {', '.join(message.role for message in prompt.messages[-8:])}",
+            "a last message that can be answered, such as one of role user",
+            "remove the last message, or the record",
+        )
+    pattern = forbidden_pattern(preparation.template)
+    for number, message in enumerate(prompt.messages, 1):
+        extra = json.dumps(message.extra, ensure_ascii=False, default=str)
+        for match in (*pattern.finditer(message.content), *pattern.finditer(extra)):
+            if message.role == "assistant" and THINK_TAG.fullmatch(match[0]):
+                continue
+            return Finding(
+                "special-token text in the data",
+                origin,
+                f"{match[0]!r} in message {number} ({message.role})",
+                "text without the special tokens of the tokenizer and the chat template",
+                f"remove or rewrite {match[0]!r} there, or remove the record",
+            )
+    return None
+
+
+def _rendered(prompt: Prompt, preparation: Preparation) -> str | Finding:
+    try:
+        return inference_prompt(prompt.messages, preparation.template, prompt.tools, prompt.template_arguments)
+    except UserError as error:
+        return Finding(error.problem, prompt.origin, f"{error.found} ({error.where})", error.expected, error.fix)
+
+
+def _refuse_too_long(too_long: list[LeftOut], preparation: Preparation) -> None:
+    """Stop at prompts that leave no room for an answer, unless the user said that they may be left out."""
+    if not too_long or preparation.too_long != "error":
+        return
+    first, others = too_long[0], len(too_long) - 1
+    raise UserError(
+        "a prompt leaves no room for an answer",
+        where=str(first.origin),
+        found=f"{first.num_tokens:,} tokens" + (f", and {others:,} further prompts too long" if others else ""),
+        expected=f"at most {preparation.max_length:,} tokens",
+        fix="--too-long drop leaves such prompts out and counts them",
+    )
+
+
+def _plain(value: Any) -> Any:
+    """What table readers leave in records and JSON does not know: numbers of numpy, dates."""
+    return value.tolist() if hasattr(value, "tolist") else str(value)

@@ -1,0 +1,233 @@
+"""Settings of the recipes that learn from preferences and rewards: YAML key, flag, help text and docs table."""
+
+from __future__ import annotations
+
+import datetime
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from heed.config import DEVICE_HELP, Device, Lora, Optim, PositiveNumber, Sources
+from heed.settings import Number, Settings, Text, Whole
+
+Model = Annotated[
+    Text,
+    Field(title="Model, data, run", description="folder or hub name of the tuned model, such as a run of heed sft"),
+]
+Out = Annotated[Text, Field(description="folder of this run; a run found there is resumed if its settings match")]
+Data = Annotated[Sources, Field(min_length=1, description="file or hub name of a data set; may be given several times")]
+EvalData = Annotated[Sources, Field(description="data only measured, never trained on [default: a held-out share]")]
+HeldOutShare = Annotated[Number, Field(ge=0, lt=1, description="share of prompts held out by hash")]
+MaxBadRecords = Annotated[
+    Number, Field(ge=0, le=1, description="share of unusable records up to which they are left out and listed")
+]
+Template = Annotated[
+    Text | None,
+    Field(title="Conversations", description="jinja file, folder, alpaca, chatml or plain [default: the model's own]"),
+]
+Date = Annotated[
+    datetime.date | None,
+    Field(description="YYYY-MM-DD, for templates that print one [default: first day of the run]"),
+]
+MaxLength = Annotated[
+    Whole | None, Field(ge=2, description="tokens of a prompt with an answer [default: the model's positions]")
+]
+TooLong = Annotated[Literal["error", "drop", "truncate"], Field(description="what happens to longer ones")]
+Epochs = Annotated[Whole, Field(ge=1, title="Training", description="passes over the data")]
+MaxTokens = Annotated[
+    Whole | None,
+    Field(ge=1, description="tokens per forward, for memory alone [default: 1,024 up; GPU: 8,192]"),
+]
+GradientCheckpointing = Annotated[bool, Field(description="compute activations twice to hold fewer in memory")]
+Dtype = Annotated[Literal["float32", "bfloat16"], Field(description="activations; trained weights stay float32")]
+OnDevice = Annotated[Device, Field(description=DEVICE_HELP)]
+Seed = Annotated[Whole, Field(ge=0, description="fixes the order of the data and every random start and draw")]
+SaveEvery = Annotated[
+    Whole,
+    Field(ge=0, title="Keeping and measuring", description="steps between checkpoints; 0 saves at the end only"),
+]
+EvalEvery = Annotated[Whole, Field(ge=0, description="steps between measurements; 0 measures at start and end only")]
+LabelSmoothing = Annotated[Number, Field(ge=0, le=0.5, description="share of the labels that is believed to be wrong")]
+
+
+class RewardSettings(Settings):
+    """Train a reward model on ranked answers: which of two answers is the better one?
+
+    heed reward --model runs/tuned --data RANKINGS.jsonl --out runs/reward
+    """
+
+    model: Model
+    data: Data
+    out: Out
+    eval_data: EvalData = ()
+    held_out_share: HeldOutShare = 0.05
+    max_bad_records: MaxBadRecords = 0.0005
+    template: Template = None
+    date: Date = None
+    max_length: MaxLength = None
+    too_long: TooLong = "error"
+    epochs: Epochs = 1
+    batch_size: Whole = Field(8, ge=1, description="prompts with all their answers per step, over all devices")
+    max_tokens: MaxTokens = None
+    gradient_checkpointing: GradientCheckpointing = False
+    dtype: Dtype = "float32"
+    device: OnDevice = "auto"
+    seed: Seed = 0
+    save_every: SaveEvery = 100
+    eval_every: EvalEvery = 100
+    margin: Number = Field(
+        0.0, ge=0, title="Comparisons", description="lead asked for per point of score between two answers"
+    )
+    centring: Number = Field(0.01, ge=0, description="pull of rewards towards 0, which comparisons leave open")
+    label_smoothing: LabelSmoothing = 0.0
+    optim: Optim = Optim()
+    lora: Lora = Lora()
+
+
+class DpoSettings(Settings):
+    """Tune a model on preferences directly, without a reward model (DPO, IPO, SimPO, KTO).
+
+    heed dpo --model runs/tuned --data PREFERENCES.jsonl --out runs/dpo
+    heed dpo --model runs/tuned --data JUDGED.jsonl --objective kto --out runs/kto
+    """
+
+    model: Model
+    data: Data
+    out: Out
+    eval_data: EvalData = ()
+    held_out_share: HeldOutShare = 0.05
+    max_bad_records: MaxBadRecords = 0.0005
+    template: Template = None
+    date: Date = None
+    max_length: MaxLength = None
+    too_long: TooLong = "error"
+    epochs: Epochs = 1
+    batch_size: Whole = Field(8, ge=1, description="prompts with all their answers per step, over all devices")
+    max_tokens: MaxTokens = None
+    gradient_checkpointing: GradientCheckpointing = False
+    dtype: Dtype = "float32"
+    device: OnDevice = "auto"
+    seed: Seed = 0
+    save_every: SaveEvery = 100
+    eval_every: EvalEvery = 100
+    objective: Literal["dpo", "ipo", "simpo", "kto"] = Field(
+        "dpo", title="Objective", description="what is learnt from; kto: single judged answers"
+    )
+    beta: PositiveNumber | Literal["auto"] = Field(
+        "auto", description="pull towards the model it starts from; auto: 0.1, and 2.0 for simpo"
+    )
+    label_smoothing: LabelSmoothing = 0.0
+    gamma: Number = Field(1.0, ge=0, description="lead that simpo asks of the better answer")
+    optim: Optim = Optim()
+    lora: Lora = Lora()
+
+
+class Kl(Settings):
+    """Distance from the model it starts from (KL, nats per answer)"""
+
+    beta: Number = Field(0.05, ge=0, description="price of a nat in the reward, at the start")
+    target: PositiveNumber | None = Field(None, description="KL that beta is adapted to [default: beta stays]")
+    budget: PositiveNumber | None = Field(None, description="KL at which the run ends early [default: none]")
+
+
+class KlOfGroups(Settings):
+    """Distance from the model it starts from (KL, nats per answer)"""
+
+    beta: Number = Field(0.05, ge=0, description="weight of its estimate in the loss, per answer")
+    budget: PositiveNumber | None = Field(None, description="KL at which the run ends early [default: none]")
+
+
+class Ptx(Settings):
+    """Against forgetting (PPO-ptx)"""
+
+    data: Sources = Field(
+        (), description="conversations that are trained on beside the rewards, as heed sft reads them"
+    )
+    weight: PositiveNumber = Field(0.5, description="of their loss per token, beside the policy's of 1")
+
+
+class PpoSettings(Settings):
+    """Let a model answer prompts and learn from the rewards (PPO with a KL penalty).
+
+    heed ppo --model runs/tuned --reward runs/reward --data PROMPTS.jsonl --out runs/ppo
+    heed ppo --model runs/tuned --reward "contains: words" --data PROMPTS.jsonl --out runs/ppo
+    """
+
+    model: Model
+    reward: Text = Field(description="run of heed reward, FILE.py:FUNCTION, or 'command: ...', 'regex: ...'...")
+    data: Data
+    out: Out
+    max_bad_records: MaxBadRecords = 0.0005
+    template: Template = None
+    date: Date = None
+    max_prompt_length: Whole | None = Field(
+        None, ge=1, description="tokens of a prompt [default: the positions that an answer leaves]"
+    )
+    too_long: TooLong = "error"
+    steps: Whole = Field(100, ge=1, title="Training", description="batches of answers that are sampled and learnt from")
+    batch_size: Whole = Field(64, ge=1, description="answers per batch, each to a prompt of its own")
+    max_new_tokens: Whole = Field(128, ge=1, description="tokens of an answer at most")
+    temperature: PositiveNumber = Field(1.0, description="of sampling, and of every log-probability")
+    epochs: Whole = Field(2, ge=1, description="passes over each batch")
+    minibatches: Whole = Field(2, ge=1, description="optimiser steps per pass")
+    max_tokens: MaxTokens = None
+    gradient_checkpointing: GradientCheckpointing = False
+    dtype: Dtype = "float32"
+    device: OnDevice = "auto"
+    seed: Seed = 0
+    save_every: SaveEvery = 10
+    clip: PositiveNumber = Field(
+        0.2, title="PPO", description="relative change of a token's probability at which it stops learning"
+    )
+    missing_stop: Number = Field(1.0, ge=0, description="taken off the score of an answer that did not end by itself")
+    lr: PositiveNumber | Literal["auto"] = Field("auto", description="auto: a tenth of what suits supervised tuning")
+    rank: Whole = Field(
+        16, ge=0, description="of the adapters on one base; 0 trains all parameters of models of their own"
+    )
+    kl: Kl = Kl()
+    ptx: Ptx = Ptx()
+
+
+class GrpoSettings(Settings):
+    """Let a model answer each prompt several times and learn from which answers were better (GRPO, RLOO).
+
+    heed grpo --model runs/tuned --reward "equals: answer" --data PROMPTS.jsonl --out runs/grpo
+    """
+
+    model: Model
+    reward: Text = Field(description="run of heed reward, FILE.py:FUNCTION, or 'command: ...', 'regex: ...'...")
+    data: Data
+    out: Out
+    max_bad_records: MaxBadRecords = 0.0005
+    template: Template = None
+    date: Date = None
+    max_prompt_length: Whole | None = Field(
+        None, ge=1, description="tokens of a prompt [default: the positions that an answer leaves]"
+    )
+    too_long: TooLong = "error"
+    steps: Whole = Field(100, ge=1, title="Training", description="batches of answers that are sampled and learnt from")
+    batch_size: Whole = Field(64, ge=2, description="answers per batch, a multiple of the group size")
+    group_size: Whole = Field(8, ge=2, description="answers per prompt")
+    max_new_tokens: Whole = Field(128, ge=1, description="tokens of an answer at most")
+    temperature: PositiveNumber = Field(1.0, description="of sampling, and of every log-probability")
+    epochs: Whole = Field(1, ge=1, description="passes over each batch")
+    minibatches: Whole = Field(1, ge=1, description="optimiser steps per pass")
+    max_tokens: MaxTokens = None
+    gradient_checkpointing: GradientCheckpointing = False
+    dtype: Dtype = "float32"
+    device: OnDevice = "auto"
+    seed: Seed = 0
+    save_every: SaveEvery = 10
+    advantage: Literal["group", "centred", "leave-one-out"] = Field(
+        "group",
+        title="GRPO",
+        description="what a score is compared with",
+    )
+    mean_over: Literal["sequence", "token", "length"] = Field(
+        "sequence", description="what weighs the same as any other; length: a constant"
+    )
+    clip: PositiveNumber = Field(0.2, description="relative change of a token's probability at which it stops learning")
+    missing_stop: Number = Field(1.0, ge=0, description="taken off the score of an answer that did not end by itself")
+    lr: PositiveNumber | Literal["auto"] = Field("auto", description="auto: a tenth of what suits supervised tuning")
+    rank: Whole = Field(16, ge=0, description="of the adapter; 0 trains all parameters of the model itself")
+    kl: KlOfGroups = KlOfGroups()

@@ -1,0 +1,217 @@
+"""Direct preference optimisation: the model itself is the reward model, and its log-probabilities are compared.
+
+    rankings -> tokens -> forest -> log-probs -> against the reference's -> objective -> step -> run folder
+
+    DPO    -log sigma(beta (h_w - h_l)),  h = log pi(y | x) - log pi_ref(y | x)
+    IPO    (h_w / |y_w| - h_l / |y_l| - 1 / (2 beta))^2
+    SimPO  -log sigma(beta (log pi(y_w | x) / |y_w| - log pi(y_l | x) / |y_l|) - gamma)
+    KTO    from single answers that were called good or bad: see `judging.py`
+
+(Rafailov et al. 2023, arXiv:2305.18290; Azar et al. 2023, arXiv:2310.12036; Meng et al. 2024, arXiv:2405.14734.) The
+reference is the model as it was opened; its log-probabilities are computed once and kept.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from heed.config import dump, peak_learning_rate, tokens_per_forward
+from heed.data.prepare import Preparation
+from heed.models.check import choose_score
+from heed.models.load import num_positions, restore, save
+from heed.preference_config import DpoSettings
+from heed.recipes.cut import Cut
+from heed.recipes.judging import Judging, Partners, balanced
+from heed.recipes.loop import Loop, Place, go_through, in_run_folder
+from heed.recipes.opening import Opened, open_for_tuning
+from heed.recipes.paired import Answers, Paired, comparison_of
+from heed.recipes.preference_data import JUDGED, RANKINGS, Kind, PreferenceData, prepare_preference_data
+from heed.recipes.reference import reference_logp
+from heed.recipes.sft import refuse_too_long_setting
+from heed.train.optimiser import adamw, set_learning_rate
+from heed.train.progress import Progress
+from heed.train.run import Checkpoint
+from heed.train.schedule import learning_rate
+from heed.train.step import Statistics, Term, evaluate, optimiser_step
+
+SHARE_OF_TUNING_RATE = 0.1
+"""of the learning rate that suits supervised tuning: preferences move a model that can answer already"""
+BETA = {"dpo": 0.1, "ipo": 0.1, "kto": 0.1, "simpo": 2.0}
+"""where it is `auto`; SimPO's is per token"""
+
+
+class Learning(Protocol):
+    """What an objective does with the items of its data: rankings or judged answers."""
+
+    def batches(self, items: Sequence[Any]) -> list[Any]:
+        """A step over these items as this process's micro-batches."""
+        ...
+
+    def loss_of(self, batch: Any) -> tuple[Tensor, Statistics]:
+        """A micro-batch's weighted loss with its gradient, and what the step reports of it."""
+        ...
+
+
+@dataclass(eq=False)
+class Tuning:
+    """Everything a step needs, settled before the first one."""
+
+    settings: DpoSettings
+    opened: Opened
+    data: PreferenceData[Any]
+    learning: Learning
+    optimiser: torch.optim.Optimizer
+    peak: float
+    """learning rate after warm-up"""
+    num_draws: int
+    """items of the whole run"""
+
+    @property
+    def total_steps(self) -> int:
+        """Optimiser steps of the whole run."""
+        return math.ceil(self.num_draws / self.settings.batch_size)
+
+
+def run(settings: DpoSettings) -> None:
+    """Tune the model on preferences into its run folder; go on where an earlier run stopped."""
+    in_run_folder(settings, tune)
+
+
+def tune(settings: DpoSettings, place: Place) -> None:
+    """From the opened run folder to the tuned model in it."""
+    tuning = prepare_tuning(settings, place)
+    loaded, folder = tuning.opened.loaded, place.folder.folder
+
+    def go_back(checkpoint: Checkpoint) -> None:
+        restore(loaded, checkpoint.folder)
+        tuning.optimiser.load_state_dict(checkpoint.state(place.device)["optimiser"])
+
+    loop = Loop(
+        title="tuning",
+        total_steps=tuning.total_steps,
+        save_every=settings.save_every,
+        eval_every=settings.eval_every,
+        take_step=lambda step: take_step(tuning, step, place),
+        measure=lambda step, progress: measure(tuning, place, step, progress),
+        save_model=lambda to: save_model(tuning, to),
+        state=lambda: {"optimiser": tuning.optimiser.state_dict()},
+        restore=go_back,
+        shown=("loss", "accuracy", "tokens_per_second"),
+    )
+    go_through(loop, place)
+    place.speaker.say(f"the tuned model is in {folder}: heed chat --model {folder}")
+
+
+def prepare_tuning(settings: DpoSettings, place: Place) -> Tuning:
+    """Open the model, prepare the data, prove that the forest computes what the model computes, ask the reference."""
+    assert settings.date is not None
+    opened = open_for_tuning(settings, place.device, place.folder.folder, settings.date, place.speaker.say)
+    model, limit = opened.loaded.model, num_positions(opened.loaded.model)
+    refuse_too_long_setting(settings.max_length, limit)
+    preparation = Preparation(
+        template=opened.template,
+        tokenizer=opened.tokenizer,
+        max_length=settings.max_length or limit,
+        too_long=settings.too_long,
+        max_bad_records=settings.max_bad_records,
+        held_out_share=settings.held_out_share,
+    )
+    kind: Kind[Any] = JUDGED if settings.objective == "kto" else RANKINGS
+    data = prepare_preference_data(
+        kind,
+        settings.data,
+        settings.eval_data,
+        place.folder.folder,
+        preparation,
+        seed=settings.seed,
+        settings=dump(settings),
+        world=place.world,
+    )
+    num_draws = data.draws_in_epoch * settings.epochs
+    learning = learning_from(settings, opened, data, data.batch(1, settings.batch_size, num_draws), place)
+    named = opened.loaded.trained_parameters()
+    place.speaker.say(f"{sum(parameter.numel() for _, parameter in named):,} parameters are trained")
+    return Tuning(
+        settings=settings,
+        opened=opened,
+        data=data,
+        learning=learning,
+        optimiser=adamw(named, weight_decay=settings.optim.weight_decay),
+        peak=peak_learning_rate(
+            settings.optim.lr,
+            num_parameters=model.num_parameters(),
+            has_adapter=settings.lora.rank > 0,
+            share=SHARE_OF_TUNING_RATE,
+        ),
+        num_draws=num_draws,
+    )
+
+
+def learning_from(
+    settings: DpoSettings, opened: Opened, data: PreferenceData[Any], first: Sequence[Any], place: Place
+) -> Learning:
+    """The objective on this model and data, once the reference has been asked all that it will need to know."""
+    loaded, judged = opened.loaded, settings.objective == "kto"
+    longest = max((t for item in first for t in ((item.tokens,) if judged else item.sequences)), key=len)
+    limit = num_positions(loaded.model)
+    chosen = choose_score(loaded.model, longest, longest_in_data=data.longest, num_positions=limit, share=True)
+    place.speaker.say(f"self-check: {chosen.note}")
+    max_tokens = tokens_per_forward(settings.max_tokens, loaded.device.type, loaded.width)
+    cut = Cut(max_tokens, chosen.shares_prefixes, place.world)
+    answers = Answers(chosen, loaded.device, settings.dtype)
+    beta = BETA[settings.objective] if settings.beta == "auto" else settings.beta
+    partners = Partners(data) if judged else None
+    groups = Judging.asked_of_reference(data, partners) if partners is not None else Paired.asked_of_reference(data)
+    reference = reference_logp(groups, answers.token_logp, place, cut)
+    if partners is not None:
+        return Judging(answers, cut, beta, *balanced(data), partners, reference)
+    return Paired(answers, cut, comparison_of(settings, beta), reference)
+
+
+def take_step(tuning: Tuning, step: int, place: Place) -> dict[str, float]:
+    """One optimiser step, and its numbers for `metrics.jsonl`."""
+    settings, optimiser = tuning.settings, tuning.optimiser
+    began = time.perf_counter()
+    batches = tuning.learning.batches(tuning.data.batch(step, settings.batch_size, tuning.num_draws))
+    rate = learning_rate(
+        step,
+        peak=tuning.peak,
+        warmup_steps=round(settings.optim.warmup * tuning.total_steps),
+        total_steps=tuning.total_steps,
+        shape=settings.optim.schedule,
+    )
+    set_learning_rate(optimiser, rate)
+    numbers = optimiser_step(
+        [p for group in optimiser.param_groups for p in group["params"]],
+        optimiser,
+        [Term(batches, tuning.learning.loss_of)],
+        max_norm=settings.optim.max_norm,
+        world=place.world,
+    )
+    num_tokens = int(place.world.sum(torch.tensor(sum(batch.forest.num_unshared_tokens for batch in batches))))
+    seconds = time.perf_counter() - began
+    return {**numbers, "learning_rate": rate, "num_tokens": num_tokens, "tokens_per_second": num_tokens / seconds}
+
+
+def measure(tuning: Tuning, place: Place, step: int, progress: Progress) -> None:
+    """What a step over the held-out items would report."""
+    items = [item for found in tuning.data.held_out.values() for item in found]
+    if not items:
+        return
+    numbers = evaluate(tuning.learning.batches(items), tuning.learning.loss_of, world=place.world)
+    place.folder.log(step, "held_out", **numbers)
+    progress.say(f"step {step:,}: held-out loss {numbers['loss']:.4f}, {numbers['accuracy']:.1%} right")
+
+
+def save_model(tuning: Tuning, to: Path) -> None:
+    """Write the model as plain transformers reads it."""
+    opened = tuning.opened
+    save(opened.loaded, to, template=opened.saved_template(), stop_tokens=opened.stops)

@@ -1,0 +1,141 @@
+"""What every run that trains has in common: its folder, its way back after a stop, and the order of its steps."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import torch
+
+from heed.config import dump
+from heed.dist.world import World
+from heed.models.load import choose_device
+from heed.report.page import write_report
+from heed.settings import Settings
+from heed.train.environment import environment
+from heed.train.interrupt import Interruption
+from heed.train.progress import Progress
+from heed.train.run import Checkpoint, Run, open_run, read_config
+
+KEPT_CHECKPOINTS = 2
+"""the newest, so that one that is damaged later is not the only one"""
+
+
+class RunSettings(Protocol):
+    """What the settings of every run tell of its folder and machine."""
+
+    @property
+    def out(self) -> str: ...
+    @property
+    def device(self) -> str: ...
+    @property
+    def date(self) -> datetime.date | None: ...
+
+
+AnyRun = TypeVar("AnyRun", bound=Settings)
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """Where a run happens."""
+
+    folder: Run
+    device: torch.device
+    world: World
+    speaker: Progress
+    """says lines to the user; on the first process alone"""
+
+
+@dataclass(frozen=True, eq=False)
+class Loop:
+    """The steps of a run, as functions of its recipe."""
+
+    title: str
+    """what the progress bar calls it"""
+    total_steps: int
+    save_every: int
+    """steps between checkpoints; 0 saves at the end only"""
+    eval_every: int
+    """steps between measurements; 0 measures at start and end only"""
+    take_step: Callable[[int], dict[str, float]]
+    """takes the step of this number (from 1) and returns its numbers for `metrics.jsonl`"""
+    measure: Callable[[int, Progress], None]
+    """measures and logs after this many steps"""
+    save_model: Callable[[Path], None]
+    state: Callable[[], dict[str, Any]]
+    """what a checkpoint holds besides the model's files and the random states"""
+    restore: Callable[[Checkpoint], None]
+    """puts a checkpoint's model and state back"""
+    shown: tuple[str, ...] = ("loss", "tokens_per_second")
+    """the step's numbers that the progress bar shows"""
+    is_over: Callable[[], bool] = lambda: False
+    """whether the run ends before its last step, asked after each"""
+
+
+def in_run_folder(
+    settings: AnyRun, work: Callable[[AnyRun, Place], None], *, keep_checkpoints: int = KEPT_CHECKPOINTS
+) -> None:
+    """Open or resume the run folder of `settings`, and do the work in it unless it is done already.
+
+    Ctrl-C says how to go on; what the last checkpoint holds is not lost.
+    """
+    run: RunSettings = settings  # type: ignore[assignment]
+    device_kind = "cuda" if run.device != "cpu" and torch.cuda.is_available() else "cpu"
+    world = World.from_environment(device_kind)
+    device = choose_device(run.device, world.local_rank)
+    settings = settings.model_copy(update={"date": run.date or date_of_run(run.out)})
+    with open_run(
+        run.out, dump(settings), environment(device, world), keep_checkpoints=keep_checkpoints, world=world
+    ) as folder:
+        speaker = Progress("", shown=world.is_first)
+        for note in folder.notes:
+            speaker.say(note)
+        if not folder.finished:
+            work(settings, Place(folder, device, world, speaker))
+    world.close()
+
+
+def date_of_run(out: str) -> datetime.date:
+    """The date that templates print: the day on which the run was first started."""
+    started = (read_config(out) or {}).get("date")
+    return datetime.date.fromisoformat(str(started)) if started else datetime.datetime.now().date()
+
+
+def go_through(loop: Loop, place: Place) -> None:
+    """Take the steps from where the run stopped, measuring and saving on the way; leave the model in the folder."""
+    folder, world = place.folder, place.world
+    start = 0
+    if (checkpoint := folder.latest()) is not None:
+        loop.restore(checkpoint)
+        checkpoint.restore_random_states(world)
+        start = checkpoint.step
+        place.speaker.say(f"going on after step {start:,}, from {checkpoint.folder}")
+    folder.rewind(start if checkpoint is not None else -1)
+    if checkpoint is None:
+        loop.measure(0, place.speaker)
+    with (
+        Progress(loop.title, total=loop.total_steps, start=start, shown=world.is_first) as progress,
+        Interruption(lambda: progress.say("saving after this step; Ctrl-C again stops at once")) as interruption,
+    ):
+        over = start > 0 and loop.is_over()
+        for step in range(start + 1, loop.total_steps + 1):
+            if over:
+                break
+            numbers = loop.take_step(step)
+            folder.log(step, "train", **numbers)
+            progress.update(step, **{name: numbers[name] for name in loop.shown if name in numbers})
+            over = loop.is_over()
+            last = over or step == loop.total_steps
+            if last or (loop.eval_every and step % loop.eval_every == 0):
+                loop.measure(step, progress)
+            stopped = any(world.gather_objects(interruption.asked))
+            if last or stopped or (loop.save_every and step % loop.save_every == 0):
+                folder.checkpoint(step, loop.save_model, loop.state())
+            if stopped and not last:
+                raise KeyboardInterrupt
+    folder.finish(loop.save_model)
+    if world.is_first:
+        write_report([folder.folder])

@@ -1,0 +1,378 @@
+"""What PPO and GRPO have in common: opening the roles, batches of answers, and the clipped policy step.
+
+Each batch of answers ("phase") is drawn from the policy as it is, scored, and learnt from in a few passes. Dropout is
+off everywhere. Log-probabilities that are compared all come from the training forward, at the temperature of sampling.
+"""
+
+from __future__ import annotations
+
+import copy
+import datetime
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import torch
+
+from heed.config import DataSource, dump, peak_learning_rate, tokens_per_forward
+from heed.data.prepare import Preparation, TooLong
+from heed.data.prompts import PromptTokens
+from heed.errors import UserError
+from heed.evaluate.rewards import kind_of, open_reward
+from heed.models.adapters import keep_base
+from heed.models.check import choose_score, everything_trained
+from heed.models.load import num_positions, prepare_training, save
+from heed.models.roles import Role, roles_on_one_base, separate_models
+from heed.models.speed import speed_up
+from heed.objectives.kl import kl_k2, kl_per_sequence
+from heed.objectives.policy import (
+    TokenWeights,
+    approximate_kl,
+    clipped_surrogate,
+    importance_ratio,
+    is_ratio_clipped,
+)
+from heed.recipes.cut import Cut
+from heed.recipes.loop import Place
+from heed.recipes.opening import Opened, open_base
+from heed.recipes.preference_data import PROMPTS, PreferenceData, prepare_preference_data
+from heed.recipes.rollout import Answer, Cast, Groups, Said, asked, flat, sequence_of
+from heed.settings import Settings
+from heed.train.optimiser import adamw
+from heed.train.step import Mean, Statistics
+from heed.types import Forest
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+HELD_OUT_SHARE = 0.05
+"""of the prompts, by hash"""
+MAX_HELD_OUT_PROMPTS = 64
+"""that are answered in a measurement"""
+SHARE_OF_TUNING_RATE = 0.1
+"""of the learning rate that suits supervised tuning"""
+ALPHA_OVER_RANK = 2.0
+
+
+class PolicySettings(Protocol):
+    """What the settings of PPO and GRPO have in common."""
+
+    @property
+    def model(self) -> str: ...
+    @property
+    def reward(self) -> str: ...
+    @property
+    def data(self) -> tuple[DataSource, ...]: ...
+    @property
+    def max_bad_records(self) -> float: ...
+    @property
+    def template(self) -> str | None: ...
+    @property
+    def date(self) -> datetime.date | None: ...
+    @property
+    def max_prompt_length(self) -> int | None: ...
+    @property
+    def too_long(self) -> TooLong: ...
+    @property
+    def max_new_tokens(self) -> int: ...
+    @property
+    def temperature(self) -> float: ...
+    @property
+    def max_tokens(self) -> int | None: ...
+    @property
+    def gradient_checkpointing(self) -> bool: ...
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def rank(self) -> int: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Opening:
+    """The roles of a run and its prompts, ready for the first batch of answers."""
+
+    cast: Cast
+    prompts: PreferenceData[PromptTokens]
+    held_out: list[PromptTokens]
+
+
+def open_policy(settings: PolicySettings, place: Place, *, with_value: bool) -> Opening:
+    """Load what the roles need, prepare the prompts, and prove that the forest computes what the model computes."""
+    assert settings.date is not None
+    is_model = kind_of(settings.reward) == "model"
+    rule = None if is_model else open_reward(settings.reward)
+    say = place.speaker.say
+    opened = open_base(settings.model, settings.template, place.device, settings.date, settings.seed, say)
+    reward = settings.reward if is_model else None
+    if settings.rank:
+        keep_base(
+            opened.loaded,
+            place.folder.folder / "base",
+            new_token_ids=opened.new_token_ids,
+            stop_tokens=opened.stops,
+        )
+        roles = roles_on_one_base(
+            opened.loaded,
+            rank=settings.rank,
+            alpha=ALPHA_OVER_RANK * settings.rank,
+            seed=settings.seed,
+            reward=reward,
+            value="adapter" if with_value else None,
+            new_token_ids=opened.new_token_ids,
+        )
+    else:
+        roles = separate_models(opened.loaded, reward=reward, with_value=with_value)
+    if roles.note:
+        say(roles.note)
+    played = [role for role in (roles.policy, roles.reference, roles.reward, roles.value) if role is not None]
+    for model in {id(role.model): role.model for role in played}.values():
+        speed_up(model)
+        prepare_training(model, gradient_checkpointing=settings.gradient_checkpointing)
+    opened = replace(opened, loaded=roles.loaded)
+    prompts = prepare_prompts(settings, opened, place)
+    first = [prompts.sets[0].at(int(record)) for record in prompts.sets[0].training[:64]]
+    longest = everything_trained(max(first, key=len).ids)
+    with roles.policy.active():
+        chosen = choose_score(
+            roles.policy.model,
+            longest,
+            longest_in_data=prompts.longest + settings.max_new_tokens,
+            num_positions=num_positions(roles.policy.model),
+            share=True,
+        )
+    say(f"self-check: {chosen.note}")
+    loaded = opened.loaded
+    max_tokens = tokens_per_forward(settings.max_tokens, loaded.device.type, loaded.width)
+    cut = Cut(max_tokens, chosen.shares_prefixes, place.world)
+    cast = Cast(roles, opened, chosen, cut, settings.dtype, settings.temperature, rule)
+    held_out = [prompt for found in prompts.held_out.values() for prompt in found][:MAX_HELD_OUT_PROMPTS]
+    return Opening(cast, prompts, held_out)
+
+
+def prepare_prompts(settings: PolicySettings, opened: Opened, place: Place) -> PreferenceData[PromptTokens]:
+    """The prompts of a run, each short enough that an answer of full length has positions left."""
+    limit = num_positions(opened.loaded.model)
+    room = None if limit is None else limit - settings.max_new_tokens
+    if room is not None and room < 1:
+        raise UserError(
+            "answers this long leave no room for a prompt",
+            where="--max-new-tokens",
+            found=f"{settings.max_new_tokens:,} tokens",
+            expected=f"fewer than the model's {limit:,} positions",
+            fix=f"--max-new-tokens {max(1, (limit or 2) // 2)}",
+        )
+    if room is not None and settings.max_prompt_length is not None and settings.max_prompt_length > room:
+        raise UserError(
+            "a prompt and an answer of the longest allowed are more than the model can read",
+            where="--max-prompt-length, --max-new-tokens",
+            found=f"{settings.max_prompt_length:,} and {settings.max_new_tokens:,} tokens",
+            expected=f"at most {limit:,} together, the model's positions",
+            fix=f"--max-prompt-length {room}, or leave it out",
+        )
+    assert isinstance(settings, Settings)
+    return prepare_preference_data(
+        PROMPTS,
+        settings.data,
+        (),
+        place.folder.folder,
+        Preparation(
+            template=opened.template,
+            tokenizer=opened.tokenizer,
+            max_length=settings.max_prompt_length or room,
+            too_long=settings.too_long,
+            max_bad_records=settings.max_bad_records,
+            held_out_share=HELD_OUT_SHARE,
+        ),
+        seed=settings.seed,
+        settings=dump(settings),
+        world=place.world,
+    )
+
+
+def optimiser_of(role: Role) -> torch.optim.AdamW:
+    """AdamW over what a role learns."""
+    return adamw(role.trained_parameters(), weight_decay=0.0)
+
+
+def peak_rate(lr: float | Any, cast: Cast) -> float:
+    """The learning rate to warm up to: the one given, or a tenth of what suits supervised tuning."""
+    loaded = cast.opened.loaded
+    return peak_learning_rate(
+        lr,
+        num_parameters=loaded.model.num_parameters(),
+        has_adapter=loaded.adapter is not None,
+        share=SHARE_OF_TUNING_RATE,
+    )
+
+
+# ---- learning from answers
+
+
+@dataclass(frozen=True, eq=False)
+class Experience:
+    """An answer with all that is learnt from it: (n,) float64 for each of its tokens."""
+
+    answer: Answer
+    said: Said
+    advantage: np.ndarray
+    returns: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class ExperiencedForest:
+    """Answers in one forest, with what is learnt from each of their N tokens."""
+
+    forest: Forest
+    old_logp: Tensor
+    reference_logp: Tensor
+    advantage: Tensor
+    old_value: Tensor
+    returns: Tensor
+    weights: TokenWeights
+
+    @property
+    def total_weight(self) -> float:
+        """What the sum of all weighted losses is divided by; not always the sum of the weights."""
+        return self.weights.total
+
+    def divided_by(self, count: float) -> ExperiencedForest:
+        """The same with every weight divided by `count`."""
+        return replace(self, weights=replace(self.weights, weight=self.weights.weight / count))
+
+
+WeightsOf = Callable[["Tensor", int], TokenWeights]
+"""(sequence (N,), number of sequences) -> how much each token counts"""
+
+
+def experienced(groups: Sequence[Sequence[Experience]], cut: Cut, weights_of: WeightsOf) -> list[ExperiencedForest]:
+    """An optimiser step over these answers as this process's micro-batches; answers to one prompt stay together."""
+    batches = []
+    sequences = [[each.answer.tokens for each in group] for group in groups]
+    for forward in cut.forwards(sequences):
+        forest = cut.forest([sequences[i] for i in forward])
+        some = [each for i in forward for each in groups[i]]
+
+        def of(parts: list[np.ndarray]) -> Tensor:
+            return torch.from_numpy(np.concatenate(parts))
+
+        batches.append(
+            ExperiencedForest(
+                forest,
+                of([each.said.logp for each in some]),
+                of([each.said.reference_logp for each in some]),
+                of([each.advantage for each in some]),
+                of([each.said.value for each in some]),
+                of([each.returns for each in some]),
+                weights_of(forest.sequence, forest.num_sequences),
+            )
+        )
+    return batches
+
+
+def policy_loss_of(
+    cast: Cast, *, clip: float, kl_weight: float = 0.0
+) -> Callable[[ExperiencedForest], tuple[Tensor, Statistics]]:
+    """The clipped surrogate of a step, plus `kl_weight` times the estimate k2 of KL(policy || reference).
+
+    k2 is the estimate whose gradient, on the policy's own samples, is that of the KL.
+    """
+
+    def loss_of(batch: ExperiencedForest) -> tuple[Tensor, Statistics]:
+        logp = cast.logp(cast.roles.policy, batch.forest).logp.double()
+        old = batch.old_logp.to(logp)
+        advantage = batch.advantage.to(logp)
+        loss = clipped_surrogate(logp, old, advantage, epsilon_low=clip, epsilon_high=clip)
+        if kl_weight:
+            loss = loss + kl_weight * kl_k2(logp, batch.reference_logp.to(logp))
+        now = logp.detach()
+        clipped = is_ratio_clipped(now, old, advantage, epsilon_low=clip, epsilon_high=clip)
+        ratio = importance_ratio(now, old)
+
+        def mean(of: Tensor) -> Mean:
+            return float(of.sum()), len(of)
+
+        return (batch.weights.weight.to(logp) * loss).sum(), {
+            "clip_fraction": mean(clipped.double()),
+            "approximate_kl": mean(approximate_kl(now, old)),
+            "ratio_mean": mean(ratio),
+            "ratio_square_mean": mean(ratio.square()),
+        }
+
+    return loss_of
+
+
+def over_passes(numbers: Sequence[dict[str, float]], loss_name: str) -> dict[str, float]:
+    """The numbers of a phase's optimiser steps as one line: means over the steps, the variance of the ratio."""
+    if not numbers:
+        return {}
+    mean = {name: float(np.mean([each[name] for each in numbers])) for name in numbers[0]}
+    mean[loss_name] = mean.pop("loss")
+    if "ratio_square_mean" in mean:
+        mean["ratio_variance"] = max(0.0, mean.pop("ratio_square_mean") - mean["ratio_mean"] ** 2)
+    return mean
+
+
+def shuffled(groups: Sequence[Any], minibatches: int, *, seed: int, step: int, epoch: int) -> list[list[Any]]:
+    """The groups in a new order, cut into minibatches of nearly equal size; a pure function of its arguments."""
+    order = np.random.default_rng([seed, step, epoch]).permutation(len(groups))
+    return [[groups[int(i)] for i in part] for part in np.array_split(order, minibatches) if len(part)]
+
+
+def told(groups: Groups, score: np.ndarray, said: Sequence[Said]) -> dict[str, float]:
+    """What a batch of answers says of the policy that drew it."""
+    answers = [answer for group in groups for answer in group]
+    kl = kl_of_answers(said)
+    entropy = np.concatenate([each.entropy for each in said])
+    return {
+        "score": float(score.mean()),
+        "score_std": float(score.std()),
+        "kl_per_sequence": float(kl.mean()),
+        "entropy_per_token": float(entropy.mean()),
+        "stop_rate": float(np.mean([answer.stopped for answer in answers])),
+        "response_length": float(np.mean([answer.num_tokens for answer in answers])),
+    }
+
+
+def kl_of_answers(said: Sequence[Said]) -> np.ndarray:
+    """(S,) the estimate k1 of KL(policy || reference) of each answer, summed over its tokens, in nats."""
+    logp, reference = flat([each.logp for each in said]), flat([each.reference_logp for each in said])
+    return kl_per_sequence(logp, reference, sequence_of(said), len(said)).numpy()
+
+
+def log_answers(place: Place, step: int, groups: Groups, score: np.ndarray, said: Sequence[Said]) -> None:
+    """Keep every answer of a phase, with its prompt, score and KL, in `samples.jsonl`."""
+    answers = (answer for group in groups for answer in group)
+    for answer, value, kl in zip(answers, score, kl_of_answers(said), strict=True):
+        place.folder.log_sample(
+            step,
+            {
+                "prompt": asked(answer.prompt),
+                "answer": answer.text,
+                "score": float(value),
+                "kl": float(kl),
+                "stopped": str(answer.stopped).lower(),
+                "record": answer.prompt.origin.record,
+            },
+        )
+
+
+def save_policy(cast: Cast, to: Path) -> None:
+    """Write the policy as plain transformers reads it."""
+    opened = cast.opened
+    save(opened.loaded, to, template=opened.saved_template(), stop_tokens=opened.stops)
+
+
+def copy_of(parameters: Sequence[tuple[str, torch.nn.Parameter]]) -> dict[str, Tensor]:
+    """What a role has learnt, for a checkpoint."""
+    return {name: copy.deepcopy(parameter.detach()) for name, parameter in parameters}
+
+
+def put_back(parameters: Sequence[tuple[str, torch.nn.Parameter]], kept: dict[str, Tensor]) -> None:
+    """Put back what `copy_of` took, bit for bit."""
+    with torch.no_grad():
+        for name, parameter in parameters:
+            parameter.copy_(kept[name])

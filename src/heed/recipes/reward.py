@@ -1,0 +1,282 @@
+"""A reward model from ranked answers: one number for an answer, higher where people would rather have it.
+
+    rankings -> rendered chat -> tokens -> forest -> reward at the stop token -> Bradley-Terry -> step -> run folder
+
+    L = - mean over prompts of 1 / C(K, 2) sum over pairs of log sigma(r_w - r_l)
+
+(Ouyang et al. 2022, arXiv:2203.02155, eq. 1). All answers to a prompt are in one forest, so each is computed once.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from heed.config import dump, peak_learning_rate, tokens_per_forward
+from heed.data.preferences import RankedTokens
+from heed.data.prepare import Preparation
+from heed.evaluate.calibration import calibration
+from heed.evaluate.intervals import accuracy
+from heed.evaluate.ranked import held_out_comparisons, length_bins, length_correlation
+from heed.models.check import ChosenScore, choose_score
+from heed.models.load import num_positions
+from heed.models.scalar import RewardModel, new_reward_model, restore_reward_model, save_reward_model
+from heed.models.score import autocast
+from heed.objectives.preference import bradley_terry_loss, centring_loss, is_ranked_right
+from heed.preference_config import RewardSettings
+from heed.recipes.comparing import ComparedForest, compared
+from heed.recipes.cut import Cut
+from heed.recipes.loop import Loop, Place, go_through, in_run_folder
+from heed.recipes.opening import Opened, open_for_tuning
+from heed.recipes.preference_data import RANKINGS, PreferenceData, prepare_preference_data
+from heed.recipes.sft import refuse_too_long_setting
+from heed.train import files
+from heed.train.optimiser import adamw, set_learning_rate
+from heed.train.progress import Progress
+from heed.train.run import Checkpoint
+from heed.train.schedule import learning_rate
+from heed.train.step import Statistics, Term, optimiser_step
+from heed.types import Forest
+
+MEASUREMENTS = "reward_measurements.json"
+SHARE_OF_TUNING_RATE = 0.5
+"""of the learning rate that suits supervised tuning: the head is new, and what the trunk knows is to be kept"""
+MAX_REFERENCE_RANKINGS = 256
+"""of the training data, whose best answers' mean reward becomes 0"""
+
+
+def run(settings: RewardSettings) -> None:
+    """Train a reward model into its run folder; go on where an earlier run stopped."""
+    in_run_folder(settings, train)
+
+
+@dataclass(eq=False)
+class Training:
+    """Everything a step needs, settled before the first one."""
+
+    settings: RewardSettings
+    opened: Opened
+    reward_model: RewardModel
+    data: PreferenceData[RankedTokens]
+    chosen: ChosenScore
+    cut: Cut
+    optimiser: torch.optim.Optimizer
+    peak: float
+    """learning rate after warm-up"""
+    num_draws: int
+    """rankings of the whole run"""
+
+    @property
+    def total_steps(self) -> int:
+        """Optimiser steps of the whole run."""
+        return math.ceil(self.num_draws / self.settings.batch_size)
+
+    def rewards(self, forest: Forest) -> Tensor:
+        """(S,) each answer's reward, with its gradient."""
+        with autocast(self.opened.loaded.device, self.settings.dtype):
+            states = self.chosen.states(forest)
+        return self.reward_model.rewards(states, forest)
+
+    def loss_of(self, batch: ComparedForest) -> tuple[Tensor, Statistics]:
+        """The weighted loss of all comparisons with its gradient, and what the step reports of it."""
+        settings, pairs = self.settings, batch.compared
+        rewards = self.rewards(batch.forest)
+        winner, loser = rewards[pairs.winner], rewards[pairs.loser]
+        loss = bradley_terry_loss(
+            winner,
+            loser,
+            pairs.is_tie,
+            margin=settings.margin * batch.lead,
+            label_smoothing=settings.label_smoothing,
+        )
+        if settings.centring:
+            loss = loss + settings.centring * centring_loss(winner, loser)
+        strict = ~pairs.is_tie
+        return (pairs.weight * loss).sum(), {
+            "accuracy": (float(is_ranked_right(winner, loser)[strict].sum()), int(strict.sum())),
+            "margin": (float((winner - loser)[strict].detach().sum()), int(strict.sum())),
+            "num_comparisons": len(pairs.weight),
+        }
+
+
+def train(settings: RewardSettings, place: Place) -> None:
+    """From the opened run folder to the reward model in it."""
+    training = prepare_training(settings, place)
+    folder = place.folder.folder
+
+    def go_back(checkpoint: Checkpoint) -> None:
+        restore_reward_model(training.reward_model, checkpoint.folder)
+        training.optimiser.load_state_dict(checkpoint.state(place.device)["optimiser"])
+
+    loop = Loop(
+        title="learning to rank",
+        total_steps=training.total_steps,
+        save_every=settings.save_every,
+        eval_every=settings.eval_every,
+        take_step=lambda step: take_step(training, step),
+        measure=lambda step, progress: measure(training, place, step, progress),
+        save_model=lambda to: save_model(training, to),
+        state=lambda: {"optimiser": training.optimiser.state_dict()},
+        restore=go_back,
+        shown=("loss", "accuracy", "tokens_per_second"),
+    )
+    go_through(loop, place)
+    place.speaker.say(f"the reward model is in {folder}: heed ppo --reward {folder}")
+
+
+def prepare_training(settings: RewardSettings, place: Place) -> Training:
+    """Open the model, prepare the data, prove that the forest computes what the model computes."""
+    assert settings.date is not None
+    opened = open_for_tuning(settings, place.device, place.folder.folder, settings.date, place.speaker.say)
+    loaded = opened.loaded
+    reward_model = new_reward_model(loaded, settings.seed)
+    limit = num_positions(loaded.model)
+    refuse_too_long_setting(settings.max_length, limit)
+    preparation = Preparation(
+        template=opened.template,
+        tokenizer=opened.tokenizer,
+        max_length=settings.max_length or limit,
+        too_long=settings.too_long,
+        max_bad_records=settings.max_bad_records,
+        held_out_share=settings.held_out_share,
+    )
+    data = prepare_preference_data(
+        RANKINGS,
+        settings.data,
+        settings.eval_data,
+        place.folder.folder,
+        preparation,
+        seed=settings.seed,
+        settings=dump(settings),
+        world=place.world,
+    )
+    num_draws = data.draws_in_epoch * settings.epochs
+    first = data.batch(1, settings.batch_size, num_draws)
+    chosen = choose_score(
+        loaded.model,
+        max((tokens for ranking in first for tokens in ranking.sequences), key=len),
+        longest_in_data=data.longest,
+        num_positions=limit,
+        share=True,
+    )
+    place.speaker.say(f"self-check: {chosen.note}")
+    named = reward_model.trained_parameters()
+    place.speaker.say(f"{sum(parameter.numel() for _, parameter in named):,} parameters are trained")
+    max_tokens = tokens_per_forward(settings.max_tokens, loaded.device.type, loaded.width)
+    return Training(
+        settings=settings,
+        opened=opened,
+        reward_model=reward_model,
+        data=data,
+        chosen=chosen,
+        cut=Cut(max_tokens, chosen.shares_prefixes, place.world),
+        optimiser=adamw(named, weight_decay=settings.optim.weight_decay),
+        peak=peak_learning_rate(
+            settings.optim.lr,
+            num_parameters=loaded.model.num_parameters(),
+            has_adapter=settings.lora.rank > 0,
+            share=SHARE_OF_TUNING_RATE,
+        ),
+        num_draws=num_draws,
+    )
+
+
+def take_step(training: Training, step: int) -> dict[str, float]:
+    """One optimiser step, and its numbers for `metrics.jsonl`."""
+    settings, optimiser = training.settings, training.optimiser
+    began = time.perf_counter()
+    rankings = training.data.batch(step, settings.batch_size, training.num_draws)
+    rate = learning_rate(
+        step,
+        peak=training.peak,
+        warmup_steps=round(settings.optim.warmup * training.total_steps),
+        total_steps=training.total_steps,
+        shape=settings.optim.schedule,
+    )
+    set_learning_rate(optimiser, rate)
+    numbers = optimiser_step(
+        [p for group in optimiser.param_groups for p in group["params"]],
+        optimiser,
+        [Term(compared(rankings, training.cut), training.loss_of)],
+        max_norm=settings.optim.max_norm,
+        world=training.cut.world,
+    )
+    num_tokens = sum(len(tokens) for ranking in rankings for tokens in ranking.sequences)
+    seconds = time.perf_counter() - began
+    return {**numbers, "learning_rate": rate, "num_tokens": num_tokens, "tokens_per_second": num_tokens / seconds}
+
+
+def measure(training: Training, place: Place, step: int, progress: Progress) -> None:
+    """How often held-out answers are ranked as people ranked them, how sure the model is, and what length does."""
+    rankings = [ranking for found in training.data.held_out.values() for ranking in found]
+    if not rankings:
+        return
+    rewards = training.cut.per_sequence([ranking.sequences for ranking in rankings], training.rewards)
+    numbers, measurements = measured(rankings, rewards)
+    place.folder.log(step, "held_out", **numbers)
+    progress.say(
+        f"step {step:,}: of {numbers['num_comparisons']:,.0f} held-out comparisons {numbers['accuracy']:.1%} right "
+        f"[{numbers['accuracy_low']:.1%}, {numbers['accuracy_high']:.1%}]"
+    )
+    if place.world.is_first:
+        files.write_json(place.folder.folder / MEASUREMENTS, measurements)
+
+
+def measured(
+    rankings: Sequence[RankedTokens], rewards: Sequence[np.ndarray]
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """The numbers of a measurement for `metrics.jsonl`, and all of it for the report."""
+    margins = held_out_comparisons([ranking.scores for ranking in rankings], rewards)
+    right = [margin > 0 for margin in margins]
+    share = accuracy(right)
+    sureness = calibration([1 / (1 + math.exp(-abs(margin))) for margin in margins], right)
+    lengths = [np.array([np.count_nonzero(tokens.weight) for tokens in r.sequences]) for r in rankings]
+    correlation = length_correlation(rewards, lengths)
+    numbers = {
+        "accuracy": share.accuracy,
+        "accuracy_low": share.low,
+        "accuracy_high": share.high,
+        "num_comparisons": share.count,
+        "loss": float(np.mean([np.logaddexp(0.0, -margin) for margin in margins])),
+        "ece": sureness.ece,
+        "brier": sureness.brier,
+        "length_correlation": correlation,
+        "reward_mean": float(np.concatenate(list(rewards)).mean()),
+    }
+    return numbers, {
+        "accuracy": asdict(share),
+        "calibration": asdict(sureness),
+        "length_correlation": correlation,
+        "length_bins": [asdict(each) for each in length_bins(rewards, lengths)],
+    }
+
+
+def save_model(training: Training, to: Path) -> None:
+    """Write the reward model as transformers' sequence classifiers are read, its rewards centred on good answers."""
+    opened = training.opened
+    save_reward_model(
+        centred(training),
+        to,
+        template=opened.saved_template(),
+        template_name=opened.template.name,
+        stop_tokens=opened.stops,
+    )
+
+
+def centred(training: Training) -> RewardModel:
+    """The reward model as it is, with the offset at which the best answers of its data have a mean reward of 0.
+
+    Source: Huang et al. 2024, arXiv:2403.17031, who take it over the demonstrations of supervised tuning.
+    """
+    first = training.data.sets[0]
+    best = [first.at(int(record)).sequences[:1] for record in first.training[:MAX_REFERENCE_RANKINGS]]
+    rewards = np.concatenate(training.cut.per_sequence(best, training.rewards))
+    return replace(training.reward_model, offset=training.reward_model.offset + float(rewards.mean()))
