@@ -430,7 +430,7 @@ def test_an_answer_is_shown_with_its_score_and_distance(tmp_path):
     page = written(tmp_path / "a")
     assert "score 0.12, KL 0 nats; cut off here: it did not stop by itself" in page
     assert '<p class="aside">score 1.70, KL 11.30 nats</p>' in page
-    assert page.count("after 80 phases</h4>") == 2
+    assert page.count("in phase 80</h4>") == 2
     assert page.count('class="answer s-ppo"') == 2
 
 

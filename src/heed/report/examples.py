@@ -47,14 +47,19 @@ def sample_section(runs: Sequence[RunRecords]) -> Section | None:
     training = [run for run in runs if run.is_training]
     if not spoken:
         return None
-    prompts = dict.fromkeys((sample.data_set, sample.prompt) for run in spoken for sample in _ends(run))
+    prompts = {(sample.data_set, sample.prompt): _place(run, sample) for run in spoken for sample in _ends(run)}
     exchanges = tuple(
-        Exchange(
-            f"held out of {data_set}" if data_set else "held out", prompt, _said(spoken, training, data_set, prompt)
-        )
-        for data_set, prompt in prompts
+        Exchange(place, prompt, _said(spoken, training, data_set, prompt))
+        for (data_set, prompt), place in prompts.items()
     )
     return Section("samples", "Before and after, in its own words", "", _some_open(exchanges))
+
+
+def _place(run: RunRecords, sample: Sample) -> str:
+    """Where a prompt comes from: a policy's answers are to the prompts that it learns from."""
+    if run.kind == "policy":
+        return "a prompt that was learnt from"
+    return f"held out of {sample.data_set}" if sample.data_set else "held out"
 
 
 def _ends(run: RunRecords) -> list[Sample]:
@@ -77,8 +82,8 @@ def _said(spoken: Sequence[RunRecords], training: Sequence[RunRecords], data_set
                 before.setdefault(sample.answer, Said("before tuning", stage_class("base"), sample.answer, note=note))
             else:
                 class_ = run_class(run.place) if len(training) > 1 else stage_class(STAGE_OF[run.kind])
-                unit = "phases" if run.kind == "policy" else "steps"
-                after.append(Said(f"{of}after {sample.step:,} {unit}", class_, sample.answer, note=note))
+                when = f"in phase {sample.step:,}" if run.kind == "policy" else f"after {sample.step:,} steps"
+                after.append(Said(f"{of}{when}", class_, sample.answer, note=note))
     return (*before.values(), *after)
 
 

@@ -145,11 +145,17 @@ def common_budget(runs: Sequence[RunRecords]) -> float:
     return next(iter(budgets)) if len(budgets) == 1 else math.nan
 
 
+FEWEST_POINTS = 4
+"""measurements on held-out prompts that make a curve of their own"""
+
+
 def way_of(run: RunRecords) -> Way:
-    """The run's way as it was measured on held-out prompts; from its training batches where that was done only once."""
+    """The run's way as measured on held-out prompts; from its training batches where that was done too rarely."""
     for phase in ("held_out", "train"):
         curves = run.curves.get(phase, {})
-        if "kl_per_sequence" in curves and len(curves["kl_per_sequence"].steps) > (1 if phase == "held_out" else 0):
+        if "kl_per_sequence" in curves and len(curves["kl_per_sequence"].steps) >= (
+            FEWEST_POINTS if phase == "held_out" else 1
+        ):
             return Way(run.name, run_class(run.place), _points(curves))
     return Way(run.name, run_class(run.place), ())
 
