@@ -35,6 +35,9 @@ demo: .venv/heed-dev
 bench: .venv/heed-bench
 	OMP_NUM_THREADS=2 $(BIN)/python bench/sft.py
 	OMP_NUM_THREADS=2 $(BIN)/python bench/lab.py
+	OMP_NUM_THREADS=2 $(BIN)/python bench/dpo.py
+	OMP_NUM_THREADS=2 $(BIN)/python bench/reward.py
+	OMP_NUM_THREADS=2 $(BIN)/python bench/ppo_memory.py
 
 clean:
 	rm -rf build .mypy_cache .pytest_cache .ruff_cache .hypothesis

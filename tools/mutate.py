@@ -67,6 +67,16 @@ TESTS = {
     "train/optimiser.py": "tests/train/test_optimiser.py",
     "train/schedule.py": "tests/train/test_schedule.py",
     "recipes/sft.py": "tests/recipes/test_equivalence.py",
+    "recipes/comparing.py": "tests/recipes/test_preference_equivalence.py",
+    "recipes/paired.py": "tests/recipes/test_preference_equivalence.py",
+    "recipes/judging.py": "tests/recipes/test_preference_equivalence.py",
+    "recipes/reward.py": "tests/recipes/test_preference_equivalence.py",
+    "recipes/rollout.py": "tests/recipes/test_policy_equivalence.py",
+    "recipes/policy.py": "tests/recipes/test_policy_equivalence.py",
+    "recipes/grpo.py": "tests/recipes/test_policy_equivalence.py",
+    "recipes/ppo.py": "tests/recipes/test_policy_equivalence.py tests/recipes/test_preference_runs.py",
+    "evaluate/ranked.py": "tests/evaluate/test_ranked.py",
+    "train/interrupt.py": "tests/train/test_interrupt.py",
 }
 """which tests must notice a wrong edit of a file, the quickest first"""
 
@@ -84,6 +94,9 @@ POLICY, PREFERENCE = "objectives/policy.py", "objectives/preference.py"
 ROWS, ROW, DRAW = "models/rows.py", "models/row_attention.py", "models/draw.py"
 INTERVALS, CALIBRATION = "evaluate/intervals.py", "evaluate/calibration.py"
 BIAS, KNOWLEDGE = "evaluate/bias.py", "evaluate/knowledge.py"
+COMPARING, PAIRED, JUDGING = "recipes/comparing.py", "recipes/paired.py", "recipes/judging.py"
+REWARD_RECIPE, ROLLOUT, POLICY_RECIPE = "recipes/reward.py", "recipes/rollout.py", "recipes/policy.py"
+PPO, GRPO, RANKED, INTERRUPT = "recipes/ppo.py", "recipes/grpo.py", "evaluate/ranked.py", "train/interrupt.py"
 
 MUTATIONS = [
     M(BUILD, "no shift by one", "path[np.flatnonzero(tokens.weight) - 1]", "path[np.flatnonzero(tokens.weight)]"),
@@ -760,18 +773,9 @@ MUTATIONS = [
     M(SCHEDULE, "half the peak", "progress)) / 2", "progress)) / 4"),
     M(SCHEDULE, "linear is cosine", 'if shape == "linear":', "if False:"),
     M(SCHEDULE, "any step", "if not 1 <= step <= total_steps:", "if False:"),
-    M(
-        SFT,
-        "every process takes all",
-        "[self.world.rank :: self.world.size]\n        return [build",
-        "\n        return [build",
-    ),
-    M(
-        SFT,
-        "some forwards are lost",
-        "[self.world.rank :: self.world.size]\n        return [build",
-        "[: -1 or None]\n        return [build",
-    ),
+    M(PLAN, "every process takes all", "share=share)[rank::size]", "share=share)"),
+    M(PLAN, "some forwards are lost", "share=share)[rank::size]", "share=share)[rank::size][: -1 or None]"),
+    M(PLAN, "a total beyond the budget", "share=share)) <= max_tokens:", "share=share)) <= 2 * max_tokens:"),
     M(
         SFT,
         "weights before weighing",
@@ -789,8 +793,8 @@ MUTATIONS = [
     M(
         DRAW,
         "temperature the wrong way",
-        "logp.double() / sampling.temperature",
-        "logp.double() * sampling.temperature",
+        "else logp / sampling.temperature",
+        "else logp * sampling.temperature",
     ),
     M(DRAW, "one token too many of top-k", "scaled.topk(sampling.top_k,", "scaled.topk(sampling.top_k + 1,"),
     M(INTERVALS, "no z in the middle", "middle = num_successes + Z_95**2 / 2", "middle = num_successes"),
@@ -1130,6 +1134,132 @@ MUTATIONS = [
     ),
     M(PREFERENCE, "weights exchanged", "desirable = desirable_weight *", "desirable = undesirable_weight *"),
     M(PREFERENCE, "labels exchanged", "torch.where(is_desirable, desirable,", "torch.where(~is_desirable, desirable,"),
+    M(
+        COMPARING,
+        "weights are not divided",
+        "weight=self.compared.weight / count",
+        "weight=self.compared.weight",
+    ),
+    M(
+        COMPARING,
+        "margins where only an order is known",
+        "r.scores if r.has_margins else np.zeros_like(r.scores)",
+        "r.scores",
+    ),
+    M(
+        COMPARING,
+        "margins of the other side",
+        "points[pairs.winner] - points[pairs.loser]",
+        "points[pairs.loser] - points[pairs.winner]",
+    ),
+    M(
+        COMPARING,
+        "answers of other rankings",
+        "cut.forest([ranking.sequences for ranking in some])",
+        "cut.forest([ranking.sequences for ranking in some[::-1]])",
+    ),
+    M(
+        REWARD_RECIPE,
+        "every comparison weighs the same",
+        "(pairs.weight * loss).sum()",
+        "(pairs.weight.mean() * loss).sum()",
+    ),
+    M(REWARD_RECIPE, "centring forgotten", "if settings.centring:", "if False:"),
+    M(PAIRED, "IPO by whole answers", "ratio = (logp - reference) / lengths", "ratio = logp - reference"),
+    M(PAIRED, "SimPO by whole answers", "mean = logp / lengths", "mean = logp"),
+    M(PAIRED, "no reference", "ratio = logp - reference\n", "ratio = logp\n"),
+    M(JUDGING, "weights are not divided", "replace(self, weight=self.weight / count)", "self"),
+    M(
+        JUDGING,
+        "the point of each forward's own",
+        "point = self.reference_point(judged)",
+        "point = self.reference_point(judged[:1])",
+    ),
+    M(
+        JUDGING,
+        "in the order of the file",
+        "np.random.default_rng(len(chain)).permutation(len(chain))",
+        "range(len(chain))",
+    ),
+    M(JUDGING, "an answer that does belong", "if prompts[place] != prompts[number])", ")"),
+    M(
+        ROLLOUT,
+        "the policy for its own reference",
+        "cast.logp(roles.reference, forest)",
+        "cast.logp(roles.policy, forest)",
+    ),
+    M(ROLLOUT, "temperature of sampling alone", "chosen.logp(forest, self.temperature,", "chosen.logp(forest, 1.0,"),
+    M(ROLLOUT, "drawn at temperature 1", "Sampling(cast.temperature, top_p=1.0)", "Sampling(1.0, top_p=1.0)"),
+    M(ROLLOUT, "one seed for all", "seed=seed + 100_003 * world.rank", "seed=0"),
+    M(ROLLOUT, "stop tokens in the text", "ids[:-1] if stopped else ids", "ids"),
+    M(
+        ROLLOUT,
+        "a missing stop pays",
+        "torch.from_numpy(score), stopped, penalty=penalty",
+        "torch.from_numpy(score), stopped, penalty=-penalty",
+    ),
+    M(POLICY_RECIPE, "weights are not divided", "weight=self.weights.weight / count", "weight=self.weights.weight"),
+    M(POLICY_RECIPE, "KL forgotten", "if kl_weight:", "if False:"),
+    M(POLICY_RECIPE, "minibatches of the first pass", "default_rng([seed, step, epoch])", "default_rng([seed, step])"),
+    M(
+        POLICY_RECIPE,
+        "minibatches of the first phase",
+        "default_rng([seed, step, epoch])",
+        "default_rng([seed, epoch])",
+    ),
+    M(
+        POLICY_RECIPE,
+        "values of the returns",
+        "of([each.said.value for each in some])",
+        "of([each.returns for each in some])",
+    ),
+    M(
+        PPO,
+        "advantages are not whitened",
+        "    advantage = whiten(advantage, moments(advantage), shift_mean=True)\n",
+        "",
+    ),
+    M(PPO, "the KL is not paid for", "sequence, beta=beta)", "sequence, beta=0.0)"),
+    M(PPO, "one draw for all phases", "seed=settings.seed * 1_000_003 + step\n", "seed=settings.seed\n"),
+    M(PPO, "the policy moves at once", "if step > training.phases_of_value_alone:", "if True:"),
+    M(
+        PPO,
+        "learns from the phase that broke the budget",
+        "    if training.is_over_budget():\n        return numbers\n",
+        "",
+    ),
+    M(
+        PPO,
+        "value clip of the policy",
+        "is_value_clipped(value.detach(), old, returns, epsilon=VALUE_CLIP)",
+        "is_value_clipped(value.detach(), old, returns, epsilon=2.0)",
+    ),
+    M(GRPO, "centred taken for the group's", '"group": group_advantages', '"group": centred_group_advantages'),
+    M(GRPO, "answers weigh as tokens", '"sequence": sequence_mean_weights', '"sequence": token_mean_weights'),
+    M(
+        RANKED,
+        "ties are comparisons",
+        "if ranks[better] > ranks[worse]",
+        "if ranks[better] >= ranks[worse] and better != worse",
+    ),
+    M(
+        RANKED,
+        "prompts that want length count",
+        "np.concatenate([each - each.mean() for each in rewards])",
+        "np.concatenate(list(rewards))",
+    ),
+    M(
+        INTERRUPT,
+        "a second Ctrl-C is only heard",
+        "        self.asked = True\n        self._let_through()\n",
+        "        self.asked = True\n",
+    ),
+    M(
+        INTERRUPT,
+        "takes over what is ignored",
+        "if self._before is signal.default_int_handler:\n                signal.signal(signal.SIGINT, self._ask)",
+        "if True:\n                signal.signal(signal.SIGINT, self._ask)",
+    ),
 ]
 
 

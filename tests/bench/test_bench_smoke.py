@@ -70,3 +70,51 @@ def test_heed_alone_gives_one_json_line(shared: Path) -> None:
     assert result["heed"]["cpu_seconds"] > 0
     assert result["heed"]["peak_memory_bytes"] > 2**20
     assert result["cpu_ratio_vs_trl_best"] is None
+
+
+@pytest.mark.parametrize("kind", ["dpo", "reward"])
+def test_heed_alone_on_pairs_gives_one_json_line(kind: str, shared: Path) -> None:
+    small = ["--layers", "1", "--width", "64", "--pool", "64", "--steps", "1", "--repeats", "1", "--threads", "1"]
+    command = [sys.executable, str(BENCH / f"{kind}.py"), "--shared", str(shared), *small, "--rows"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (line,) = done.stdout.splitlines()
+    result = json.loads(line)
+    assert result["heed"]["cpu_seconds"] > 0
+    assert (result["heed"]["reference_cpu_seconds"] > 0) == (kind == "dpo")
+    assert result["heed"]["peak_memory_bytes"] > 2**20
+    assert result["cpu_ratio"] is result["memory_ratio"] is None
+
+
+def test_adapters_need_no_more_memory_than_separate_models(shared: Path) -> None:
+    small = ["--layers", "2", "--width", "256", "--prompts", "2", "--new-tokens", "2", "--threads", "1"]
+    command = [sys.executable, str(BENCH / "ppo_memory.py"), "--shared", str(shared), "--max-prompt-length", "64"]
+    done = subprocess.run([*command, *small], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (line,) = done.stdout.splitlines()
+    assert 0.1 < json.loads(line)["memory_ratio"] < 1
+
+
+@pytest.fixture
+def pairs(workload: ModuleType) -> ModuleType:
+    return importlib.import_module("pairs")
+
+
+def test_steps_of_pairs_take_none_twice_and_are_sorted_by_length(pairs: ModuleType) -> None:
+    some = [{"prompt_ids": [1] * (n % 97), "chosen_ids": [2] * (n % 31 + 1), "rejected_ids": [3]} for n in range(100)]
+    steps = pairs.draw_steps(some, warmup=1, steps=3, batch_size=8, seed=0)
+    assert [len(step) for step in steps] == [8] * 4
+    assert len(set(chain(*steps))) == 4 * 8
+    for step in steps:
+        lengths = [pairs.padded_length(some[i]) for i in step]
+        assert lengths == sorted(lengths)
+
+
+def test_pairs_that_the_two_sides_would_cut_differently_are_left_out(pairs: ModuleType, shared: Path) -> None:
+    tokenizer = Tokenizer.from_file(str(shared / "tokenizers/gpt2/tokenizer.json"))
+    texts = [("Say yes.", " yes", " no"), ("Answer: ", "yes", "no"), ("long " * 50 + "words", " yes", " no")]
+    given = [{"prompt": prompt, "chosen": chosen, "rejected": rejected} for prompt, chosen, rejected in texts]
+    kept, left_out = pairs.with_ids(given, tokenizer, max_length=40)
+    assert [pair["prompt"] for pair in kept] == ["Say yes."]
+    assert left_out == {"too_long": 1, "token_across_the_edge": 1}
+    assert tokenizer.decode(kept[0]["chosen_ids"], skip_special_tokens=False) == " yes<|endoftext|>"

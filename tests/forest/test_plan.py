@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from trees import prefixes_of, sequences, tokens
 
 from heed.forest.build import build
-from heed.forest.plan import SharedSize, even_budget, plan
+from heed.forest.plan import SharedSize, deal, even_budget, plan
 
 GROUPS = st.lists(sequences(max_sequences=3), min_size=1, max_size=8)
 BUDGET = st.integers(1, 30)
@@ -117,3 +117,13 @@ def test_the_even_budget_counts_shared_prefixes_once():
     groups = [[tokens([1] * 9 + [10 + i])] for i in range(4)]
     assert even_budget(groups, 60) == 13
     assert even_budget(groups, 60, share=False) == 40
+
+
+@given(GROUPS, BUDGET, st.booleans(), st.integers(1, 3))
+def test_every_group_is_dealt_to_exactly_one_process_within_the_budget(groups, max_tokens, share, size):
+    dealt = [deal(groups, max_tokens, share=share, rank=rank, size=size) for rank in range(size)]
+    assert sorted(i for of_process in dealt for forward in of_process for i in forward) == list(range(len(groups)))
+    for forward in (forward for of_process in dealt for forward in of_process):
+        assert len(forward) == 1 or size_of([groups[i] for i in forward], share) <= max_tokens
+    counts = [len(of_process) for of_process in dealt]
+    assert max(counts) - min(counts) <= 1, "no process waits for another that has two forwards more"

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tastes
 import tokenizers
 import torch
 from tokenizers import decoders, models, pre_tokenizers, trainers
@@ -150,3 +151,25 @@ def lines_of() -> Callable[..., list[dict[str, Any]]]:
         return [line for line in found if phase is None or line["phase"] == phase]
 
     return read
+
+
+@pytest.fixture(scope="session")
+def tuned(tmp_path_factory, instruct) -> Path:
+    """A tuned model that names some colour whatever it is asked, and stops: see `tastes`."""
+    folder = tmp_path_factory.mktemp("tuned")
+    data = tastes.write(folder / "any.jsonl", tastes.any_colour())
+    status = tastes.heed(
+        "sft", model=instruct, data=data, out=folder / "run", steps=50, batch_size=12, optim_lr=1e-2, held_out_share=0
+    )
+    assert status == 0
+    return folder / "run"
+
+
+@pytest.fixture(scope="session")
+def green_reward(tmp_path_factory, tuned) -> Path:
+    """A reward model that likes green, as an adapter on the tuned model."""
+    folder = tmp_path_factory.mktemp("green")
+    data = tastes.write(folder / "ranked.jsonl", tastes.liking_green())
+    options = {"epochs": 3, "batch_size": 6, "optim_lr": 1e-2, "lora_rank": 4, "held_out_share": 0.2, "eval_every": 0}
+    assert tastes.heed("reward", model=tuned, data=data, out=folder / "run", **options) == 0
+    return folder / "run"

@@ -51,7 +51,7 @@ def small(tmp_path_factory):
 def test_the_last_line_is_one_object_with_the_promised_keys(small):
     out, printed = small
     found = json.loads(printed.splitlines()[-1])
-    assert found.keys() == {"splits", "honesty", "seconds", "peak_memory_bytes", "run"}
+    assert found.keys() == {"splits", "honesty", "reward_model", "ppo", "seconds", "peak_memory_bytes", "run"}
     assert found["splits"].keys() == {
         "unseen_entities_and_sentences",
         "unseen_wordings",
@@ -59,15 +59,19 @@ def test_the_last_line_is_one_object_with_the_promised_keys(small):
         "translation_of_unseen_sentences",
     }
     for stages in found["splits"].values():
-        assert stages.keys() == {"base", "base_few_shot", "sft"}
+        assert stages.keys() == {"base", "base_few_shot", "sft", "ppo"}
         for score in stages.values():
             assert score.keys() == {"accuracy", "low", "high", "count"}
             assert 0 <= score["low"] <= score["accuracy"] <= score["high"] <= 1
-    assert found["honesty"].keys() == {"base", "base_few_shot", "sft"}
+    assert found["honesty"].keys() == {"base", "base_few_shot", "sft", "ppo"}
     for measured in found["honesty"].values():
         assert measured.keys() == {"calibration", "coverage", "knowledge", "bias", "forgetting"}
     assert found["run"] == str(out)
-    assert found["seconds"].keys() == {"base", "base_few_shot", "tuning", "sft"}
+    stages = ["base", "base_few_shot", "tuning", "sft", "rankings", "reward", "ppo_training", "gold", "ppo"]
+    assert found["seconds"].keys() == set(stages)
+    assert found["reward_model"].keys() == {"accuracy", "low", "high", "count", "noise_ceiling"}
+    assert found["ppo"].keys() >= {"gold_before", "gold_after", "gold_gain_low", "best_of_4_gain", "kl", "kl_budget"}
+    assert [point["step"] for point in found["ppo"]["curve"]] == [1]
     assert isinstance(found["peak_memory_bytes"], int)
 
 
@@ -97,7 +101,7 @@ def test_the_report_and_the_data_lie_in_the_folder(small):
     out, _ = small
     page = (out / "report.html").read_text()
     assert "unseen entities and sentences" in page.lower()
-    assert len((out / "data" / "train.jsonl").read_text().splitlines()) == 100
+    assert len((out / "data" / "train.jsonl").read_text().splitlines()) == 100 + 16, "requests are tuned on too"
     assert (out / "sft" / "adapter_model.safetensors").is_file()
 
 
@@ -178,3 +182,24 @@ def test_the_tuned_model_knows_what_it_was_told_and_says_when_it_was_not(whole):
 @pytest.mark.slow
 def test_unseen_sentences_are_translated_into_vietnamese(whole):
     assert whole["splits"]["translation_of_unseen_sentences"]["sft"]["accuracy"] >= 0.7
+
+
+@pytest.mark.slow
+def test_the_reward_model_ranks_nearly_as_well_as_the_annotators_errors_allow(whole):
+    assert whole["reward_model"]["accuracy"] >= whole["reward_model"]["noise_ceiling"] - 0.05
+
+
+@pytest.mark.slow
+def test_ppo_raises_the_gold_reward_by_more_than_the_best_of_four_within_its_budget(whole):
+    ppo = whole["ppo"]
+    assert ppo["num_prompts"] == 500
+    assert ppo["kl"] <= ppo["kl_budget"] == 10.0
+    assert ppo["gold_gain_low"] > 0
+    assert ppo["gain_over_best_of_4"]["low"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("split", ["unseen_entities_and_sentences", "unseen_wordings"])
+def test_ppo_costs_at_most_two_points_of_a_held_out_split(whole, split):
+    stages = whole["splits"][split]
+    assert stages["ppo"]["accuracy"] >= stages["sft"]["accuracy"] - 0.02

@@ -15,7 +15,7 @@ from heed.config import DemoSettings
 from heed.recipes import demo as recipe
 
 NUM_SHOWN = 6
-STAGE_NAMES = {"base": "base", "base_few_shot": "base, few-shot", "sft": "tuned"}
+STAGE_NAMES = {"base": "base", "base_few_shot": "base, few-shot", "sft": "tuned", "ppo": "after PPO"}
 
 
 def demo(settings: DemoSettings) -> None:
@@ -35,16 +35,18 @@ def demo(settings: DemoSettings) -> None:
     console.print(side_by_side(found))
     console.print(split_table(found))
     console.print(honesty_table(found))
+    console.print(preference_table(found))
     tuned = Path(settings.out) / "sft"
     seconds = sum(found["seconds"].values())
     console.print(f"{seconds:,.0f} seconds, at most {max(found['peak_memory_bytes'].values()) / 1e6:,.0f} MB of memory")
     console.print(f"the report: {Path(settings.out) / 'report.html'}", soft_wrap=True)
     console.print(f"talk to the tuned model: heed chat --model {tuned}", soft_wrap=True)
+    console.print(f"or to what PPO made of it: heed chat --model {Path(settings.out) / 'ppo'}", soft_wrap=True)
 
 
 def summary(found: Mapping[str, Any], out: str) -> dict[str, Any]:
     """What `--json` prints."""
-    optional = {key: found[key] for key in ("cost",) if key in found}
+    optional = {key: found[key] for key in ("reward_model", "ppo", "cost") if key in found}
     return {
         "splits": found["splits"],
         "honesty": found["honesty"],
@@ -85,14 +87,13 @@ def answer(given: Mapping[str, Any]) -> Text:
 
 def split_table(found: Mapping[str, Any]) -> Table:
     """Accuracy with its 95% interval by split and stage."""
-    table = Table(title="Right answers to held-out questions, % [95% interval]", title_justify="left")
-    table.add_column("split")
+    table = Table(title="Right answers to held-out questions (how many), % [95% interval]", title_justify="left")
+    table.add_column("split", no_wrap=True)
     for stage in found["stages"]:
         table.add_column(STAGE_NAMES.get(stage, stage), justify="right")
-    table.add_column("questions", justify="right")
     for name, stages in found["splits"].items():
         cells = [percent(stages[stage], "accuracy") for stage in found["stages"]]
-        table.add_row(name.replace("_", " "), *cells, f"{stages['base']['count']:,}")
+        table.add_row(f"{name.replace('_', ' ')} ({stages['base']['count']:,})", *cells)
     return table
 
 
@@ -119,6 +120,23 @@ def honesty_table(found: Mapping[str, Any]) -> Table:
     }
     for name, cells in rows.items():
         table.add_row(name, *cells)
+    return table
+
+
+def preference_table(found: Mapping[str, Any]) -> Table:
+    """What annotators' rankings taught, and what PPO made of it."""
+    table = Table(title="Learning from preferences, against the true (gold) reward", title_justify="left")
+    table.add_column("measure")
+    table.add_column("value", justify="right")
+    judge, ppo = found["reward_model"], found["ppo"]
+    table.add_row("reward model: held-out comparisons right, %", percent(judge, "accuracy"))
+    table.add_row("  allowed by the annotators' own errors, %", f"{100 * judge['noise_ceiling']:.0f}")
+    table.add_row("gold reward of the tuned model", f"{ppo['gold_before']:.3f}")
+    table.add_row("gold reward after PPO", f"{ppo['gold_after']:.3f}")
+    gain = f"{ppo['gold_gain']:+.3f} [{ppo['gold_gain_low']:+.3f}, {ppo['gold_gain_high']:+.3f}]"
+    table.add_row("  gain [95% interval]", gain)
+    table.add_row("  gain of taking the best of 4 by the reward model", f"{ppo['best_of_4_gain']:+.3f}")
+    table.add_row("KL to the tuned model, nats per answer", f"{ppo['kl']:.2f} of {ppo['kl_budget']:.0f}")
     return table
 
 

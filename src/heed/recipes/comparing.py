@@ -39,6 +39,11 @@ class ComparedForest:
         return replace(self, compared=replace(self.compared, weight=self.compared.weight / count))
 
 
+def on_device(pairs: Comparisons, device: torch.device) -> Comparisons:
+    """The same comparisons where the rewards are that they compare."""
+    return Comparisons(*(part.to(device) for part in (pairs.winner, pairs.loser, pairs.is_tie, pairs.weight)))
+
+
 def compared(
     rankings: Sequence[RankedTokens], cut: Cut, reference: Callable[[RankedTokens], np.ndarray] | None = None
 ) -> list[ComparedForest]:

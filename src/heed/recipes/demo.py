@@ -1,6 +1,6 @@
 """The whole way on the lab's embedded model: ask the base, tune it, ask again, and draw what became of it.
 
-    base -> base with examples in its prompt -> supervised tuning -> tuned -> report
+    base -> base with examples in its prompt -> supervised tuning -> reward model -> PPO -> report
 
 Every stage leaves its findings in the run folder, so a demo that was stopped anywhere goes on from there.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,14 @@ from heed.data.tokens import fit_template
 from heed.dist.world import World
 from heed.errors import UserError
 from heed.lab.base_model import BASE_MODEL
+from heed.lab.tasks.requests import requests
 from heed.lab.tasks.splits import training_tasks
 from heed.lab.tasks.task import Task
 from heed.lab.world import make_world
 from heed.models.load import choose_device, load_model, load_tokenizer, stop_ids_of
 from heed.models.speed import speed_up
 from heed.recipes import sft
+from heed.recipes.demo_preferences import Size, as_measured, learn_from_preferences
 from heed.recipes.exam import CLOSING, Exam, Examined, PromptOf, as_chat, as_talk, end_of_text, examine, with_shots
 from heed.recipes.opening import wrapped
 from heed.report.page import write_report
@@ -35,7 +38,7 @@ from heed.train.progress import Progress
 from heed.train.run import Run, open_run
 
 TEMPLATE = "chatml"
-STAGES = ("base", "base_few_shot", "sft")
+STAGES = ("base", "base_few_shot", "sft", "ppo")
 TUNING = {
     "batch_size": 32,
     "eval_every": 150,
@@ -73,8 +76,10 @@ def demonstrate(settings: DemoSettings, folder: Run, say: Callable[[str], None])
     out = folder.folder
     world = make_world()
     exam = Exam.of(world, seed=0, per_family=settings.questions)
+    size = Size(settings.examples, settings.questions)
     tasks = [*training_tasks(world, seed=0, count=settings.examples)]
-    write_tasks(out / "data" / "train.jsonl", tasks)
+    told = requests(world, seed=0, count=size.demonstrations, held_out=False)
+    write_tasks(out / "data" / "train.jsonl", [*tasks, *told])
     for name, held_out in exam.splits.items():
         write_tasks(out / "data" / f"{name}.jsonl", held_out)
 
@@ -84,6 +89,8 @@ def demonstrate(settings: DemoSettings, folder: Run, say: Callable[[str], None])
     once(out, "base_few_shot", lambda: examined(exam, base, few_shot, "asking it with examples"))
     once(out, "tuning", lambda: tuned(out / "data" / "train.jsonl", out / "sft", epochs=1))
     once(out, "sft", lambda: examined(exam, str(out / "sft"), None, "asking the tuned model"))
+    learn_from_preferences(out, world, size, partial(once, out))
+    once(out, "ppo", lambda: examined(exam, str(out / "ppo"), None, "asking it after PPO"))
     if settings.full:
         for count, epochs in COST_CURVE.items():
             once(out, f"cost_{count}", lambda n=count, e=epochs: cost_of(exam, out, tasks[:n], epochs=e))  # type: ignore[misc]
@@ -217,6 +224,7 @@ def gathered(exam: Exam, out: Path, *, full: bool) -> dict[str, Any]:
         "families": families,
         "honesty": {stage: found[stage]["honesty"] for stage in STAGES},
         "examples": examples(exam, found),
+        **as_measured(everything),
         **({"cost": cost} if full else {}),
         "seconds": {stage: each["seconds"] for stage, each in everything.items()},
         "peak_memory_bytes": {stage: each["peak_memory_bytes"] for stage, each in everything.items()},

@@ -4,8 +4,8 @@
     undesirable  w_U (1 - sigma(beta (z0 - h))),   h = log pi(y | x) - log pi_ref(y | x)
 
 (Ethayarajh et al. 2024, arXiv:2402.01306, eq. 8.) z0 is how far the policy has moved on answers that do not belong to
-their prompts: each prompt of the data with the answer to the next other prompt. The weights balance the two sides:
-w_D n_D = w_U n_U, with the larger weight 1.
+their prompts: each prompt of the data with the answer to the next other prompt, in a fixed random order. The weights
+balance the two sides: w_D n_D = w_U n_U, with the larger weight 1.
 """
 
 from __future__ import annotations
@@ -53,17 +53,22 @@ class JudgedForest:
 
 
 class Partners:
-    """For each judged answer, its prompt with the answer to the next other prompt of its data."""
+    """For each judged answer, its prompt with the answer to the next other prompt of its data, randomly ordered."""
 
     def __init__(self, data: PreferenceData[JudgedTokens]) -> None:
         self._partner: dict[bytes, Tokens] = {}
         chains = [[items.at(int(record)).tokens for record in items.training] for items in data.sets]
         chains += [[judged.tokens for judged in found] for found in data.held_out.values()]
         for chain in chains:
-            for number, tokens in enumerate(chain):
-                others = (chain[(number + by) % len(chain)] for by in range(1, len(chain)))
-                if (other := next((o for o in others if prompt_of(o) != prompt_of(tokens)), None)) is not None:
-                    self._partner[digest(tokens)] = mismatched(tokens, other)
+            # Files list good answers before bad ones: in their order, whatever does not belong would be a good one.
+            mixed = [chain[int(place)] for place in np.random.default_rng(len(chain)).permutation(len(chain))]
+            prompts = [prompt_of(tokens) for tokens in mixed]
+            if len(set(prompts)) < 2:
+                continue
+            for number, tokens in enumerate(mixed):
+                places = ((number + by) % len(mixed) for by in range(1, len(mixed)))
+                other = next(mixed[place] for place in places if prompts[place] != prompts[number])
+                self._partner[digest(tokens)] = mismatched(tokens, other)
 
     def of(self, tokens: Tokens) -> Tokens | None:
         """The answer that does not belong; None where all the data asks one and the same."""

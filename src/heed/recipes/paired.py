@@ -14,7 +14,7 @@ from heed.models.score import autocast
 from heed.objectives.preference import Comparisons, dpo_loss, ipo_loss, is_ranked_right, simpo_loss
 from heed.objectives.ragged import lengths_of, sum_by_sequence
 from heed.preference_config import DpoSettings
-from heed.recipes.comparing import ComparedForest, compared
+from heed.recipes.comparing import ComparedForest, compared, on_device
 from heed.recipes.cut import Cut
 from heed.recipes.preference_data import PreferenceData
 from heed.recipes.reference import Group, ReferenceLogp
@@ -95,7 +95,7 @@ class Paired:
         assert batch.reference_logp is not None
         logp = self.answers.logp(batch.forest)
         lengths = lengths_of(batch.forest.sequence, batch.forest.num_sequences)
-        pairs = batch.compared
+        pairs = on_device(batch.compared, logp.device)
         loss, rewards = self.compare(logp, batch.reference_logp.to(logp), lengths.to(logp), pairs)
         weighted = (pairs.weight.to(loss) * loss).sum()
         return weighted, statistics(pairs, logp.detach(), rewards.detach())

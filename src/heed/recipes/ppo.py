@@ -102,7 +102,7 @@ WARMUP = 0.03
 VALUE_ALONE = 0.05
 """share of the phases, the first ones, in which only the value learns"""
 MAX_NORM = 1.0
-HORIZON = 10_000
+HORIZON = 10_000.0
 """answers over which a KL a fifth off its target changes beta by about a fifth"""
 
 
@@ -258,7 +258,7 @@ def take_phase(training: Training, step: int, place: Place) -> dict[str, float]:
 def credited(
     groups: Groups, said: list[Said], score: np.ndarray, *, beta: float
 ) -> tuple[list[list[Experience]], float]:
-    """The credit of every token, by prompt: whitened advantages and returns; and the explained variance of the values."""
+    """The credit of every token by prompt, advantages whitened; and the explained variance of the values."""
     sequence, num_sequences = sequence_of(said), len(said)
     logp, reference, value = (
         flat([getattr(each, name) for each in said]) for name in ("logp", "reference_logp", "value")

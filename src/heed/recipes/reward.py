@@ -27,12 +27,12 @@ from heed.evaluate.calibration import calibration
 from heed.evaluate.intervals import accuracy
 from heed.evaluate.ranked import held_out_comparisons, length_bins, length_correlation
 from heed.models.check import ChosenScore, choose_score
-from heed.models.load import num_positions
+from heed.models.load import LoadedModel, num_positions
 from heed.models.scalar import RewardModel, new_reward_model, restore_reward_model, save_reward_model
 from heed.models.score import autocast
 from heed.objectives.preference import bradley_terry_loss, centring_loss, is_ranked_right
 from heed.preference_config import RewardSettings
-from heed.recipes.comparing import ComparedForest, compared
+from heed.recipes.comparing import ComparedForest, compared, on_device
 from heed.recipes.cut import Cut
 from heed.recipes.loop import Loop, Place, go_through, in_run_folder
 from heed.recipes.opening import Opened, open_for_tuning
@@ -49,6 +49,9 @@ from heed.types import Forest
 MEASUREMENTS = "reward_measurements.json"
 SHARE_OF_TUNING_RATE = 0.5
 """of the learning rate that suits supervised tuning: the head is new, and what the trunk knows is to be kept"""
+SHARE_OF_FORWARD = 5 / 8
+"""of the tokens at which a forward with logits is fully busy: without a language head's products, fewer do as well, and
+hold fewer activations"""
 MAX_REFERENCE_RANKINGS = 256
 """of the training data, whose best answers' mean reward becomes 0"""
 
@@ -87,14 +90,15 @@ class Training:
 
     def loss_of(self, batch: ComparedForest) -> tuple[Tensor, Statistics]:
         """The weighted loss of all comparisons with its gradient, and what the step reports of it."""
-        settings, pairs = self.settings, batch.compared
+        settings = self.settings
         rewards = self.rewards(batch.forest)
+        pairs = on_device(batch.compared, rewards.device)
         winner, loser = rewards[pairs.winner], rewards[pairs.loser]
         loss = bradley_terry_loss(
             winner,
             loser,
             pairs.is_tie,
-            margin=settings.margin * batch.lead,
+            margin=settings.margin * batch.lead.to(rewards),
             label_smoothing=settings.label_smoothing,
         )
         if settings.centring:
@@ -170,14 +174,13 @@ def prepare_training(settings: RewardSettings, place: Place) -> Training:
     place.speaker.say(f"self-check: {chosen.note}")
     named = reward_model.trained_parameters()
     place.speaker.say(f"{sum(parameter.numel() for _, parameter in named):,} parameters are trained")
-    max_tokens = tokens_per_forward(settings.max_tokens, loaded.device.type, loaded.width)
     return Training(
         settings=settings,
         opened=opened,
         reward_model=reward_model,
         data=data,
         chosen=chosen,
-        cut=Cut(max_tokens, chosen.shares_prefixes, place.world),
+        cut=Cut(forward_size(settings, loaded), chosen.shares_prefixes, place.world),
         optimiser=adamw(named, weight_decay=settings.optim.weight_decay),
         peak=peak_learning_rate(
             settings.optim.lr,
@@ -187,6 +190,11 @@ def prepare_training(settings: RewardSettings, place: Place) -> Training:
         ),
         num_draws=num_draws,
     )
+
+
+def forward_size(settings: RewardSettings, loaded: LoadedModel) -> int:
+    """Forest tokens of a forward: those asked for, or as many as keep the device busy."""
+    return settings.max_tokens or round(SHARE_OF_FORWARD * tokens_per_forward(None, loaded.device.type, loaded.width))
 
 
 def take_step(training: Training, step: int) -> dict[str, float]:

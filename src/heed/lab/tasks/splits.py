@@ -21,8 +21,8 @@ TRANSLATIONS_PER_QUESTION = 10
 
 SHARES = {
     "translate_to_vietnamese": 2.0,
-    "decline_unknown": 4.0,
-    **dict.fromkeys((family.name for family in TRAINED if family.cluster == "know"), 0.5),
+    "decline_unknown": 3.0,
+    **dict.fromkeys((family.name for family in TRAINED if family.cluster == "know"), 0.8),
 }
 """how often a family is drawn for training where it is not once"""
 

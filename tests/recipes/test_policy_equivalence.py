@@ -1,0 +1,644 @@
+"""No way of cutting, sharing or chunking changes what PPO and GRPO learn; and what holds before anything is learnt.
+
+The reference is transformers' own eager forward in float64, one sequence at a time, with surrogate, value loss, KL,
+advantages and every mean written out by hand.
+"""
+
+import itertools
+import math
+from dataclasses import replace
+from functools import cache, partial
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from test_equivalence import ASSISTANT, BOS, END, FAMILIES, VOCABULARY, CastsToFloat64, tiny, words
+from test_preference_equivalence import (
+    ALL,
+    LARGE_CHUNK,
+    ONE_GROUP,
+    RANK,
+    SCORES,
+    SEVERAL,
+    check,
+    every_way,
+    gradient_of_a_step,
+    gradients,
+    logp_of,
+    question,
+)
+
+from heed.data.prompts import PromptTokens
+from heed.dist.world import World
+from heed.models import head as language_head
+from heed.models.check import ChosenScore
+from heed.models.draw import Sampling
+from heed.models.load import LoadedModel, prepare_training
+from heed.models.roles import roles_on_one_base, separate_models
+from heed.models.sample import sample
+from heed.models.score import trunk_of
+from heed.models.speed import speed_up
+from heed.objectives.policy import constant_length_weights, sequence_mean_weights, token_mean_weights
+from heed.preference_config import PpoSettings
+from heed.recipes import grpo, ppo
+from heed.recipes.cut import Cut
+from heed.recipes.opening import Opened
+from heed.recipes.policy import Experience, Opening, experienced, policy_loss_of, shuffled
+from heed.recipes.rollout import (
+    Answer,
+    Cast,
+    Said,
+    draw_answers,
+    less_missing_stops,
+    score_answers,
+    what_roles_say,
+)
+from heed.train.step import Term
+from heed.types import Message, Origin, Tokens
+
+pytestmark = [
+    # transformers 5.23 gave these new names, and says so when peft or we use the old ones.
+    pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable` is deprecated:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
+]
+
+TEMPERATURE, CLIP, KL_WEIGHT, LENGTH = 1.4, 0.2, 0.3, 12
+every_family = pytest.mark.parametrize("family", FAMILIES)
+
+
+@pytest.fixture(autouse=True)
+def chunk_elements_stay(monkeypatch):
+    monkeypatch.setattr(language_head, "CHUNK_ELEMENTS", language_head.CHUNK_ELEMENTS)
+
+
+# -- answers that somebody drew ---------------------------------------------------------------------------------------
+
+
+def prompt(ids):
+    asked = (Message("user", "made up"),)
+    return PromptTokens(np.array([*ids, ASSISTANT], dtype=np.int32), asked, {}, Origin("made up", 1))
+
+
+def answered(to, ids, *, stopped):
+    weight = np.zeros(len(to) + len(ids), dtype=np.float32)
+    weight[len(to) :] = 1
+    return Answer(to, Tokens(np.concatenate([to.ids, np.array(ids, np.int32)]), weight), "made up", stopped)
+
+
+def made_up_groups():
+    """Answers of one token and of many, stopped and not, alone and in groups, two of a group the same."""
+    first, second = prompt(question(1, 4)), prompt(question(2, 9))
+    third, fourth = prompt(question(3, 2, [BOS])), prompt(question(4, 5))
+    same = answered(second, [*words(30, 3), END], stopped=True)
+    return [
+        [answered(first, [*words(10, 7), END], stopped=True), answered(first, words(11, 12), stopped=False)],
+        [same, answered(second, [END], stopped=True), same, answered(second, [*words(31, 8), END], stopped=True)],
+        [answered(third, words(40, 1), stopped=False)],
+        [answered(fourth, [*words(50, n), END], stopped=True) for n in (2, 5, 9)],
+    ]
+
+
+GROUPS = made_up_groups()
+ANSWERS = [each for group in GROUPS for each in group]
+
+
+def made(family, dtype, *, adapter, attention="sdpa", with_value=True):
+    """Roles that have left their start, the same every time."""
+    nothing: Any = None
+    policy = LoadedModel(tiny(family, dtype, attention), nothing)
+    if adapter:
+        roles = roles_on_one_base(
+            policy, rank=RANK, alpha=2.0 * RANK, seed=0, reward=None, value="adapter" if with_value else None
+        )
+    else:
+        roles = separate_models(policy, reward=None, with_value=with_value)
+    generator = torch.Generator().manual_seed(9)
+    if roles.value is not None:
+        roles.value.head.to(dtype)
+    with torch.no_grad():
+        for role in (roles.policy, roles.value):
+            for name, parameter in role.trained_parameters() if role is not None else ():
+                noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+                if adapter or name.startswith("score"):
+                    parameter.copy_(0.1 * noise)
+                else:
+                    parameter.add_(0.02 * noise)
+    return roles
+
+
+def cast_of(roles, *, way="forest", share=True, max_tokens=ALL, temperature=1.0, rule=None, stops=(END,)):
+    """The recipe's own cast, with nothing loaded from disk."""
+    nothing: Any = None
+
+    class Backend:
+        def token_to_id(self, stop):
+            return stop
+
+        def decode(self, ids, *, skip_special_tokens):
+            return " ".join(map(str, ids))
+
+    class OwnTokenizer:
+        backend = Backend()
+
+    tokenizer: Any = OwnTokenizer()
+    chosen = ChosenScore(roles.policy.model, SCORES[way], share, "")
+    opened = Opened(roles.loaded, nothing, tokenizer, stops, ())
+    return Cast(roles, opened, chosen, Cut(max_tokens, share, World()), "float32", temperature, rule)
+
+
+def ready(family, dtype, way):
+    """The cast as a recipe has it when it begins to learn."""
+    language_head.CHUNK_ELEMENTS = way.chunk_elements
+    roles = made(family, dtype, adapter=way.adapter)
+    for role in {id(r.model): r for r in (roles.policy, roles.reference, roles.value)}.values():
+        speed_up(role.model)
+        prepare_training(role.model, gradient_checkpointing=way.checkpointing)
+    return cast_of(roles, way=way.score, share=way.share, max_tokens=way.max_tokens, temperature=TEMPERATURE)
+
+
+# -- the reference ----------------------------------------------------------------------------------------------------
+
+
+@cache
+def reference_roles(family, adapter):
+    return made(family, torch.float64, adapter=adapter, attention="eager")
+
+
+def tempered_logp(model, tokens):
+    logits = model(input_ids=torch.tensor([tokens.ids.tolist()]), use_cache=False).logits[0] / TEMPERATURE
+    logp = torch.log_softmax(logits, dim=-1)
+    return torch.stack([logp[at - 1, int(tokens.ids[at])] for at in np.flatnonzero(tokens.weight).tolist()])
+
+
+def plain_values(role, model, tokens):
+    trunk = trunk_of(model)
+    states = trunk(input_ids=torch.tensor([tokens.ids.tolist()]), use_cache=False).last_hidden_state[0]
+    before = torch.from_numpy(np.flatnonzero(tokens.weight) - 1)
+    return states[before] @ role.head.weight[0]
+
+
+@cache
+def drawn(family, adapter):
+    """What is learnt from, near enough to what the roles say now for some tokens to be clipped and others not."""
+    roles, rng = reference_roles(family, adapter), np.random.default_rng(3)
+    experiences = []
+    with torch.no_grad(), CastsToFloat64():
+        for each in ANSWERS:
+            with roles.policy.active() as model:
+                logp = tempered_logp(model, each.tokens).numpy()
+            with roles.value.active() as model:
+                value = plain_values(roles.value, model, each.tokens).numpy()
+            n = len(logp)
+            said = Said(
+                logp=logp + rng.normal(0, 0.25, n),
+                reference_logp=logp + rng.normal(0, 1, n),
+                entropy=np.zeros(n),
+                value=value + rng.normal(0, 0.25, n),
+            )
+            experiences.append(Experience(each, said, rng.normal(0, 1, n), value + rng.normal(0, 1, n)))
+    each = iter(experiences)
+    return [[next(each) for _ in group] for group in GROUPS]
+
+
+def mean_of(losses, mean_over):
+    """The formula: over all tokens; over answers of their own mean; or over answers of the sum over a fixed length."""
+    if mean_over == "token":
+        return sum(each.sum() for each in losses) / sum(len(each) for each in losses)
+    return sum(each.sum() / (len(each) if mean_over == "sequence" else LENGTH) for each in losses) / len(losses)
+
+
+@cache
+def expected_policy_gradient(family, adapter, mean_over, kl_weight):
+    roles = reference_roles(family, adapter)
+    losses, num_clipped = [], 0
+    with CastsToFloat64(), roles.policy.active() as model:
+        for each in (e for group in drawn(family, adapter) for e in group):
+            logp = tempered_logp(model, each.answer.tokens)
+            ratio = torch.exp(logp - torch.from_numpy(each.said.logp))
+            of_tokens = []
+            for r, a in zip(ratio, each.advantage.tolist(), strict=True):
+                held = min(max(float(r.detach()), 1 - CLIP), 1 + CLIP)
+                is_clipped = -a * held > float(-a * r.detach())
+                num_clipped += is_clipped
+                of_tokens.append(r * 0 - a * held if is_clipped else -a * r)
+            loss = torch.stack(of_tokens)
+            losses.append(loss + kl_weight * (logp - torch.from_numpy(each.said.reference_logp)) ** 2 / 2)
+        loss = mean_of(losses, mean_over)
+        found = gradients(roles.policy.trained_parameters(), loss)
+    return float(loss.detach()), found, num_clipped / sum(len(each) for each in losses)
+
+
+@cache
+def expected_value_gradient(family, adapter):
+    roles = reference_roles(family, adapter)
+    losses, num_clipped = [], 0
+    with CastsToFloat64(), roles.value.active() as model:
+        for each in (e for group in drawn(family, adapter) for e in group):
+            value = plain_values(roles.value, model, each.answer.tokens)
+            of_tokens = []
+            for v, old, target in zip(value, each.said.value.tolist(), each.returns.tolist(), strict=True):
+                held = min(max(float(v.detach()), old - 0.2), old + 0.2)
+                is_clipped = abs(held - target) > abs(float(v.detach()) - target)
+                num_clipped += is_clipped
+                of_tokens.append(v * 0 + (held - target) ** 2 / 2 if is_clipped else (v - target) ** 2 / 2)
+            losses.append(torch.stack(of_tokens))
+        loss = mean_of(losses, "token")
+        found = gradients(roles.value.trained_parameters(), loss)
+    return float(loss.detach()), found, num_clipped / sum(len(each) for each in losses)
+
+
+# -- the matrix -------------------------------------------------------------------------------------------------------
+
+
+@every_family
+@every_way()
+def test_the_gradient_of_ppos_policy_is_the_formulas(way, dtype, family):
+    cast = ready(family, dtype, way)
+    batches = experienced(drawn(family, way.adapter), cast.cut, token_mean_weights)
+    named = cast.roles.policy.trained_parameters()
+    found = gradient_of_a_step(named, [Term(batches, policy_loss_of(cast, clip=CLIP))], dtype)
+    loss, gradient, clip_fraction = expected_policy_gradient(family, way.adapter, "token", 0.0)
+    check(found, (loss, gradient), dtype)
+    assert 0.05 < clip_fraction < 0.6
+    assert found[0]["clip_fraction"] == pytest.approx(clip_fraction)
+
+
+@every_family
+@every_way(lambda way: way.chunk_elements == LARGE_CHUNK)
+def test_the_gradient_of_ppos_values_is_the_formulas(way, dtype, family):
+    cast = ready(family, dtype, way)
+    nothing: Any = None
+    settings = PpoSettings(model="none", reward="none", data=["none"], out="none")
+    training = ppo.Training(settings, Opening(cast, nothing, []), nothing, nothing, 0.0, 0.0, None)
+    batches = experienced(drawn(family, way.adapter), cast.cut, token_mean_weights)
+    named = cast.roles.value.trained_parameters()
+    found = gradient_of_a_step(named, [Term(batches, partial(ppo.value_loss_of, training))], dtype)
+    loss, gradient, clip_fraction = expected_value_gradient(family, way.adapter)
+    check(found, (loss, gradient), dtype)
+    assert 0.05 < clip_fraction < 0.6
+    assert found[0]["value_clip_fraction"] == pytest.approx(clip_fraction)
+
+
+WEIGHTS = {
+    "token": token_mean_weights,
+    "sequence": sequence_mean_weights,
+    "length": partial(constant_length_weights, length=LENGTH),
+}
+
+
+@every_family
+@every_way()
+def test_the_gradient_of_grpo_is_the_formulas(way, dtype, family):
+    cast = ready(family, dtype, way)
+    batches = experienced(drawn(family, way.adapter), cast.cut, WEIGHTS["sequence"])
+    term = Term(batches, policy_loss_of(cast, clip=CLIP, kl_weight=KL_WEIGHT))
+    found = gradient_of_a_step(cast.roles.policy.trained_parameters(), [term], dtype)
+    check(found, expected_policy_gradient(family, way.adapter, "sequence", KL_WEIGHT)[:2], dtype)
+
+
+@every_family
+@pytest.mark.parametrize("mean_over", ["token", "length"])
+@every_way(lambda way: way.max_tokens == SEVERAL and not way.checkpointing, float32=False)
+def test_grpos_other_means_are_the_formulas(way, dtype, mean_over, family):
+    cast = ready(family, dtype, way)
+    batches = experienced(drawn(family, way.adapter), cast.cut, WEIGHTS[mean_over])
+    term = Term(batches, policy_loss_of(cast, clip=CLIP, kl_weight=KL_WEIGHT))
+    found = gradient_of_a_step(cast.roles.policy.trained_parameters(), [term], dtype)
+    check(found, expected_policy_gradient(family, way.adapter, mean_over, KL_WEIGHT)[:2], dtype)
+
+
+def test_the_settings_name_each_mean():
+    nothing: Any = None
+    sequence = torch.tensor([0, 0, 0, 1])
+    for name, weights in WEIGHTS.items():
+        settings = grpo.GrpoSettings(
+            model="none", reward="none", data=["none"], out="none", mean_over=name, max_new_tokens=LENGTH
+        )
+        found = grpo.Training(settings, nothing, nothing, 0.0).weights_of(sequence, 2)
+        expected = weights(sequence, 2)
+        assert found.weight.tolist() == expected.weight.tolist()
+        assert found.total == expected.total
+
+
+# -- what the roles say -----------------------------------------------------------------------------------------------
+
+
+@every_family
+@pytest.mark.parametrize("adapter", [False, True])
+@pytest.mark.parametrize(
+    ("way", "share", "max_tokens"),
+    [("forest", True, ALL), ("forest", True, SEVERAL), ("forest", False, ONE_GROUP), ("padded rows", False, SEVERAL)],
+)
+def test_what_the_roles_say_of_an_answer_does_not_depend_on_the_cut(family, adapter, way, share, max_tokens):
+    roles = made(family, torch.float64, adapter=adapter)
+    cast = cast_of(roles, way=way, share=share, max_tokens=max_tokens, temperature=TEMPERATURE)
+    with CastsToFloat64():
+        said = what_roles_say(cast, GROUPS)
+    expected = reference_roles(family, adapter)
+    for each, answer in zip(said, ANSWERS, strict=True):
+        with torch.no_grad(), CastsToFloat64():
+            with expected.policy.active() as model:
+                logits = model(input_ids=torch.tensor([answer.tokens.ids.tolist()])).logits[0] / TEMPERATURE
+                logp = tempered_logp(model, answer.tokens)
+            with expected.reference.active() as model:
+                reference_logp = tempered_logp(model, answer.tokens)
+            with expected.value.active() as model:
+                value = plain_values(expected.value, model, answer.tokens)
+        rows = torch.softmax(logits[len(answer.prompt) - 1 : -1], dim=-1)
+        torch.testing.assert_close(torch.from_numpy(each.logp), logp, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(torch.from_numpy(each.reference_logp), reference_logp, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(torch.from_numpy(each.value), value, rtol=1e-9, atol=1e-9)
+        entropy = -(rows * rows.log()).sum(-1)
+        torch.testing.assert_close(torch.from_numpy(each.entropy), entropy, rtol=1e-9, atol=1e-9)
+
+
+def fresh(family, *, adapter, temperature=1.0, dtype=torch.float32, max_tokens=ALL):
+    """Roles as a run opens them: the policy is the reference."""
+    nothing: Any = None
+    policy = LoadedModel(tiny(family, dtype), nothing)
+    if adapter:
+        roles = roles_on_one_base(policy, rank=RANK, alpha=8.0, seed=0, reward=None, value="adapter")
+    else:
+        roles = separate_models(policy, reward=None, with_value=True)
+    roles.value.head.to(dtype)
+    for model in {id(r.model): r.model for r in (roles.policy, roles.reference, roles.value)}.values():
+        speed_up(model)
+        prepare_training(model, gradient_checkpointing=False)
+    return cast_of(roles, temperature=temperature, max_tokens=max_tokens)
+
+
+PROMPTS = [prompt(question(i, 2 + i)) for i in range(6)]
+
+
+@every_family
+@pytest.mark.parametrize("adapter", [False, True])
+def test_before_anything_is_learnt_the_kl_to_the_reference_is_exactly_0(family, adapter):
+    cast = fresh(family, adapter=adapter, temperature=0.8)
+    said = what_roles_say(cast, draw_answers(cast, PROMPTS, num_samples=2, max_new_tokens=9, seed=0))
+    for each in said:
+        assert np.array_equal(each.logp, each.reference_logp)
+        assert not each.value.any(), "a value that has learnt nothing says 0"
+
+
+@every_family
+@pytest.mark.parametrize("adapter", [False, True])
+def test_the_first_minibatch_has_ratio_1_and_nothing_clipped(family, adapter):
+    cast = fresh(family, adapter=adapter, temperature=0.8, max_tokens=120)
+    groups = draw_answers(cast, PROMPTS, num_samples=2, max_new_tokens=9, seed=1)
+    said = what_roles_say(cast, groups)
+    score = np.random.default_rng(0).normal(size=len(said))
+    experiences, _ = ppo.credited(groups, said, score, beta=0.1)
+    first = shuffled(experiences, 2, seed=0, step=1, epoch=0)[0]
+    batches = experienced(first, cast.cut, token_mean_weights)
+    term = Term(batches, policy_loss_of(cast, clip=CLIP))
+    numbers, _ = gradient_of_a_step(cast.roles.policy.trained_parameters(), [term], torch.float32)
+    assert numbers["ratio_mean"] == pytest.approx(1, abs=1e-5)
+    assert numbers["ratio_square_mean"] == pytest.approx(1, abs=2e-5)
+    assert numbers["approximate_kl"] == pytest.approx(0, abs=1e-8)
+    assert numbers["clip_fraction"] == 0
+    advantage = np.concatenate([each.advantage for group in first for each in group])
+    assert numbers["loss"] == pytest.approx(-advantage.mean(), abs=1e-5)
+
+
+# -- credit -----------------------------------------------------------------------------------------------------------
+
+
+def by_definition(score, said, *, beta, gamma=1.0, lam=0.95):
+    """(advantages before whitening, returns) of each answer: sums over all later tokens, written out."""
+    advantages, returns = [], []
+    for value, each in zip(score, said, strict=True):
+        n = len(each.logp)
+        reward = [-beta * (each.logp[t] - each.reference_logp[t]) for t in range(n)]
+        reward[-1] += value
+        after = [*each.value[1:], 0.0]
+        surprise = [reward[t] + gamma * after[t] - each.value[t] for t in range(n)]
+        advantage = [sum((gamma * lam) ** k * surprise[t + k] for k in range(n - t)) for t in range(n)]
+        advantages.append(np.array(advantage))
+        returns.append(np.array(advantage) + each.value)
+    return advantages, returns
+
+
+def said_of(groups, seed):
+    rng = np.random.default_rng(seed)
+
+    def of(answer):
+        n = answer.num_tokens
+        return Said(rng.normal(-2, 1, n), rng.normal(-2, 1, n), rng.uniform(0, 3, n), rng.normal(0, 1, n))
+
+    return [of(each) for group in groups for each in group]
+
+
+def test_ppos_credit_is_the_definitions():
+    said, score = said_of(GROUPS, 4), np.random.default_rng(5).normal(size=len(ANSWERS))
+    experiences, foreseen = ppo.credited(GROUPS, said, score, beta=0.3)
+    advantages, returns = by_definition(score, said, beta=0.3)
+    everything = np.concatenate(advantages)
+    found = [each for group in experiences for each in group]
+    for each, answer, advantage, target in zip(found, ANSWERS, advantages, returns, strict=True):
+        assert each.answer is answer
+        whitened = (advantage - everything.mean()) / math.sqrt(everything.var() + 1e-8)
+        np.testing.assert_allclose(each.advantage, whitened, rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(each.returns, target, rtol=1e-9, atol=1e-9)
+    target, value = np.concatenate(returns), np.concatenate([each.value for each in said])
+    assert foreseen == pytest.approx(1 - (target - value).var() / target.var())
+
+
+def test_the_score_is_credited_at_the_stop_token_and_nowhere_else():
+    said = [replace(each, value=np.zeros_like(each.value)) for each in said_of(GROUPS, 6)]
+    nothing, one = np.zeros(len(ANSWERS)), np.zeros(len(ANSWERS))
+    one[0] = 1.0
+    # By how much returns change: with values of 0 that is 0.95 to the power of the distance to the end.
+    before, after = (ppo.credited(GROUPS, said, score, beta=0.3)[0] for score in (nothing, one))
+    changes = [a.returns - b.returns for a, b in zip(itertools.chain(*after), itertools.chain(*before), strict=True)]
+    n = ANSWERS[0].num_tokens
+    assert ANSWERS[0].tokens.ids[-1] == END
+    np.testing.assert_allclose(changes[0], 0.95 ** np.arange(n - 1, -1, -1), rtol=1e-9)
+    assert not any(change.any() for change in changes[1:])
+
+
+def test_other_answers_change_an_answers_credit_through_whitening_alone():
+    said, score = said_of(GROUPS, 7), np.random.default_rng(8).normal(size=len(ANSWERS))
+    everything, _ = ppo.credited(GROUPS, said, score, beta=0.2)
+    num_first = len(GROUPS[0])
+    alone, _ = ppo.credited(GROUPS[:1], said[:num_first], score[:num_first], beta=0.2)
+    together = np.concatenate([each.advantage for each in everything[0]])
+    apart = np.concatenate([each.advantage for each in alone[0]])
+    assert np.abs(together - apart).max() > 0.05
+    # The one is the other but for a shift and a scale.
+    slope, shift = np.polyfit(apart, together, 1)
+    assert slope > 0
+    np.testing.assert_allclose(together, slope * apart + shift, atol=1e-9)
+    for ours, theirs in zip(everything[0], alone[0], strict=True):
+        np.testing.assert_array_equal(ours.returns, theirs.returns)
+
+
+@pytest.mark.parametrize("adapter", [False, True])
+def test_credit_does_not_depend_on_the_cut(adapter):
+    score = np.random.default_rng(2).normal(size=len(ANSWERS))
+    credits = []
+    for max_tokens, share in ((ALL, True), (SEVERAL, True), (ONE_GROUP, False)):
+        cast = cast_of(made("llama", torch.float64, adapter=adapter), share=share, max_tokens=max_tokens)
+        with CastsToFloat64():
+            said = what_roles_say(cast, GROUPS)
+        experiences, _ = ppo.credited(GROUPS, said, score, beta=0.1)
+        credits.append(np.concatenate([each.advantage for group in experiences for each in group]))
+    np.testing.assert_allclose(credits[1], credits[0], atol=1e-9)
+    np.testing.assert_allclose(credits[2], credits[0], atol=1e-9)
+    assert credits[0].mean() == pytest.approx(0, abs=1e-9)
+    assert credits[0].var() == pytest.approx(1)
+
+
+GROUP_ADVANTAGES = {
+    "group": lambda s: (s - s.mean()) / (s.std(ddof=1) + 1e-4) if len(s) > 1 else s * 0,
+    "centred": lambda s: s - s.mean(),
+    "leave-one-out": lambda s: np.array([x - (s.sum() - x) / (len(s) - 1) for x in s]) if len(s) > 1 else s * 0,
+}
+
+
+@pytest.mark.parametrize("kind", GROUP_ADVANTAGES)
+def test_every_token_of_an_answer_has_its_advantage_in_the_group(kind):
+    said, score = said_of(GROUPS, 9), np.random.default_rng(10).normal(size=len(ANSWERS))
+    experiences = grpo.credited(GROUPS, said, score, kind=kind)
+    at = 0
+    for group, found in zip(GROUPS, experiences, strict=True):
+        expected = GROUP_ADVANTAGES[kind](score[at : at + len(group)])
+        at += len(group)
+        for answer, each, advantage in zip(group, found, expected, strict=True):
+            assert each.answer is answer
+            np.testing.assert_allclose(each.advantage, np.full(answer.num_tokens, advantage), atol=1e-12)
+
+
+def test_the_spread_says_how_many_groups_teach_nothing():
+    score = np.array([1.0, 2.0, 5.0, 5.0, 5.0, 5.0, 3.0, 1.0, 1.0, 4.0])
+    numbers = grpo.spread(score, GROUPS)
+    assert numbers["share_of_groups_without_signal"] == 2 / 4
+    assert numbers["group_std"] == pytest.approx((math.sqrt(0.5) + 0 + 0 + math.sqrt(3)) / 4)
+
+
+def test_only_what_did_not_stop_pays_for_it():
+    score = np.arange(10.0)
+    found = less_missing_stops(score, GROUPS, penalty=1.5)
+    stopped = np.array([each.stopped for each in ANSWERS])
+    np.testing.assert_array_equal(found, np.where(stopped, score, score - 1.5))
+    assert (found < score).sum() == 2
+
+
+# -- drawing and learning are of one distribution ---------------------------------------------------------------------
+
+
+def moved(cast, seed):
+    """Move what the policy learns, as steps would."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for _, parameter in cast.roles.policy.trained_parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+
+
+@every_family
+@pytest.mark.parametrize("adapter", [False, True])
+def test_the_sampler_says_what_the_training_forward_says_also_after_steps(family, adapter):
+    cast = fresh(family, adapter=adapter)
+    for seed in range(3):
+        with cast.roles.policy.active() as model:
+            completions = sample(
+                model, [p.ids.tolist() for p in PROMPTS], stop_ids=[END], max_new_tokens=12,
+                sampling=Sampling(1.0, top_p=1.0), num_samples=2, seed=seed,
+            )  # fmt: skip
+        groups = draw_answers(cast, PROMPTS, num_samples=2, max_new_tokens=12, seed=seed)
+        said = what_roles_say(cast, groups)
+        drawn_by_sampler = [each for of_prompt in completions for each in of_prompt]
+        for each, completion, answer in zip(said, drawn_by_sampler, itertools.chain(*groups), strict=True):
+            assert answer.tokens.ids[len(answer.prompt) :].tolist() == completion.ids
+            np.testing.assert_allclose(each.logp, completion.logp, atol=1e-4)
+        moved(cast, seed)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 1.7])
+def test_answers_are_drawn_at_the_temperature_of_their_log_probabilities(temperature):
+    cast = fresh("llama", adapter=True, temperature=temperature)
+    groups = draw_answers(cast, PROMPTS, num_samples=60, max_new_tokens=4, seed=0)
+    said = what_roles_say(cast, groups)
+    # On samples of its own a distribution's log p is, on average, its negative entropy; on another's it is not.
+    surplus = np.concatenate([each.logp + each.entropy for each in said])
+    error = surplus.std() / math.sqrt(len(surplus))
+    assert abs(surplus.mean()) < 4 * error
+    other = replace(cast, temperature=1.2 if temperature == 1.0 else 1.0)
+    wrong = np.concatenate([each.logp + each.entropy for each in what_roles_say(other, groups)])
+    assert abs(wrong.mean()) > 4 * error, "a wrong temperature must be seen"
+
+
+def test_the_learning_sees_the_temperature():
+    cast = fresh("llama", adapter=False, temperature=TEMPERATURE, dtype=torch.float64)
+    with CastsToFloat64():
+        said = what_roles_say(cast, GROUPS)
+        expected = [tempered_logp(cast.roles.policy.model, each.tokens).detach().numpy() for each in ANSWERS]
+        at_1 = [logp_of(cast.roles.policy.model, each.tokens).detach().numpy() for each in ANSWERS]
+    np.testing.assert_allclose(np.concatenate([each.logp for each in said]), np.concatenate(expected), atol=1e-9)
+    assert np.abs(np.concatenate(expected) - np.concatenate(at_1)).max() > 0.1
+
+
+def test_an_answer_ends_with_its_first_stop_token_and_its_text_leaves_it_out():
+    cast = fresh("llama", adapter=False)
+    likeliest = replace(cast, opened=replace(cast.opened, stops=tuple(range(0, VOCABULARY, 5))))
+    groups = draw_answers(likeliest, PROMPTS, num_samples=8, max_new_tokens=6, seed=3)
+    answers = [each for group in groups for each in group]
+    assert any(each.stopped for each in answers)
+    assert any(not each.stopped for each in answers)
+    for each in answers:
+        ids = each.tokens.ids[len(each.prompt) :].tolist()
+        assert each.stopped == (ids[-1] % 5 == 0)
+        assert not [token for token in ids[:-1] if token % 5 == 0]
+        assert each.text == " ".join(map(str, ids[:-1] if each.stopped else ids))
+        assert each.num_tokens == len(ids)
+        assert each.stopped or each.num_tokens == 6
+        assert np.flatnonzero(each.tokens.weight).tolist() == list(range(len(each.prompt), len(each.tokens)))
+
+
+def test_what_is_drawn_depends_on_the_seed():
+    cast = fresh("llama", adapter=True)
+    drawn = [draw_answers(cast, PROMPTS, num_samples=1, max_new_tokens=6, seed=seed) for seed in (1, 1, 2)]
+    first, again, other = ([each.text for group in groups for each in group] for groups in drawn)
+    assert first == again
+    assert first != other
+
+
+def test_a_rule_is_asked_about_each_answer_with_its_prompt_and_record():
+    asked = []
+
+    def rule(prompts, answers, records):
+        asked.extend(zip(prompts, answers, records, strict=True))
+        return [float(len(each)) for each in answers]
+
+    rules: Any = rule
+    cast = replace(fresh("llama", adapter=True), rule=rules)
+    prompts = [replace(p, messages=(Message("user", f"q{i}"),), fields={"i": i}) for i, p in enumerate(PROMPTS)]
+    groups = draw_answers(cast, prompts, num_samples=2, max_new_tokens=3, seed=0)
+    score = score_answers(cast, groups)
+    answers = [each for group in groups for each in group]
+    assert asked == [(f"q{i // 2}", each.text, {"i": i // 2}) for i, each in enumerate(answers)]
+    assert score.tolist() == [float(len(each.text)) for each in answers]
+
+
+# -- what the matrix means --------------------------------------------------------------------------------------------
+
+
+def test_answers_to_one_prompt_share_it_and_are_never_cut_apart():
+    sequences = [[each.tokens for each in group] for group in GROUPS]
+    assert 2 <= len(Cut(SEVERAL, True, World()).forwards(sequences)) < len(GROUPS)
+    assert sorted(itertools.chain(*Cut(ONE_GROUP, True, World()).forwards(sequences))) == [0, 1, 2, 3]
+    forest = Cut(ALL, True, World()).forest(sequences)
+    assert forest.num_tokens < 0.6 * forest.num_unshared_tokens
+
+
+def test_minibatches_are_new_in_every_pass_and_phase_and_hold_everything_once():
+    parts = {
+        (seed, step, epoch): shuffled(list(range(10)), 3, seed=seed, step=step, epoch=epoch)
+        for seed, step, epoch in itertools.product(range(2), range(1, 3), range(2))
+    }
+    assert len({str(each) for each in parts.values()}) == len(parts)
+    for each in parts.values():
+        assert sorted(itertools.chain(*each)) == list(range(10))
+        assert [len(part) for part in each] == [4, 3, 3]
+    assert shuffled(list(range(10)), 3, seed=1, step=2, epoch=1) == parts[1, 2, 1]
+    assert [len(part) for part in shuffled([1, 2], 5, seed=0, step=1, epoch=0)] == [1, 1]
