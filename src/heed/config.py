@@ -248,8 +248,9 @@ def peak_learning_rate(
 def tokens_per_forward(max_tokens: int | None, device: str, width: int) -> int:
     """The size of a forward: the one given, or one at which a device of this type (`cpu`, `cuda`) is fully busy.
 
-    A CPU is at 1,024 tokens of GPT-2 124M's width, 768: larger forwards compute no faster and hold more activations. The
-    kernels of a narrower model do less for each token, so it takes more of them: the product stays, up to 8,192 tokens.
+    A CPU is at 1,024 tokens of GPT-2 124M's width, 768: larger forwards compute no faster and hold more activations.
+    The kernels of a narrower model do less for each token, so it takes more of them: the product of tokens and width
+    stays, up to 8,192 tokens.
 
     Args:
         width: of the model's hidden states.
