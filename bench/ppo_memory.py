@@ -5,8 +5,8 @@
 GPT-2 124M's shape from a fixed seed, float32, one batch of answers. `lora`: policy, value and reward are adapters of
 rank 16, the reference is the base. `separate`: policy and value are trained in full with AdamW, reference and reward
 are frozen. The same prompts, the same number of new tokens. One JSON line comes out; `memory_ratio` is lora over
-separate.
-Peak memory is the kernel's high-water mark of the process when the last batch is learnt: that of saving is beside it.
+separate. Peak memory is the kernel's high-water mark of the process when the last batch is learnt; that of saving is
+beside it.
 """
 
 import argparse

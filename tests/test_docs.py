@@ -16,7 +16,7 @@ from heed.lab.world import make_world
 from heed.recipes.demo import write_tasks
 
 ROOT = Path(__file__).parents[1]
-RECORD = "14"
+RECORD = "13"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 

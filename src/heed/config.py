@@ -115,7 +115,7 @@ class SftSettings(Settings):
     epochs: Whole | None = Field(None, ge=1, description=f"passes over the data [default: {DEFAULT_EPOCHS}]")
     batch_size: Whole = Field(16, ge=1, description="conversations per optimiser step, over all devices")
     max_tokens: Whole | None = Field(
-        None, ge=1, description="tokens per forward, for memory alone [default: 1,024 up; GPU: 8,192]"
+        None, ge=1, description="tokens per forward, for memory alone [default: enough to keep the device busy]"
     )
     share_prefixes: bool = Field(True, description="compute a beginning that conversations share only once")
     gradient_checkpointing: bool = Field(False, description="compute activations twice to hold fewer in memory")

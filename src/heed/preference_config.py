@@ -36,7 +36,7 @@ TooLong = Annotated[Literal["error", "drop", "truncate"], Field(description="wha
 Epochs = Annotated[Whole, Field(ge=1, title="Training", description="passes over the data")]
 MaxTokens = Annotated[
     Whole | None,
-    Field(ge=1, description="tokens per forward, for memory alone [default: 1,024 up; GPU: 8,192]"),
+    Field(ge=1, description="tokens per forward, for memory alone [default: enough to keep the device busy]"),
 ]
 GradientCheckpointing = Annotated[bool, Field(description="compute activations twice to hold fewer in memory")]
 Dtype = Annotated[Literal["float32", "bfloat16"], Field(description="activations; trained weights stay float32")]

@@ -128,6 +128,16 @@ def test_a_graph_can_be_gone_through_twice():
         agree(got, right)
 
 
+def test_a_second_micro_batch_adds_to_the_gradient_that_the_first_left(chunked):
+    rows, weight, bias, row, target = inputs()
+    leaves = (rows, weight, bias)
+    once = gradients(surrogate(token_logp(rows, Head(weight, bias), row, target)[0]), *leaves)
+    for _ in range(3):
+        surrogate(token_logp(rows, Head(weight, bias), row, target)[0]).backward()
+    for leaf, of_one in zip(leaves, once, strict=True):
+        agree(leaf.grad, 3 * of_one)
+
+
 def test_a_weight_that_changes_before_the_backward_is_refused():
     rows, weight, _, row, target = inputs(bias=False)
     logp, _ = token_logp(rows, Head(weight), row, target)

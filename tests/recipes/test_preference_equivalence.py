@@ -487,6 +487,18 @@ def test_each_judged_answer_has_one_to_another_question_beside_it():
         assert partner.weight.tolist() == [0.0] * len(prompt) + [1.0] * len(text)
 
 
+def test_no_answer_to_the_same_question_stands_beside_one_however_they_are_ordered():
+    # Of ten answers to two questions some that follow each other answer the same one.
+    questions = [question(1, 4), question(2, 9)]
+    items = [JudgedTokens(answer(questions[i % 2], 6000 + i, 5), True, Origin("made up", i)) for i in range(10)]
+    own = {tuple(split(each.tokens)[1]): split(each.tokens)[0] for each in items}
+    partners = Partners(in_memory(items))
+    for each in items:
+        prompt, text = split(partners.of(each.tokens))
+        assert prompt == split(each.tokens)[0]
+        assert own[tuple(text)] != prompt
+
+
 def test_good_and_bad_answers_stand_beside_others_as_often_as_they_occur():
     # As files have them: of each question the good answer first, then the bad one.
     items = [

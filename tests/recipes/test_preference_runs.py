@@ -331,6 +331,17 @@ def test_grpo_with_all_parameters_and_a_function_of_the_users(tmp_path, tuned, p
     assert (tmp_path / "run" / "model.safetensors").is_file()
 
 
+@pytest.mark.parametrize("command", ["ppo", "grpo"])
+def test_one_prompt_is_answered_anew_in_every_phase(tmp_path, tuned, command):
+    data = tastes.write(tmp_path / "one.jsonl", [{"prompt": QUESTIONS[0]}])
+    # So small a rate leaves the policy where it is: only the draws can differ.
+    options = {**POLICY, "steps": 3, "lr": 1e-12, "batch_size": 8} | ({"group_size": 4} if command == "grpo" else {})
+    assert heed(command, model=tuned, data=data, out=tmp_path / "run", reward="regex: e", **options) == 0
+    samples = lines(tmp_path / "run" / "samples.jsonl")
+    drawn = {tuple(each["answer"] for each in samples if each["step"] == step) for step in (1, 2, 3)}
+    assert len(drawn) == 3
+
+
 # ---- PPO with a reward model
 
 

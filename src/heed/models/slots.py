@@ -150,7 +150,8 @@ class Decoding:
             width = columns - 1 + SPARE_COLUMNS
             self.bands.append(Band(band.slots, width, begins))
             begins += band.num_slots * width
-        self.own = [(self._laid(keys, before), self._laid(values, before)) for keys, values in self.own]
+        for layer, (keys, values) in enumerate(self.own):  # one at a time, or two whole caches would be in memory
+            self.own[layer] = (self._laid(keys, before), self._laid(values, before))
 
     def _laid(self, buffer: Tensor, before: Sequence[Band]) -> Tensor:
         """A layer's keys or values in the bands as they are now."""
