@@ -3,6 +3,10 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("heed", deadline=None)  # the machine may be busy, and tests never time
+settings.load_profile("heed")
 
 SHARED_DATA = Path(__file__).parents[1] / ".." / "shared" / "data"
 

@@ -168,7 +168,7 @@ def test_two_answers_are_a_plain_pair():
 
 
 def test_every_pair_of_every_prompt_stands_once_in_a_fixed_order():
-    found = comparisons([2, 4, 3], [(), (3.0, 2.0, 2.0, 2.0), (5, 5, 1)])
+    found = comparisons([2, 4, 3], [(), (3.0, 2.0, 2.0, 2.0), (5.0, 5.0, 1.0)])
     assert list(zip(found.winner.tolist(), found.loser.tolist(), strict=True)) == [
         *[(0, 1)],
         *[(2, 3), (2, 4), (2, 5), (3, 4), (3, 5), (4, 5)],
