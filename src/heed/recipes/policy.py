@@ -133,7 +133,8 @@ def open_policy(settings: PolicySettings, place: Place, *, with_value: bool) -> 
         speed_up(model)
         prepare_training(model, gradient_checkpointing=settings.gradient_checkpointing)
     opened = replace(opened, loaded=roles.loaded)
-    prompts = prepare_prompts(settings, opened, place)
+    positions = [n for role in played if (n := num_positions(role.model)) is not None]
+    prompts = prepare_prompts(settings, opened, place, limit=min(positions, default=None))
     first = [prompts.sets[0].at(int(record)) for record in prompts.sets[0].training[:64]]
     longest = everything_trained(max(first, key=len).ids)
     with roles.policy.active():
@@ -153,9 +154,14 @@ def open_policy(settings: PolicySettings, place: Place, *, with_value: bool) -> 
     return Opening(cast, prompts, held_out)
 
 
-def prepare_prompts(settings: PolicySettings, opened: Opened, place: Place) -> PreferenceData[PromptTokens]:
-    """The prompts of a run, each short enough that an answer of full length has positions left."""
-    limit = num_positions(opened.loaded.model)
+def prepare_prompts(
+    settings: PolicySettings, opened: Opened, place: Place, *, limit: int | None
+) -> PreferenceData[PromptTokens]:
+    """The prompts of a run, each short enough that an answer of full length has positions left.
+
+    Args:
+        limit: positions of the role that has the fewest; None where there is no limit.
+    """
     room = None if limit is None else limit - settings.max_new_tokens
     if room is not None and room < 1:
         raise UserError(
