@@ -28,7 +28,7 @@ from heed.lab.world import make_world
 from heed.models.load import choose_device, load_model, load_tokenizer, stop_ids_of
 from heed.models.speed import speed_up
 from heed.recipes import sft
-from heed.recipes.demo_preferences import Size, as_measured, learn_from_preferences
+from heed.recipes.demo_preferences import REHEARSED, Size, as_measured, learn_from_preferences
 from heed.recipes.exam import CLOSING, Exam, Examined, PromptOf, as_chat, as_talk, end_of_text, examine, with_shots
 from heed.recipes.opening import wrapped
 from heed.report.page import write_report
@@ -80,6 +80,7 @@ def demonstrate(settings: DemoSettings, folder: Run, say: Callable[[str], None])
     tasks = [*training_tasks(world, seed=0, count=settings.examples)]
     told = requests(world, seed=0, count=size.demonstrations, held_out=False)
     write_tasks(out / "data" / "train.jsonl", [*tasks, *told])
+    write_tasks(out / "data" / REHEARSED, tasks[: size.rehearsed])
     for name, held_out in exam.splits.items():
         write_tasks(out / "data" / f"{name}.jsonl", held_out)
 

@@ -55,11 +55,12 @@ PPO = {"batch_size": 64, "max_new_tokens": MAX_ANSWER_TOKENS, "lr": 1e-3, "save_
 KL = {"beta": 0.1, "budget": KL_BUDGET}
 TOKENS_PER_FORWARD = 4_096
 MAX_SEQUENCES = 128
-RANKINGS, HELD_OUT_RANKINGS, REQUESTS, HELD_OUT_ANSWERS = (
+RANKINGS, HELD_OUT_RANKINGS, REQUESTS, HELD_OUT_ANSWERS, REHEARSED = (
     "rankings.jsonl",
     "held_out_rankings.jsonl",
     "requests.jsonl",
     "held_out_answers.json",
+    "rehearsed.jsonl",
 )
 """files in the demonstration's `data`"""
 
@@ -82,7 +83,7 @@ class Size:
     @property
     def requests(self) -> int:
         """Open requests that annotators rank answers to, and that PPO answers."""
-        return max(16, self.examples // 15)
+        return max(16, self.examples // 12)
 
     @property
     def held_out(self) -> int:
@@ -92,7 +93,12 @@ class Size:
     @property
     def phases(self) -> int:
         """Batches of answers that PPO learns from."""
-        return max(1, self.examples // 1_000)
+        return max(1, self.examples // 1_700)
+
+    @property
+    def rehearsed(self) -> int:
+        """Instructions that PPO goes through again beside its rewards, so that it does not unlearn them."""
+        return 128 * self.phases
 
 
 def learn_from_preferences(out: Path, world: LabWorld, size: Size, once: Once) -> None:
@@ -118,7 +124,7 @@ def learn_from_preferences(out: Path, world: LabWorld, size: Size, once: Once) -
 
     once("rankings", rank)
     once("reward", lambda: reward_model(out / "sft", data / RANKINGS, data / HELD_OUT_RANKINGS, out / "reward"))
-    once("ppo_training", lambda: policy(out / "sft", out / "reward", data / REQUESTS, out / "ppo", size.phases))
+    once("ppo_training", lambda: policy(out / "sft", out / "reward", data, out / "ppo", size.phases))
     once("gold", measure)
 
 
@@ -238,9 +244,13 @@ def reward_model(model: Path, data: Path, eval_data: Path, out: Path) -> dict[st
 
 
 def policy(model: Path, reward_folder: Path, data: Path, out: Path, phases: int) -> dict[str, Any]:
-    """Let the tuned model learn from the reward model with `heed ppo`, as a user would."""
-    places = {"model": str(model), "reward": str(reward_folder), "data": str(data), "out": str(out)}
-    ppo.run(PpoSettings.model_validate({**places, **PPO, "kl": KL, "steps": phases}))
+    """Let the tuned model learn from the reward model with `heed ppo`, as a user would.
+
+    What it was tuned on is rehearsed beside (PPO-ptx): requests are not all that it is asked.
+    """
+    places = {"model": str(model), "reward": str(reward_folder), "data": str(data / REQUESTS), "out": str(out)}
+    rehearsed = {"data": str(data / REHEARSED)}
+    ppo.run(PpoSettings.model_validate({**places, **PPO, "kl": KL, "ptx": rehearsed, "steps": phases}))
     return {}
 
 
