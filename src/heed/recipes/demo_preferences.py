@@ -52,7 +52,7 @@ REWARD = {"batch_size": 16, "eval_every": 0, "save_every": 50, "lora": {"rank": 
 """settings of `heed reward` that suit the lab's model"""
 PPO = {"batch_size": 64, "max_new_tokens": MAX_ANSWER_TOKENS, "lr": 1e-3, "save_every": 8}
 """settings of `heed ppo` that suit the lab's model"""
-KL = {"beta": 0.1, "budget": KL_BUDGET}
+KL = {"beta": 0.2, "budget": KL_BUDGET}
 TOKENS_PER_FORWARD = 4_096
 MAX_SEQUENCES = 128
 RANKINGS, HELD_OUT_RANKINGS, REQUESTS, HELD_OUT_ANSWERS, REHEARSED = (
@@ -249,7 +249,7 @@ def policy(model: Path, reward_folder: Path, data: Path, out: Path, phases: int)
     What it was tuned on is rehearsed beside (PPO-ptx): requests are not all that it is asked.
     """
     places = {"model": str(model), "reward": str(reward_folder), "data": str(data / REQUESTS), "out": str(out)}
-    rehearsed = {"data": str(data / REHEARSED)}
+    rehearsed = {"data": str(data / REHEARSED), "weight": 1.0}
     ppo.run(PpoSettings.model_validate({**places, **PPO, "kl": KL, "ptx": rehearsed, "steps": phases}))
     return {}
 
