@@ -329,8 +329,8 @@ def test_a_person_at_a_terminal_can_stop_an_answer_start_anew_and_leave(base):
         os.write(ours, b"/new\n")
         until(b"a new conversation")
         until(b"> ")
-        # With nothing to stop, it says how to leave. What is pressed while the prompt is being set up can get lost, so both
-        # keys are pressed until they are heard, as a person would.
+        # With nothing to stop, it says how to leave. What is pressed while the prompt is being set up can get lost, so
+        # both keys are pressed until they are heard, as a person would.
         until(b"/quit leaves", lambda: child.send_signal(signal.SIGINT))
         for _ in range(240):
             if child.poll() is not None:

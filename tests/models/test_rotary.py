@@ -1,0 +1,110 @@
+"""The rotation in few passes is the families' own, in value and gradient, and only where it is that function."""
+
+import math
+
+import pytest
+import torch
+from families import tiny
+from transformers.models.llama import modeling_llama
+
+from heed.models.rotary import Rotated, rotated_pair
+from heed.models.speed import speed_up
+
+ROTATING_HALVES = ["llama", "mistral", "qwen2 with a window", "qwen3", "gemma2", "gemma3", "smollm3", "granite", "phi"]
+ROTATING_OTHERWISE = ["gpt-oss", "cohere"]
+
+
+def refuses(*_, **__):
+    raise AssertionError("the family's own rotation was asked")
+
+
+def drawn(*shape, seed=0, dtype=torch.float64):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def attentions_of(model):
+    return [module for name, module in model.named_modules() if name.endswith(("self_attn", "attention"))]
+
+
+def test_a_quarter_turn_by_hand():
+    # (a, b) turned by 90 degrees is (-b, a); by 0 degrees it stays.
+    x = torch.tensor([[[[1.0, 2.0, 3.0, 4.0]]]], dtype=torch.float64)
+    angle = torch.tensor([math.pi / 2, 0.0, math.pi / 2, 0.0], dtype=torch.float64)
+    query, key = rotated_pair(refuses, x, 10 * x, angle.cos()[None, None], angle.sin()[None, None])
+    assert query.flatten().tolist() == pytest.approx([-3.0, 2.0, 1.0, 4.0], abs=1e-12)
+    assert key.flatten().tolist() == pytest.approx([-30.0, 20.0, 10.0, 40.0], abs=1e-12)
+
+
+def test_it_and_its_gradient_are_transformers_own():
+    cos, sin = drawn(2, 5, 8, seed=1), drawn(2, 5, 8, seed=2)
+    results = []
+    for rotate in (modeling_llama.apply_rotary_pos_emb, lambda *given: rotated_pair(refuses, *given)):
+        query, key = drawn(2, 3, 5, 8, seed=3).requires_grad_(), drawn(2, 1, 5, 8, seed=4).requires_grad_()
+        turned = rotate(query, key, cos, sin)
+        (turned[0] * drawn(2, 3, 5, 8, seed=5)).sum().backward()
+        (turned[1] * drawn(2, 1, 5, 8, seed=6)).sum().backward()
+        results.append([*turned, query.grad, key.grad])
+    for ours, theirs in zip(results[1], results[0], strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+def test_its_gradient_is_that_of_differences():
+    x, cos, sin = drawn(1, 2, 3, 6).requires_grad_(), drawn(1, 1, 3, 6, seed=1), drawn(1, 1, 3, 6, seed=2)
+    assert torch.autograd.gradcheck(lambda x: Rotated.apply(x, cos, sin), (x,))
+
+
+@pytest.mark.parametrize("family", ROTATING_HALVES)
+def test_every_attention_of_a_family_that_rotates_halves_is_swapped(family):
+    model = tiny(family)
+    speed_up(model)
+    swapped = [module for module in attentions_of(model) if "forward" in vars(module)]
+    assert len(swapped) == len(attentions_of(model)) == model.config.num_hidden_layers
+
+
+@pytest.mark.parametrize("family", ROTATING_OTHERWISE)
+def test_a_family_that_rotates_otherwise_keeps_its_own(family):
+    model = tiny(family)
+    speed_up(model)
+    assert [module for module in attentions_of(model) if "forward" in vars(module)] == []
+
+
+@pytest.mark.parametrize("family", [*ROTATING_HALVES, *ROTATING_OTHERWISE, "phi3 with a window", "gpt-neox", "olmo2"])
+def test_the_whole_model_says_the_same(family):
+    own, swapped = tiny(family, dtype=torch.float32), tiny(family, dtype=torch.float32)
+    speed_up(swapped)
+    ids = torch.arange(3, 43)[None]
+    found = []
+    for model in (own, swapped):
+        logits = model(ids, use_cache=False).logits
+        logits.log_softmax(-1)[0, torch.arange(39), ids[0, 1:]].sum().backward()
+        found.append((logits.detach(), {name: p.grad for name, p in model.named_parameters()}))
+    torch.testing.assert_close(found[1][0], found[0][0], rtol=1e-4, atol=1e-4)
+    for name, right in found[0][1].items():
+        assert float((found[1][1][name] - right).norm()) <= 1e-4 * float(right.norm()), name
+
+
+def test_a_model_that_was_not_sped_up_is_as_before():
+    before = modeling_llama.apply_rotary_pos_emb
+    speed_up(tiny("llama"))
+    assert modeling_llama.apply_rotary_pos_emb is before
+    assert [module for module in attentions_of(tiny("llama")) if "forward" in vars(module)] == []
+
+
+@pytest.mark.parametrize(
+    ("query", "cos", "further"),
+    [
+        (drawn(1, 1, 2, 8, dtype=torch.bfloat16), drawn(1, 2, 8, dtype=torch.bfloat16), ()),
+        (drawn(1, 1, 2, 8), drawn(1, 2, 4), ()),
+        (drawn(1, 1, 2, 8), drawn(1, 2, 8), (1,)),
+    ],
+    ids=["in low precision", "a part of each head", "with another argument"],
+)
+def test_what_it_does_not_know_is_left_to_the_familys_own(query, cos, further):
+    asked = []
+
+    def own(*given):
+        asked.append(given)
+        return query, query
+
+    assert rotated_pair(own, query, query, cos, cos, *further) == (query, query)
+    assert asked == [(query, query, cos, cos, *further)]
