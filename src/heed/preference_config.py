@@ -48,6 +48,25 @@ SaveEvery = Annotated[
 ]
 EvalEvery = Annotated[Whole, Field(ge=0, description="steps between measurements; 0 measures at start and end only")]
 LabelSmoothing = Annotated[Number, Field(ge=0, le=0.5, description="share of the labels that is believed to be wrong")]
+Reward = Annotated[Text, Field(description="run of heed reward, FILE.py:FUNCTION, or 'command: ...', 'regex: ...'...")]
+MaxPromptLength = Annotated[
+    Whole | None, Field(ge=1, description="tokens of a prompt [default: the positions that an answer leaves]")
+]
+Steps = Annotated[
+    Whole, Field(ge=1, title="Training", description="batches of answers that are sampled and learnt from")
+]
+MaxNewTokens = Annotated[Whole, Field(ge=1, description="tokens of an answer at most")]
+Temperature = Annotated[PositiveNumber, Field(description="of sampling, and of every log-probability")]
+Passes = Annotated[Whole, Field(ge=1, description="passes over each batch")]
+Minibatches = Annotated[Whole, Field(ge=1, description="optimiser steps per pass")]
+Clip = Annotated[
+    PositiveNumber, Field(description="relative change of a token's probability at which it stops learning")
+]
+MissingStop = Annotated[Number, Field(ge=0, description="taken off the score of an answer that did not end by itself")]
+LearningRate = Annotated[
+    PositiveNumber | Literal["auto"], Field(description="auto: a tenth of what suits supervised tuning")
+]
+KlBudget = Annotated[PositiveNumber | None, Field(description="KL at which the run ends early [default: none]")]
 
 
 class RewardSettings(Settings):
@@ -127,14 +146,14 @@ class Kl(Settings):
 
     beta: Number = Field(0.05, ge=0, description="price of a nat in the reward, at the start")
     target: PositiveNumber | None = Field(None, description="KL that beta is adapted to [default: beta stays]")
-    budget: PositiveNumber | None = Field(None, description="KL at which the run ends early [default: none]")
+    budget: KlBudget = None
 
 
 class KlOfGroups(Settings):
     """Distance from the model it starts from (KL, nats per answer)"""
 
     beta: Number = Field(0.05, ge=0, description="weight of its estimate in the loss, per answer")
-    budget: PositiveNumber | None = Field(None, description="KL at which the run ends early [default: none]")
+    budget: KlBudget = None
 
 
 class Ptx(Settings):
@@ -154,33 +173,29 @@ class PpoSettings(Settings):
     """
 
     model: Model
-    reward: Text = Field(description="run of heed reward, FILE.py:FUNCTION, or 'command: ...', 'regex: ...'...")
+    reward: Reward
     data: Data
     out: Out
     max_bad_records: MaxBadRecords = 0.0005
     template: Template = None
     date: Date = None
-    max_prompt_length: Whole | None = Field(
-        None, ge=1, description="tokens of a prompt [default: the positions that an answer leaves]"
-    )
+    max_prompt_length: MaxPromptLength = None
     too_long: TooLong = "error"
-    steps: Whole = Field(100, ge=1, title="Training", description="batches of answers that are sampled and learnt from")
+    steps: Steps = 100
     batch_size: Whole = Field(64, ge=1, description="answers per batch, each to a prompt of its own")
-    max_new_tokens: Whole = Field(128, ge=1, description="tokens of an answer at most")
-    temperature: PositiveNumber = Field(1.0, description="of sampling, and of every log-probability")
-    epochs: Whole = Field(2, ge=1, description="passes over each batch")
-    minibatches: Whole = Field(2, ge=1, description="optimiser steps per pass")
+    max_new_tokens: MaxNewTokens = 128
+    temperature: Temperature = 1.0
+    epochs: Passes = 2
+    minibatches: Minibatches = 2
     max_tokens: MaxTokens = None
     gradient_checkpointing: GradientCheckpointing = False
     dtype: Dtype = "float32"
     device: OnDevice = "auto"
     seed: Seed = 0
     save_every: SaveEvery = 10
-    clip: PositiveNumber = Field(
-        0.2, title="PPO", description="relative change of a token's probability at which it stops learning"
-    )
-    missing_stop: Number = Field(1.0, ge=0, description="taken off the score of an answer that did not end by itself")
-    lr: PositiveNumber | Literal["auto"] = Field("auto", description="auto: a tenth of what suits supervised tuning")
+    clip: Clip = Field(0.2, title="PPO")
+    missing_stop: MissingStop = 1.0
+    lr: LearningRate = "auto"
     rank: Whole = Field(
         16, ge=0, description="of the adapters on one base; 0 trains all parameters of models of their own"
     )
@@ -195,23 +210,21 @@ class GrpoSettings(Settings):
     """
 
     model: Model
-    reward: Text = Field(description="run of heed reward, FILE.py:FUNCTION, or 'command: ...', 'regex: ...'...")
+    reward: Reward
     data: Data
     out: Out
     max_bad_records: MaxBadRecords = 0.0005
     template: Template = None
     date: Date = None
-    max_prompt_length: Whole | None = Field(
-        None, ge=1, description="tokens of a prompt [default: the positions that an answer leaves]"
-    )
+    max_prompt_length: MaxPromptLength = None
     too_long: TooLong = "error"
-    steps: Whole = Field(100, ge=1, title="Training", description="batches of answers that are sampled and learnt from")
+    steps: Steps = 100
     batch_size: Whole = Field(64, ge=2, description="answers per batch, a multiple of the group size")
     group_size: Whole = Field(8, ge=2, description="answers per prompt")
-    max_new_tokens: Whole = Field(128, ge=1, description="tokens of an answer at most")
-    temperature: PositiveNumber = Field(1.0, description="of sampling, and of every log-probability")
-    epochs: Whole = Field(1, ge=1, description="passes over each batch")
-    minibatches: Whole = Field(1, ge=1, description="optimiser steps per pass")
+    max_new_tokens: MaxNewTokens = 128
+    temperature: Temperature = 1.0
+    epochs: Passes = 1
+    minibatches: Minibatches = 1
     max_tokens: MaxTokens = None
     gradient_checkpointing: GradientCheckpointing = False
     dtype: Dtype = "float32"
@@ -226,8 +239,8 @@ class GrpoSettings(Settings):
     mean_over: Literal["sequence", "token", "length"] = Field(
         "sequence", description="what weighs the same as any other; length: a constant"
     )
-    clip: PositiveNumber = Field(0.2, description="relative change of a token's probability at which it stops learning")
-    missing_stop: Number = Field(1.0, ge=0, description="taken off the score of an answer that did not end by itself")
-    lr: PositiveNumber | Literal["auto"] = Field("auto", description="auto: a tenth of what suits supervised tuning")
+    clip: Clip = 0.2
+    missing_stop: MissingStop = 1.0
+    lr: LearningRate = "auto"
     rank: Whole = Field(16, ge=0, description="of the adapter; 0 trains all parameters of the model itself")
     kl: KlOfGroups = KlOfGroups()

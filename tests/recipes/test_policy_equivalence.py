@@ -142,7 +142,8 @@ def cast_of(roles, *, way="forest", share=True, max_tokens=ALL, temperature=1.0,
         backend = Backend()
 
     tokenizer: Any = OwnTokenizer()
-    chosen = ChosenScore(roles.policy.model, SCORES[way], share, "")
+    played = [role for role in (roles.policy, roles.reference, roles.value) if role is not None]
+    chosen = {role.model: ChosenScore(role.model, SCORES[way], share, "") for role in played}
     opened = Opened(roles.loaded, nothing, tokenizer, stops, ())
     return Cast(roles, opened, chosen, Cut(max_tokens, share, World()), "float32", temperature, rule)
 

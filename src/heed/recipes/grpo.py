@@ -16,13 +16,12 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from heed.errors import UserError
-from heed.models.load import restore
 from heed.objectives.advantage import (
     centred_group_advantages,
     group_advantages,
@@ -31,35 +30,27 @@ from heed.objectives.advantage import (
 )
 from heed.objectives.policy import constant_length_weights, sequence_mean_weights, token_mean_weights
 from heed.preference_config import GrpoSettings
-from heed.recipes.loop import Loop, Place, go_through, in_run_folder
+from heed.recipes.loop import Place, in_run_folder
+from heed.recipes.phases import draw_phase, go_through_phases, is_over_budget, rate_of_phase
 from heed.recipes.policy import (
     Experience,
     Opening,
     WeightsOf,
     experienced,
-    log_answers,
     open_policy,
     optimiser_of,
     over_passes,
     peak_rate,
     policy_loss_of,
-    save_policy,
     shuffled,
-    told,
+    step_of,
 )
-from heed.recipes.rollout import Groups, Said, draw_answers, less_missing_stops, score_answers, what_roles_say
+from heed.recipes.rollout import Answer, Groups, Said
 from heed.train.optimiser import set_learning_rate
-from heed.train.progress import Progress
-from heed.train.run import Checkpoint
-from heed.train.schedule import learning_rate
-from heed.train.step import Term, optimiser_step
+from heed.train.step import Term
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-WARMUP = 0.03
-"""share of the phases in which the learning rate rises from 0"""
-MAX_NORM = 1.0
 
 
 @dataclass(eq=False)
@@ -70,13 +61,6 @@ class Training:
     opening: Opening
     optimiser: torch.optim.Optimizer
     peak: float
-    kl: float = 0.0
-    """of the latest phase, in nats per answer"""
-
-    def is_over_budget(self) -> bool:
-        """Whether the latest phase's answers were further from the reference than allowed."""
-        budget = self.settings.kl.budget
-        return budget is not None and self.kl > budget
 
     @property
     def weights_of(self) -> WeightsOf:
@@ -115,73 +99,34 @@ def train(settings: GrpoSettings, place: Place) -> None:
     opening = open_policy(settings, place, with_value=False)
     cast = opening.cast
     training = Training(settings, opening, optimiser_of(cast.roles.policy), peak_rate(settings.lr, cast))
-
-    def state() -> dict[str, Any]:
-        return {"optimiser": training.optimiser.state_dict(), "kl": training.kl}
-
-    def go_back(checkpoint: Checkpoint) -> None:
-        restore(cast.opened.loaded, checkpoint.folder)
-        kept = checkpoint.state(place.device)
-        training.optimiser.load_state_dict(kept["optimiser"])
-        training.kl = kept["kl"]
-
-    loop = Loop(
-        title="learning from rewards",
-        total_steps=settings.steps,
-        save_every=settings.save_every,
-        eval_every=0,
-        take_step=lambda step: take_phase(training, step, place),
-        measure=lambda step, progress: measure(training, place, step, progress),
-        save_model=lambda to: save_policy(cast, to),
-        state=state,
-        restore=go_back,
-        shown=("score", "kl_per_sequence", "stop_rate"),
-        is_over=training.is_over_budget,
+    go_through_phases(
+        settings,
+        opening,
+        place,
+        take_phase=lambda step: take_phase(training, step, place),
+        state=lambda: {"optimiser": training.optimiser.state_dict()},
+        put_back=lambda kept: training.optimiser.load_state_dict(kept["optimiser"]),
     )
-    go_through(loop, place)
-    if training.is_over_budget():
-        place.speaker.say(f"ended early: the KL of {training.kl:.2f} nats per answer is over the budget")
-    folder = place.folder.folder
-    place.speaker.say(f"the tuned model is in {folder}: heed chat --model {folder}")
 
 
 def take_phase(training: Training, step: int, place: Place) -> dict[str, float]:
     """Draw a batch of answers, and learn from it; returns its numbers for `metrics.jsonl`."""
-    settings, cast = training.settings, training.opening.cast
-    began = time.perf_counter()
+    settings, opening = training.settings, training.opening
     num_prompts = settings.batch_size // settings.group_size
-    prompts = training.opening.prompts.batch(step, num_prompts, settings.steps * num_prompts)
-    groups = draw_answers(
-        cast,
-        prompts,
-        num_samples=settings.group_size,
-        max_new_tokens=settings.max_new_tokens,
-        seed=settings.seed * 1_000_003 + step,
-    )
-    raw = score_answers(cast, groups)
-    said = what_roles_say(cast, groups)
-    log_answers(place, step, groups, raw, said)
-    drawn = time.perf_counter()
-    score = less_missing_stops(raw, groups, penalty=settings.missing_stop)
-    numbers = told(groups, raw, said) | spread(score, groups)
-    training.kl = numbers["kl_per_sequence"]
-    if training.is_over_budget():
+    drawn = draw_phase(settings, opening, step, place, num_prompts=num_prompts, num_samples=settings.group_size)
+    numbers = drawn.told | spread(drawn.score, drawn.groups)
+    if is_over_budget(settings, drawn.kl):
         return numbers
-    rate = learning_rate(
-        step,
-        peak=training.peak,
-        warmup_steps=round(WARMUP * settings.steps),
-        total_steps=settings.steps,
-        shape="linear",
-    )
-    experiences = credited(groups, said, score, kind=settings.advantage)
+    began = time.perf_counter()
+    rate = rate_of_phase(settings, step, peak=training.peak)
+    experiences = credited(drawn.groups, drawn.said, drawn.score, kind=settings.advantage)
     return {
         **numbers,
         **learn(training, experiences, step, rate, place),
         "beta": settings.kl.beta,
         "learning_rate": rate,
-        "seconds_sampling": drawn - began,
-        "seconds_learning": time.perf_counter() - drawn,
+        "seconds_sampling": drawn.seconds,
+        "seconds_learning": time.perf_counter() - began,
     }
 
 
@@ -206,7 +151,7 @@ def credited(groups: Groups, said: list[Said], score: np.ndarray, *, kind: str) 
     advantage = of_kind(torch.from_numpy(score), group_of(groups), len(groups)).tolist()
     each = iter(zip(said, advantage, strict=True))
 
-    def experience(answer: Any) -> Experience:
+    def experience(answer: Answer) -> Experience:
         of_answer, value = next(each)
         return Experience(answer, of_answer, np.full_like(of_answer.logp, value), np.zeros_like(of_answer.logp))
 
@@ -220,32 +165,9 @@ def learn(
     settings, cast = training.settings, training.opening.cast
     set_learning_rate(training.optimiser, rate)
     loss_of = policy_loss_of(cast, clip=settings.clip, kl_weight=settings.kl.beta)
-    steps = [
-        optimiser_step(
-            [parameter for _, parameter in cast.roles.policy.trained_parameters()],
-            training.optimiser,
-            [Term(experienced(part, cast.cut, training.weights_of), loss_of)],
-            max_norm=MAX_NORM,
-            world=place.world,
-        )
-        for epoch in range(settings.epochs)
-        for part in shuffled(experiences, settings.minibatches, seed=settings.seed, step=step, epoch=epoch)
-    ]
+    steps = []
+    for epoch in range(settings.epochs):
+        for part in shuffled(experiences, settings.minibatches, seed=settings.seed, step=step, epoch=epoch):
+            term = Term(experienced(part, cast.cut, training.weights_of), loss_of)
+            steps.append(step_of(cast.roles.policy, training.optimiser, [term], place))
     return over_passes(steps, "policy_loss")
-
-
-def measure(training: Training, place: Place, step: int, progress: Progress) -> None:
-    """What the policy answers to held-out prompts, and how that is scored."""
-    opening, settings = training.opening, training.settings
-    if not opening.held_out:
-        return
-    groups = draw_answers(
-        opening.cast, opening.held_out, num_samples=1, max_new_tokens=settings.max_new_tokens, seed=settings.seed
-    )
-    score, said = score_answers(opening.cast, groups), what_roles_say(opening.cast, groups)
-    numbers = told(groups, score, said)
-    place.folder.log(step, "held_out", **numbers)
-    progress.say(
-        f"step {step:,}: held-out score {numbers['score']:.3f}, KL {numbers['kl_per_sequence']:.2f} nats per answer, "
-        f"{numbers['stop_rate']:.0%} stopped"
-    )

@@ -1,7 +1,7 @@
-"""What PPO and GRPO have in common: opening the roles, batches of answers, and the clipped policy step.
+"""What PPO and GRPO have in common: opening the roles, and the clipped policy step on a phase's answers.
 
-Each batch of answers ("phase") is drawn from the policy as it is, scored, and learnt from in a few passes. Dropout is
-off everywhere. Log-probabilities that are compared all come from the training forward, at the temperature of sampling.
+A phase's answers are learnt from in a few passes. Dropout is off everywhere. Log-probabilities that are compared all
+come from the training forward, at the temperature of sampling.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from heed.data.prompts import PromptTokens
 from heed.errors import UserError
 from heed.evaluate.rewards import kind_of, open_reward
 from heed.models.adapters import keep_base
-from heed.models.check import choose_score, everything_trained
+from heed.models.check import ChosenScore, choose_score, everything_trained
 from heed.models.load import num_positions, prepare_training, save
 from heed.models.roles import Role, roles_on_one_base, separate_models
 from heed.models.speed import speed_up
-from heed.objectives.kl import kl_k2, kl_per_sequence
+from heed.objectives.kl import kl_k2
 from heed.objectives.policy import (
     TokenWeights,
     approximate_kl,
@@ -34,15 +34,16 @@ from heed.objectives.policy import (
     importance_ratio,
     is_ratio_clipped,
 )
+from heed.preference_config import Kl, KlOfGroups
 from heed.recipes.cut import Cut
 from heed.recipes.loop import Place
 from heed.recipes.opening import Opened, open_base
 from heed.recipes.preference_data import PROMPTS, PreferenceData, prepare_preference_data
-from heed.recipes.rollout import Answer, Cast, Groups, Said, asked, flat, sequence_of
+from heed.recipes.rollout import Answer, Cast, Said
 from heed.settings import Settings
 from heed.train.optimiser import adamw
-from heed.train.step import Mean, Statistics
-from heed.types import Forest
+from heed.train.step import Mean, Statistics, Term, optimiser_step
+from heed.types import Forest, Tokens
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,6 +55,7 @@ MAX_HELD_OUT_PROMPTS = 64
 SHARE_OF_TUNING_RATE = 0.1
 """of the learning rate that suits supervised tuning"""
 ALPHA_OVER_RANK = 2.0
+MAX_NORM = 1.0
 
 
 class PolicySettings(Protocol):
@@ -89,6 +91,14 @@ class PolicySettings(Protocol):
     def seed(self) -> int: ...
     @property
     def rank(self) -> int: ...
+    @property
+    def steps(self) -> int: ...
+    @property
+    def save_every(self) -> int: ...
+    @property
+    def missing_stop(self) -> float: ...
+    @property
+    def kl(self) -> Kl | KlOfGroups: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,21 +147,39 @@ def open_policy(settings: PolicySettings, place: Place, *, with_value: bool) -> 
     prompts = prepare_prompts(settings, opened, place, limit=min(positions, default=None))
     first = [prompts.sets[0].at(int(record)) for record in prompts.sets[0].training[:64]]
     longest = everything_trained(max(first, key=len).ids)
-    with roles.policy.active():
-        chosen = choose_score(
-            roles.policy.model,
-            longest,
-            longest_in_data=prompts.longest + settings.max_new_tokens,
-            num_positions=num_positions(roles.policy.model),
-            share=True,
-        )
-    say(f"self-check: {chosen.note}")
+    chosen = self_checked(played, longest, longest_in_data=prompts.longest + settings.max_new_tokens, say=say)
     loaded = opened.loaded
     max_tokens = tokens_per_forward(settings.max_tokens, loaded.device.type, loaded.width)
-    cut = Cut(max_tokens, chosen.shares_prefixes, place.world)
+    share = all(chosen[role.model].shares_prefixes for role in played if role is not roles.reward)
+    cut = Cut(max_tokens, share, place.world)
     cast = Cast(roles, opened, chosen, cut, settings.dtype, settings.temperature, rule)
     held_out = [prompt for found in prompts.held_out.values() for prompt in found][:MAX_HELD_OUT_PROMPTS]
     return Opening(cast, prompts, held_out)
+
+
+def self_checked(
+    played: Sequence[Role], longest: Tokens, *, longest_in_data: int, say: Callable[[str], None]
+) -> dict[torch.nn.Module, ChosenScore]:
+    """How each model is asked, proved once for every model that there is, in the first role that it plays.
+
+    Args:
+        played: the policy first. What is said of it is always said; of another model only where it falls back.
+        longest, longest_in_data: see `choose_score`.
+    """
+    chosen: dict[torch.nn.Module, ChosenScore] = {}
+    for role in played:
+        if role.model in chosen:
+            continue
+        with role.active() as model:
+            found = choose_score(
+                model, longest, longest_in_data=longest_in_data, num_positions=num_positions(model), share=True
+            )
+        if not chosen:
+            say(f"self-check: {found.note}")
+        elif not found.shares_prefixes:
+            say(f"self-check of the {role.name}: {found.note}")
+        chosen[model] = found
+    return chosen
 
 
 def prepare_prompts(
@@ -311,6 +339,12 @@ def policy_loss_of(
     return loss_of
 
 
+def step_of(role: Role, optimiser: torch.optim.Optimizer, terms: Sequence[Term[Any]], place: Place) -> dict[str, float]:
+    """One optimiser step of what a role learns, and its numbers."""
+    parameters = [parameter for _, parameter in role.trained_parameters()]
+    return optimiser_step(parameters, optimiser, terms, max_norm=MAX_NORM, world=place.world)
+
+
 def over_passes(numbers: Sequence[dict[str, float]], loss_name: str) -> dict[str, float]:
     """The numbers of a phase's optimiser steps as one line: means over the steps, the variance of the ratio."""
     if not numbers:
@@ -326,44 +360,6 @@ def shuffled(groups: Sequence[Any], minibatches: int, *, seed: int, step: int, e
     """The groups in a new order, cut into minibatches of nearly equal size; a pure function of its arguments."""
     order = np.random.default_rng([seed, step, epoch]).permutation(len(groups))
     return [[groups[int(i)] for i in part] for part in np.array_split(order, minibatches) if len(part)]
-
-
-def told(groups: Groups, score: np.ndarray, said: Sequence[Said]) -> dict[str, float]:
-    """What a batch of answers says of the policy that drew it."""
-    answers = [answer for group in groups for answer in group]
-    kl = kl_of_answers(said)
-    entropy = np.concatenate([each.entropy for each in said])
-    return {
-        "score": float(score.mean()),
-        "score_std": float(score.std()),
-        "kl_per_sequence": float(kl.mean()),
-        "entropy_per_token": float(entropy.mean()),
-        "stop_rate": float(np.mean([answer.stopped for answer in answers])),
-        "response_length": float(np.mean([answer.num_tokens for answer in answers])),
-    }
-
-
-def kl_of_answers(said: Sequence[Said]) -> np.ndarray:
-    """(S,) the estimate k1 of KL(policy || reference) of each answer, summed over its tokens, in nats."""
-    logp, reference = flat([each.logp for each in said]), flat([each.reference_logp for each in said])
-    return kl_per_sequence(logp, reference, sequence_of(said), len(said)).numpy()
-
-
-def log_answers(place: Place, step: int, groups: Groups, score: np.ndarray, said: Sequence[Said]) -> None:
-    """Keep every answer of a phase, with its prompt, score and KL, in `samples.jsonl`."""
-    answers = (answer for group in groups for answer in group)
-    for answer, value, kl in zip(answers, score, kl_of_answers(said), strict=True):
-        place.folder.log_sample(
-            step,
-            {
-                "prompt": asked(answer.prompt),
-                "answer": answer.text,
-                "score": float(value),
-                "kl": float(kl),
-                "stopped": str(answer.stopped).lower(),
-                "record": answer.prompt.origin.record,
-            },
-        )
 
 
 def save_policy(cast: Cast, to: Path) -> None:

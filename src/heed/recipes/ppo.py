@@ -44,7 +44,8 @@ import torch
 
 from heed.config import dump
 from heed.data.prepare import Preparation
-from heed.models.load import num_positions, restore
+from heed.errors import UserError
+from heed.models.load import num_positions
 from heed.objectives.advantage import (
     advantages_and_returns,
     explained_variance,
@@ -54,41 +55,28 @@ from heed.objectives.advantage import (
 )
 from heed.objectives.kl import adapted_beta
 from heed.objectives.policy import clipped_value_loss, is_value_clipped, token_mean_weights
-from heed.preference_config import PpoSettings
+from heed.preference_config import Kl, PpoSettings
 from heed.recipes.datasets import Data, prepare_data
-from heed.recipes.loop import Loop, Place, go_through, in_run_folder
+from heed.recipes.loop import Place, in_run_folder
+from heed.recipes.phases import draw_phase, go_through_phases, is_over_budget, rate_of_phase
 from heed.recipes.policy import (
     Experience,
     ExperiencedForest,
     Opening,
     copy_of,
     experienced,
-    log_answers,
     open_policy,
     optimiser_of,
     over_passes,
     peak_rate,
     policy_loss_of,
     put_back,
-    save_policy,
     shuffled,
-    told,
+    step_of,
 )
-from heed.recipes.rollout import (
-    Groups,
-    Said,
-    draw_answers,
-    flat,
-    less_missing_stops,
-    score_answers,
-    sequence_of,
-    what_roles_say,
-)
+from heed.recipes.rollout import Groups, Said, flat, sequence_of
 from heed.train.optimiser import set_learning_rate
-from heed.train.progress import Progress
-from heed.train.run import Checkpoint
-from heed.train.schedule import learning_rate
-from heed.train.step import Statistics, Term, likelihood, optimiser_step
+from heed.train.step import Statistics, Term, likelihood
 from heed.types import Forest
 
 if TYPE_CHECKING:
@@ -97,11 +85,8 @@ if TYPE_CHECKING:
 GAMMA, LAMBDA = 1.0, 0.95
 VALUE_CLIP = 0.2
 """change of a value, in units of reward, at which it stops learning"""
-WARMUP = 0.03
-"""share of the phases in which the learning rate rises from 0"""
 VALUE_ALONE = 0.05
 """share of the phases, the first ones, in which only the value learns"""
-MAX_NORM = 1.0
 HORIZON = 10_000.0
 """answers over which a KL a fifth off its target changes beta by about a fifth"""
 
@@ -117,30 +102,36 @@ class Training:
     peak: float
     beta: float
     ptx: Data | None
-    kl: float = 0.0
-    """of the latest phase, in nats per answer"""
 
     @property
     def phases_of_value_alone(self) -> int:
         """The first phases, in which the policy does not move."""
         return round(VALUE_ALONE * self.settings.steps)
 
-    def is_over_budget(self) -> bool:
-        """Whether the latest phase's answers were further from the reference than allowed."""
-        budget = self.settings.kl.budget
-        return budget is not None and self.kl > budget
-
 
 def run(settings: PpoSettings) -> None:
     """Let the model learn from rewards into its run folder; go on where an earlier run stopped."""
+    refuse_beta_that_cannot_adapt(settings)
     in_run_folder(settings, train)
+
+
+def refuse_beta_that_cannot_adapt(settings: PpoSettings) -> None:
+    """Adapting multiplies beta, so from 0 it would never reach a target."""
+    if settings.kl.target is None or settings.kl.beta > 0:
+        return
+    raise UserError(
+        "a beta of 0 cannot be adapted to a target: it is multiplied, and stays 0",
+        where="--kl.beta, --kl.target",
+        found=f"a beta of 0 and a target of {settings.kl.target:g} nats per answer",
+        expected="a beta above 0 to begin with, or no target",
+        fix=f"--kl.beta {Kl().beta}",
+    )
 
 
 def train(settings: PpoSettings, place: Place) -> None:
     """From the opened run folder to the policy in it."""
     training = prepare_training(settings, place)
-    cast = training.opening.cast
-    value = cast.roles.value
+    value = training.opening.cast.roles.value
     assert value is not None
 
     def state() -> dict[str, Any]:
@@ -149,35 +140,22 @@ def train(settings: PpoSettings, place: Place) -> None:
             "value_optimiser": training.value_optimiser.state_dict(),
             "value": copy_of(value.trained_parameters()),
             "beta": training.beta,
-            "kl": training.kl,
         }
 
-    def go_back(checkpoint: Checkpoint) -> None:
-        restore(cast.opened.loaded, checkpoint.folder)
-        kept = checkpoint.state(place.device)
+    def go_back(kept: dict[str, Any]) -> None:
         training.policy_optimiser.load_state_dict(kept["policy_optimiser"])
         training.value_optimiser.load_state_dict(kept["value_optimiser"])
         put_back(value.trained_parameters(), kept["value"])
-        training.beta, training.kl = kept["beta"], kept["kl"]
+        training.beta = kept["beta"]
 
-    loop = Loop(
-        title="learning from rewards",
-        total_steps=settings.steps,
-        save_every=settings.save_every,
-        eval_every=0,
-        take_step=lambda step: take_phase(training, step, place),
-        measure=lambda step, progress: measure(training, place, step, progress),
-        save_model=lambda to: save_policy(cast, to),
+    go_through_phases(
+        settings,
+        training.opening,
+        place,
+        take_phase=lambda step: take_phase(training, step, place),
         state=state,
-        restore=go_back,
-        shown=("score", "kl_per_sequence", "stop_rate"),
-        is_over=training.is_over_budget,
+        put_back=go_back,
     )
-    go_through(loop, place)
-    if training.is_over_budget():
-        place.speaker.say(f"ended early: the KL of {training.kl:.2f} nats per answer is over the budget")
-    folder = place.folder.folder
-    place.speaker.say(f"the tuned model is in {folder}: heed chat --model {folder}")
 
 
 def prepare_training(settings: PpoSettings, place: Place) -> Training:
@@ -215,43 +193,30 @@ def prepare_ptx(settings: PpoSettings, opening: Opening, place: Place) -> Data:
 
 def take_phase(training: Training, step: int, place: Place) -> dict[str, float]:
     """Draw a batch of answers, and learn from it; returns its numbers for `metrics.jsonl`."""
-    settings, cast = training.settings, training.opening.cast
-    began = time.perf_counter()
-    prompts = training.opening.prompts.batch(step, settings.batch_size, settings.steps * settings.batch_size)
-    groups = draw_answers(
-        cast, prompts, num_samples=1, max_new_tokens=settings.max_new_tokens, seed=settings.seed * 1_000_003 + step
-    )
-    raw = score_answers(cast, groups)
-    said = what_roles_say(cast, groups)
-    log_answers(place, step, groups, raw, said)
-    drawn = time.perf_counter()
-    numbers = {**told(groups, raw, said), "beta": training.beta}
-    score = less_missing_stops(raw, groups, penalty=settings.missing_stop)
-    numbers["reward"] = float(score.mean()) - training.beta * numbers["kl_per_sequence"]
-    training.kl = numbers["kl_per_sequence"]
-    if training.is_over_budget():
+    settings, opening, beta = training.settings, training.opening, training.beta
+    drawn = draw_phase(settings, opening, step, place, num_prompts=settings.batch_size, num_samples=1)
+    numbers = {**drawn.told, "beta": beta, "reward": float(drawn.score.mean()) - beta * drawn.kl}
+    if is_over_budget(settings, drawn.kl):
         return numbers
-    experiences, numbers["explained_variance"] = credited(groups, said, score, beta=training.beta)
-    rate = learning_rate(
-        step,
-        peak=training.peak,
-        warmup_steps=round(WARMUP * settings.steps),
-        total_steps=settings.steps,
-        shape="linear",
-    )
-    numbers |= learn(training, experiences, step, rate, place) | {"learning_rate": rate}
+    began = time.perf_counter()
+    experiences, foreseen = credited(drawn.groups, drawn.said, drawn.score, beta=beta)
+    rate = rate_of_phase(settings, step, peak=training.peak)
+    learnt = learn(training, experiences, step, rate, place)
     if settings.kl.target is not None:
         training.beta = adapted_beta(
-            training.beta,
-            measured_kl=training.kl,
+            beta,
+            measured_kl=drawn.kl,
             target_kl=settings.kl.target,
             num_sequences=len(experiences),
             horizon=HORIZON,
         )
     return {
         **numbers,
-        "seconds_sampling": drawn - began,
-        "seconds_learning": time.perf_counter() - drawn,
+        "explained_variance": foreseen,
+        **learnt,
+        "learning_rate": rate,
+        "seconds_sampling": drawn.seconds,
+        "seconds_learning": time.perf_counter() - began,
     }
 
 
@@ -281,7 +246,7 @@ def learn(
 ) -> dict[str, float]:
     """A few passes of optimiser steps over a phase's answers."""
     settings, cast = training.settings, training.opening.cast
-    roles, world = cast.roles, place.world
+    roles = cast.roles
     assert roles.value is not None
     set_learning_rate(training.policy_optimiser, rate)
     set_learning_rate(training.value_optimiser, rate)
@@ -294,24 +259,9 @@ def learn(
                 terms: list[Term[Any]] = [Term(batches, policy_loss_of(cast, clip=settings.clip))]
                 if training.ptx is not None:
                     terms.append(ptx_term(training, step, epoch * settings.minibatches + number))
-                policy_steps.append(
-                    optimiser_step(
-                        [parameter for _, parameter in roles.policy.trained_parameters()],
-                        training.policy_optimiser,
-                        terms,
-                        max_norm=MAX_NORM,
-                        world=world,
-                    )
-                )
-            value_steps.append(
-                optimiser_step(
-                    [parameter for _, parameter in roles.value.trained_parameters()],
-                    training.value_optimiser,
-                    [Term(batches, partial(value_loss_of, training))],
-                    max_norm=MAX_NORM,
-                    world=world,
-                )
-            )
+                policy_steps.append(step_of(roles.policy, training.policy_optimiser, terms, place))
+            term = Term(batches, partial(value_loss_of, training))
+            value_steps.append(step_of(roles.value, training.value_optimiser, [term], place))
     of_value = over_passes(value_steps, "value_loss")
     of_value["value_grad_norm"] = of_value.pop("grad_norm")
     of_policy = over_passes(policy_steps, "policy_loss")
@@ -347,20 +297,3 @@ def ptx_term(training: Training, step: int, number: int) -> Term[Forest]:
         return -(forest.weight.to(logp) * logp).sum(), logp.detach()
 
     return Term(forests, likelihood(nll), settings.ptx.weight)
-
-
-def measure(training: Training, place: Place, step: int, progress: Progress) -> None:
-    """What the policy answers to held-out prompts, and how that is scored."""
-    opening, settings = training.opening, training.settings
-    if not opening.held_out:
-        return
-    groups = draw_answers(
-        opening.cast, opening.held_out, num_samples=1, max_new_tokens=settings.max_new_tokens, seed=settings.seed
-    )
-    score, said = score_answers(opening.cast, groups), what_roles_say(opening.cast, groups)
-    numbers = told(groups, score, said)
-    place.folder.log(step, "held_out", **numbers)
-    progress.say(
-        f"step {step:,}: held-out score {numbers['score']:.3f}, KL {numbers['kl_per_sequence']:.2f} nats per answer, "
-        f"{numbers['stop_rate']:.0%} stopped"
-    )

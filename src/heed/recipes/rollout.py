@@ -5,7 +5,7 @@ prompts -> sampler -> answers -> score (reward model or the user's rule), log p 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -39,8 +39,10 @@ class Cast:
 
     roles: Roles
     opened: Opened
-    chosen: ChosenScore
+    chosen: Mapping[torch.nn.Module, ChosenScore]
+    """by a role's model"""
     cut: Cut
+    """of what policy, reference and value read"""
     dtype: str
     temperature: float
     rule: Reward | None
@@ -49,19 +51,18 @@ class Cast:
     def logp(self, role: Role, forest: Forest, *, with_entropy: bool = False) -> TokenScores:
         """log p of each trained token under a role, at the temperature of sampling, with its gradient."""
         with role.active() as model, autocast(self.opened.loaded.device, self.dtype):
-            chosen = replace(self.chosen, model=model)
-            return chosen.logp(forest, self.temperature, with_entropy=with_entropy)
+            return self.chosen[model].logp(forest, self.temperature, with_entropy=with_entropy)
 
     def values(self, role: Role, forest: Forest) -> Tensor:
         """(N,) the value before each trained token, with its gradient."""
         with role.active() as model, autocast(self.opened.loaded.device, self.dtype):
-            states = replace(self.chosen, model=model).states(forest)
+            states = self.chosen[model].states(forest)
         return role.values(states, forest)
 
     def rewards(self, role: Role, forest: Forest) -> Tensor:
         """(S,) the reward of each answer."""
         with role.active() as model, autocast(self.opened.loaded.device, self.dtype):
-            states = replace(self.chosen, model=model).states(forest)
+            states = self.chosen[model].states(forest)
         return role.rewards(states, forest)
 
 
@@ -128,7 +129,8 @@ def score_answers(cast: Cast, groups: Groups) -> np.ndarray:
     reward = cast.roles.reward
     if reward is not None:
         sequences = [[answer.tokens for answer in group] for group in groups]
-        return np.concatenate(cast.cut.per_sequence(sequences, lambda forest: cast.rewards(reward, forest)))
+        cut = replace(cast.cut, share=cast.chosen[reward.model].shares_prefixes)
+        return np.concatenate(cut.per_sequence(sequences, lambda forest: cast.rewards(reward, forest)))
     rule = cast.rule
     assert rule is not None
     answers = [answer for group in groups for answer in group]
