@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from heed_side import take_steps, tokens
 from measure import Clock, peak_memory_bytes, read_json, versions, write_json
 
 from heed.config import tokens_per_forward
@@ -28,11 +29,10 @@ from heed.recipes.loop import Place
 from heed.recipes.opening import Opened, open_for_tuning
 from heed.recipes.paired import Answers, Paired, comparison_of
 from heed.recipes.reference import reference_logp
-from heed.train.optimiser import adamw, set_learning_rate
 from heed.train.progress import Progress
 from heed.train.run import open_run
-from heed.train.step import LossOf, Term, optimiser_step
-from heed.types import Origin, Tokens
+from heed.train.step import LossOf
+from heed.types import Origin
 
 Step = list[RankedTokens]
 Batches = Callable[[Step], list[Any]]
@@ -40,15 +40,7 @@ Batches = Callable[[Step], list[Any]]
 
 def ranked(pair: dict[str, Any], number: int) -> RankedTokens:
     """A pair as heed trains it: each answer carries the loss, stop token included."""
-
-    def tokens(answer: list[int]) -> Tokens:
-        prompt = pair["prompt_ids"]
-        return Tokens(
-            ids=np.array(prompt + answer, dtype=np.int32),
-            weight=np.array([0.0] * len(prompt) + [1.0] * len(answer), dtype=np.float32),
-        )
-
-    sequences = (tokens(pair["chosen_ids"]), tokens(pair["rejected_ids"]))
+    sequences = (tokens(pair["prompt_ids"], pair["chosen_ids"]), tokens(pair["prompt_ids"], pair["rejected_ids"]))
     return RankedTokens(sequences, np.array([1.0, 0.0]), False, Origin("pairs", number))
 
 
@@ -119,29 +111,19 @@ def reward_model(
 
 
 def run_heed(spec: dict[str, Any], place: Place, steps: list[Step]) -> dict[str, Any]:
-    """One optimiser step per element of `steps`, the clock started after the warm-up."""
-    reference_clock, clock = Clock(), Clock()
+    """What learns made ready, and its steps; the reference's pass counts like a step."""
+    reference_clock = Clock()
     reference_clock.cpu_seconds = reference_clock.wall_seconds = 0.0
     prepare = {"dpo": dpo, "reward": reward_model}[spec["kind"]]
     named, batches_of, loss_of = prepare(spec, place, steps, reference_clock)
-    optimiser = adamw(named, weight_decay=0.0)
-    set_learning_rate(optimiser, spec["learning_rate"])
-    reports, positions = [], []
-    for number, step in enumerate(steps):
-        if number == spec["warmup"]:
-            clock.start()
-        batches = batches_of(step)
-        reports.append(
-            optimiser_step(
-                [parameter for _, parameter in named],
-                optimiser,
-                [Term(batches, loss_of)],
-                max_norm=spec["max_norm"],
-                world=place.world,
-            )
-        )
-        positions.append(sum(batch.forest.num_tokens for batch in batches))
-    clock.stop()
+    clock, reports, positions = take_steps(
+        spec,
+        steps,
+        named,
+        batches_of=batches_of,
+        loss_of=loss_of,
+        num_tokens=lambda batch: batch.forest.num_tokens,
+    )
     first = reports[0]
     return {
         "cpu_seconds": reference_clock.cpu_seconds + clock.cpu_seconds,

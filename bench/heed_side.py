@@ -1,6 +1,7 @@
 """One measured heed run in a process of its own: `python heed_side.py SPEC.json`."""
 
 import sys
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,13 +16,12 @@ from heed.models.check import choose_score
 from heed.models.load import load_model, num_positions, prepare_training
 from heed.models.speed import speed_up
 from heed.train.optimiser import adamw, set_learning_rate
-from heed.train.step import Term, likelihood, optimiser_step
+from heed.train.step import LossOf, Term, likelihood, optimiser_step
 from heed.types import Forest, Tokens
 
 
-def tokens(record: dict[str, Any]) -> Tokens:
-    """A record as heed trains it: the response carries the loss, stop token included."""
-    prompt, response = record["prompt_ids"], record["response_ids"]
+def tokens(prompt: list[int], response: list[int]) -> Tokens:
+    """A prompt and its response as heed trains them: the response carries the loss, stop token included."""
     return Tokens(
         ids=np.array(prompt + response, dtype=np.int32),
         weight=np.array([0.0] * len(prompt) + [1.0] * len(response), dtype=np.float32),
@@ -31,7 +31,8 @@ def tokens(record: dict[str, Any]) -> Tokens:
 def read_steps(spec: dict[str, Any]) -> list[list[Tokens]]:
     """The conversations of every step, in the order TRL's ungrouped settings take them too."""
     records = read_json(spec["records"])
-    return [[tokens(records[i]) for i in step] for step in read_json(spec["orders"])["shuffled"]]
+    conversations = [tokens(record["prompt_ids"], record["response_ids"]) for record in records]
+    return [[conversations[i] for i in step] for step in read_json(spec["orders"])["shuffled"]]
 
 
 def forests_of(step: list[Tokens], max_tokens: int, share: bool) -> list[Forest]:
@@ -41,8 +42,35 @@ def forests_of(step: list[Tokens], max_tokens: int, share: bool) -> list[Forest]
     return [build([step[i] for i in forward], share=share) for forward in forwards]
 
 
+def take_steps(
+    spec: dict[str, Any],
+    steps: Sequence[Any],
+    named: Iterable[tuple[str, torch.nn.Parameter]],
+    *,
+    batches_of: Callable[[Any], list[Any]],
+    loss_of: LossOf,
+    num_tokens: Callable[[Any], int],
+) -> tuple[Clock, list[dict[str, float]], list[int]]:
+    """One optimiser step per element of `steps`; the clock, started after the warm-up, the reports, the positions."""
+    named = list(named)
+    optimiser = adamw(named, weight_decay=0.0)
+    set_learning_rate(optimiser, spec["learning_rate"])
+    parameters = [parameter for _, parameter in named]
+    world, clock = World(), Clock()
+    reports, positions = [], []
+    for number, step in enumerate(steps):
+        if number == spec["warmup"]:
+            clock.start()
+        batches = batches_of(step)
+        terms = [Term(batches, loss_of)]
+        reports.append(optimiser_step(parameters, optimiser, terms, max_norm=spec["max_norm"], world=world))
+        positions.append(sum(map(num_tokens, batches)))
+    clock.stop()
+    return clock, reports, positions
+
+
 def run_heed(spec: dict[str, Any], steps: list[list[Tokens]]) -> dict[str, Any]:
-    """One optimiser step per element of `steps`, the clock started after the warm-up."""
+    """The model made ready as the recipe does it, and its steps."""
     torch.set_num_threads(spec["threads"])
     model = load_model(spec["model"], torch.device("cpu"))
     max_tokens = tokens_per_forward(spec["max_tokens"], "cpu", model.get_input_embeddings().weight.shape[1])
@@ -53,26 +81,14 @@ def run_heed(spec: dict[str, Any], steps: list[list[Tokens]]) -> dict[str, Any]:
     chosen = choose_score(
         model, longest, longest_in_data=longest_in_data, num_positions=num_positions(model), share=True
     )
-    optimiser = adamw(model.named_parameters(), weight_decay=0.0)
-    set_learning_rate(optimiser, spec["learning_rate"])
-    parameters = list(model.parameters())
-    world, clock = World(), Clock()
-    reports, positions = [], []
-    for number, step in enumerate(steps):
-        if number == spec["warmup"]:
-            clock.start()
-        forests = forests_of(step, max_tokens, chosen.shares_prefixes)
-        reports.append(
-            optimiser_step(
-                parameters,
-                optimiser,
-                [Term(forests, likelihood(chosen.nll))],
-                max_norm=spec["max_norm"],
-                world=world,
-            )
-        )
-        positions.append(sum(forest.num_tokens for forest in forests))
-    clock.stop()
+    clock, reports, positions = take_steps(
+        spec,
+        steps,
+        model.named_parameters(),
+        batches_of=lambda step: forests_of(step, max_tokens, chosen.shares_prefixes),
+        loss_of=likelihood(chosen.nll),
+        num_tokens=lambda forest: forest.num_tokens,
+    )
     return {
         "cpu_seconds": clock.cpu_seconds,
         "wall_seconds": clock.wall_seconds,

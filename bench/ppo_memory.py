@@ -11,28 +11,21 @@ beside it.
 
 import argparse
 import json
-import tempfile
 from pathlib import Path
 from typing import Any
 
-from measure import machine, read_json, say
+from contest import bench_parser, gpt2_shape, print_line, result_of, run_process
+from measure import machine, say
 from pairs import read_pairs
-from sft import SHARED, RunFailedError, run_process
 from workload import make_model
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = bench_parser(__doc__)
     add = parser.add_argument
-    add("--shared", type=Path, default=SHARED, help="folder of the real data and tokenizers")
     add("--prompts", type=int, default=16, help="prompts of the batch")
     add("--new-tokens", type=int, default=64, help="of an answer")
     add("--max-prompt-length", type=int, default=512, help="tokens; longer prompts are left out")
-    add("--threads", type=int, default=2)
-    add("--layers", type=int, default=12)
-    add("--width", type=int, default=768, help="a multiple of 64, the size of a head")
-    add("--seed", type=int, default=0)
-    add("--out", type=Path, help="file of JSON lines the result is appended to, too")
     return parser.parse_args()
 
 
@@ -42,13 +35,8 @@ def measure(options: argparse.Namespace, folder: Path, name: str, reward: Path, 
     data = ("--data", folder / "prompts.jsonl", "--max-prompt-length", options.max_prompt_length, "--too-long", "drop")
     command = ("ppo", "--model", folder / "model", "--reward", reward, "--rank", rank, "--out", folder / name)
     run = ("--template", "plain", "--seed", options.seed, "--device", "cpu")
-    spec = {
-        "command": [str(word) for word in (*command, *data, *batch, *run)],
-        "threads": options.threads,
-        "result": str(folder / "result.json"),
-    }
-    run_process("heed_ppo.py", spec, folder, options.threads)
-    result: dict[str, Any] = read_json(folder / "result.json")
+    spec = {"command": [str(word) for word in (*command, *data, *batch, *run)], "threads": options.threads}
+    result = result_of("heed_ppo.py", spec, folder, options.threads)
     lines = (folder / name / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     batches = [line for line in map(json.loads, lines) if line["phase"] == "train"]
     result["response_length"] = batches[-1]["response_length"]
@@ -58,9 +46,8 @@ def measure(options: argparse.Namespace, folder: Path, name: str, reward: Path, 
 
 def bench(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Both ways on the same prompts."""
-    shape = {"n_layer": options.layers, "n_embd": options.width, "n_head": options.width // 64}
-    shape |= {"n_positions": 1024, "vocab_size": 50257}
-    num_parameters = make_model(folder / "model", options.shared / "tokenizers/gpt2", shape, options.seed)
+    tokenizer = options.shared / "tokenizers/gpt2"
+    num_parameters = make_model(folder / "model", tokenizer, gpt2_shape(options), options.seed)
     pairs, _ = read_pairs(options.shared / "preference/hh-rlhf-harmless-test.jsonl.gz")
     prompts = list(dict.fromkeys(pair["prompt"] for pair in pairs))[: 4 * options.prompts]
     records = (json.dumps({"prompt": prompt}, ensure_ascii=False) + "\n" for prompt in prompts)
@@ -83,15 +70,7 @@ def bench(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 def main() -> None:
     options = arguments()
-    with tempfile.TemporaryDirectory(prefix="heed-bench-") as folder:
-        try:
-            line = json.dumps(bench(options, Path(folder)))
-        except RunFailedError as error:
-            raise SystemExit(f"no result: {error}") from error
-    print(line)
-    if options.out is not None:
-        with options.out.open("a", encoding="utf-8") as lines:
-            lines.write(line + "\n")
+    print_line(options, lambda folder: bench(options, folder))
 
 
 if __name__ == "__main__":

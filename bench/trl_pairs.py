@@ -9,27 +9,15 @@ from datasets import Dataset, disable_progress_bars
 from measure import Clock, peak_memory_bytes, read_json, versions, write_json
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from trl import DPOConfig, DPOTrainer, RewardConfig, RewardTrainer
-from trl_side import Stopwatch, per_step
-
-
-class Watched:
-    """Notes what each forward of a trainer was given, and its loss."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self.positions: list[int] = []
-        self.losses: list[float] = []
-        self.reference_clocks: list[Clock] = []
-        super().__init__(*args, **kwargs)
-
-    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        self.positions.append(inputs["input_ids"].numel())
-        loss = super().compute_loss(model, inputs, *args, **kwargs)  # type: ignore[misc]
-        self.losses.append(loss.item())
-        return loss
+from trl_side import Stopwatch, Watched, configuration, per_step
 
 
 class WatchedDPOTrainer(Watched, DPOTrainer):
     """DPOTrainer that also times what it computes before training, where the reference is asked beforehand."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.reference_clocks: list[Clock] = []
+        super().__init__(*args, **kwargs)
 
     def compute_ref_log_probs(self, *args: Any, **kwargs: Any) -> Any:
         clock = Clock()
@@ -41,40 +29,24 @@ class WatchedDPOTrainer(Watched, DPOTrainer):
 
 
 class WatchedRewardTrainer(Watched, RewardTrainer):
-    """RewardTrainer, watched."""
+    """RewardTrainer, watched; it asks no reference."""
+
+    reference_clocks: tuple[Clock, ...] = ()
 
 
-def configuration(spec: dict[str, Any], rows: int) -> dict[str, Any]:
-    """TRL's own defaults, less what costs time and trains nothing, in float32 on the processor."""
-    return {
-        "output_dir": spec["scratch"],
-        "per_device_train_batch_size": rows,
-        "gradient_accumulation_steps": spec["batch_size"] // rows,
-        "max_steps": spec["warmup"] + spec["steps_measured"],
-        "train_sampling_strategy": "sequential",
+def pair_configuration(spec: dict[str, Any], rows: int) -> dict[str, Any]:
+    """Of pairs; the log is read for what the first step found."""
+    return configuration(spec, rows) | {
         "gradient_checkpointing": False,
         "max_length": spec["max_length"],
-        "learning_rate": spec["learning_rate"],
-        "lr_scheduler_type": "constant",
-        "max_grad_norm": spec["max_norm"],
-        "weight_decay": 0.0,
-        "optim": "adamw_torch_fused",
-        "bf16": False,
-        "use_cpu": True,
-        "dataloader_pin_memory": False,
-        "eval_strategy": "no",
-        "save_strategy": "no",
         "logging_strategy": "steps",
         "logging_steps": 1,
-        "report_to": "none",
-        "disable_tqdm": True,
-        "seed": spec["seed"],
     }
 
 
 def dpo_trainer(spec: dict[str, Any], rows: int, is_precomputed: bool, given: dict[str, Any]) -> Any:
     """DPO against a second model in memory, or against log-probabilities that are computed first."""
-    config = DPOConfig(**configuration(spec, rows), beta=0.1, precompute_ref_log_probs=is_precomputed)
+    config = DPOConfig(**pair_configuration(spec, rows), beta=0.1, precompute_ref_log_probs=is_precomputed)
     tokenizer = AutoTokenizer.from_pretrained(spec["model"])
     return WatchedDPOTrainer(model=spec["model"], args=config, processing_class=tokenizer, **given)
 
@@ -90,7 +62,7 @@ def reward_trainer(spec: dict[str, Any], rows: int, given: dict[str, Any]) -> An
         model.score.weight.copy_(torch.tensor(read_json(spec["score"]))[None])
     tokenizer = AutoTokenizer.from_pretrained(spec["model"])
     tokenizer.pad_token = tokenizer.convert_ids_to_tokens(0)
-    config = RewardConfig(**configuration(spec, rows))
+    config = RewardConfig(**pair_configuration(spec, rows))
     return WatchedRewardTrainer(model=model, args=config, processing_class=tokenizer, **given)
 
 

@@ -42,53 +42,68 @@ class Stopwatch(TrainerCallback):
             self.clock.stop()
 
 
-class WatchedTrainer(SFTTrainer):
-    """SFTTrainer that notes what each forward was given, and the losses of the first step."""
+class Watched:
+    """Notes what each forward of a trainer was given, and its loss."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.positions: list[int] = []
+        self.losses: list[float] = []
+        super().__init__(*args, **kwargs)
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        self.positions.append(inputs["input_ids"].numel())
+        loss = super().compute_loss(model, inputs, *args, **kwargs)  # type: ignore[misc]
+        self.losses.append(loss.item())
+        return loss
+
+
+class WatchedTrainer(Watched, SFTTrainer):
+    """SFTTrainer that also counts the tokens each forward trains."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.trained_tokens: list[int] = []
-        self.positions: list[int] = []
-        self.first_losses: list[float] = []
         super().__init__(*args, **kwargs)
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         self.trained_tokens.append(int((inputs["labels"][:, 1:] != -100).sum()))
-        self.positions.append(inputs["input_ids"].numel())
-        loss = super().compute_loss(model, inputs, *args, **kwargs)
-        if len(self.first_losses) < self.args.gradient_accumulation_steps:
-            self.first_losses.append(loss.item())
-        return loss
+        return super().compute_loss(model, inputs, *args, **kwargs)
 
 
-def configuration(spec: dict[str, Any], setting: Setting) -> SFTConfig:
-    """TRL's own defaults, less what costs time and trains nothing, in float32 on the processor.
+def configuration(spec: dict[str, Any], rows: int) -> dict[str, Any]:
+    """TRL's own defaults, less what costs time and trains nothing, in float32 on the processor; for every trainer.
 
-    The order of the records is given, so `sequential` is the sampler; the order itself is the one
-    that `group_by_length` gives where the setting says so.
+    The order of the records is given, so `sequential` is the sampler.
     """
+    return {
+        "output_dir": spec["scratch"],
+        "per_device_train_batch_size": rows,
+        "gradient_accumulation_steps": spec["batch_size"] // rows,
+        "max_steps": spec["warmup"] + spec["steps_measured"],
+        "train_sampling_strategy": "sequential",
+        "learning_rate": spec["learning_rate"],
+        "lr_scheduler_type": "constant",
+        "max_grad_norm": spec["max_norm"],
+        "weight_decay": 0.0,
+        "optim": "adamw_torch_fused",
+        "bf16": False,
+        "use_cpu": True,
+        "dataloader_pin_memory": False,
+        "eval_strategy": "no",
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "seed": spec["seed"],
+    }
+
+
+def sft_configuration(spec: dict[str, Any], setting: Setting) -> SFTConfig:
+    """Of supervised tuning; the given order is the one of `group_by_length` where the setting says so."""
     return SFTConfig(
-        output_dir=spec["scratch"],
-        per_device_train_batch_size=setting.rows,
-        gradient_accumulation_steps=spec["batch_size"] // setting.rows,
-        max_steps=spec["warmup"] + spec["steps"],
-        train_sampling_strategy="sequential",
+        **configuration(spec, setting.rows),
         gradient_checkpointing=setting.checkpointed,
         padding_free=setting.unpadded,
         max_length=None if setting.unpadded else spec["max_length"],
-        learning_rate=spec["learning_rate"],
-        lr_scheduler_type="constant",
-        max_grad_norm=spec["max_norm"],
-        weight_decay=0.0,
-        optim="adamw_torch_fused",
-        bf16=False,
-        use_cpu=True,
-        dataloader_pin_memory=False,
-        eval_strategy="no",
-        save_strategy="no",
         logging_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        seed=spec["seed"],
     )
 
 
@@ -105,10 +120,10 @@ def main(spec: dict[str, Any]) -> None:
     order = read_json(spec["orders"])["grouped" if setting.grouped else "shuffled"]
     rows = [{name: records[i][name] for name in ("prompt", "completion")} for step in order for i in step]
     del records
-    stopwatch = Stopwatch(spec["warmup"], spec["steps"])
+    stopwatch = Stopwatch(spec["warmup"], spec["steps_measured"])
     trainer = WatchedTrainer(
         model=spec["model"],
-        args=configuration(spec, setting),
+        args=sft_configuration(spec, setting),
         train_dataset=Dataset.from_list(rows),
         processing_class=AutoTokenizer.from_pretrained(spec["model"]),
         callbacks=[stopwatch],
@@ -119,7 +134,7 @@ def main(spec: dict[str, Any]) -> None:
         "cpu_seconds": stopwatch.clock.cpu_seconds,
         "wall_seconds": stopwatch.clock.wall_seconds,
         "peak_memory_bytes": peak_memory_bytes(),
-        "first_loss": sum(trainer.first_losses),
+        "first_loss": sum(trainer.losses[:forwards_per_step]),
         "trained_tokens_per_step": per_step(trainer.trained_tokens, forwards_per_step),
         "positions_per_step": per_step(trainer.positions, forwards_per_step),
         "optimizer": type(trainer.optimizer).__name__,

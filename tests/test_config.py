@@ -190,11 +190,14 @@ def test_learning_rate_for_known_sizes_is_what_the_help_states():
         return peak_learning_rate("auto", num_parameters=num_parameters, **{"has_adapter": False, **more})
 
     assert peak(7_000_000_000) == pytest.approx(2e-5)
-    assert peak(124_000_000) == pytest.approx(1.4e-4, rel=0.1)
-    assert peak(260_000) == pytest.approx(2.7e-3, rel=0.1)
-    assert peak(100_000) == 3e-3
+    assert peak(7_000_000) == pytest.approx(2e-5 * 10**1.44)  # 1,000^0.48
+    assert peak(124_000_000) == pytest.approx(1.38623e-4, rel=1e-5)
+    assert peak(260_000) == pytest.approx(2.67602e-3, rel=1e-5)
+    assert (peak(100_000), peak(0)) == (3e-3, 3e-3)
     assert peak(7_000_000_000, has_adapter=True) == pytest.approx(2e-4)
+    assert peak(260_000, has_adapter=True) == 3e-3
     assert peak(7_000_000_000, share=0.1) == pytest.approx(2e-6)
+    assert peak(100_000, share=0.1) == pytest.approx(3e-4)
     assert peak_learning_rate(0.5, num_parameters=124_000_000, has_adapter=True, share=0.1) == 0.5
 
 

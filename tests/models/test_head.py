@@ -163,11 +163,13 @@ def test_logits_of_ten_thousand_stay_finite(dtype):
 @pytest.mark.parametrize("softcap", [None, 0.8])
 def test_autocast_rounds_the_products_and_nothing_after_them(softcap):
     rows, weight, bias, row, target, loss_weight = inputs(torch.float32, gain=0.6)
-    low = (x.detach().bfloat16() for x in (rows, weight, bias))
+    low = [x.detach().bfloat16() for x in (rows, weight, bias)]
     expected_loss, expected_logp = naive(*low, row, target, loss_weight, softcap=softcap)
+    logits = Head(*low[1:], softcap=softcap).logits(low[0])
     with torch.autocast("cpu", torch.bfloat16):
         loss, logp = weighted_nll(rows, Head(weight, bias, softcap=softcap), row, target, loss_weight)
     assert logp.dtype == loss.dtype == torch.float32
+    torch.testing.assert_close(logp.double(), logits.double().log_softmax(-1)[row, target], rtol=1e-6, atol=1e-6)
     # A logit of up to 4 is rounded to bfloat16's 8 bits: 4 * 2**-8 / 2 = 0.008 nats, and again in softmax's sum.
     assert float((logp.double() - expected_logp).abs().max()) < 0.015
     assert abs(loss.item() - expected_loss.item()) < 0.015 * float(loss_weight.sum())
@@ -197,6 +199,8 @@ def test_a_model_in_bfloat16_takes_its_softmax_in_float32():
     rows, weight, bias, row, target, loss_weight = low
     loss, logp = weighted_nll(rows, Head(weight, bias), row, target, loss_weight)
     assert loss.dtype == logp.dtype == torch.float32
+    logits = Head(weight, bias).logits(rows)
+    torch.testing.assert_close(logp.double(), logits.double().log_softmax(-1)[row, target], rtol=1e-6, atol=1e-6)
     expected_loss, expected_logp = naive(*low)
     assert float((logp.double() - expected_logp).abs().max()) < 0.05  # logits up to 16 rounded to 8 bits
     right = gradients(expected_loss, rows, weight, bias)

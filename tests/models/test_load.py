@@ -38,16 +38,23 @@ def test_new_rows_are_near_the_mean_of_the_known_ones_and_each_its_own(shape, tm
     base = write_base(tmp_path, shape)
     model, tokenizer = load_model(base, CPU), load_tokenizer(base)
     layers = [model.get_input_embeddings(), model.get_output_embeddings()]
+    width, num_known = layers[0].weight.shape[1], len(layers[0].weight)
+    with torch.no_grad():  # each coordinate about a mean and with a spread of its own
+        for weight in {layer.weight for layer in layers}:
+            weight.mul_(torch.linspace(1, 20, width)).add_(torch.linspace(-1, 1, width))
     before = [layer.weight.detach().clone() for layer in layers]
-    ids = add_tokens(model, tokenizer, NEW, seed=0)
-    assert tokenizer.convert_ids_to_tokens(ids) == list(NEW)
-    assert ids == [len(before[0]), len(before[0]) + 1]
+    new = [f"<new {number}>" for number in range(400)]
+    ids = add_tokens(model, tokenizer, new, seed=0)
+    assert tokenizer.convert_ids_to_tokens(ids) == new
+    assert ids == list(range(num_known, num_known + 400))
     for layer, known in zip((model.get_input_embeddings(), model.get_output_embeddings()), before, strict=True):
         assert torch.equal(layer.weight[: len(known)], known)
         apart = (layer.weight.detach()[ids] - known.mean(0)) / known.std(0)
-        assert apart.abs().max() < 0.5
-        assert apart.std() == pytest.approx(0.1, rel=0.3)
-        assert not torch.equal(layer.weight[ids[0]], layer.weight[ids[1]])
+        # Four standard errors of 400 numbers a coordinate, and of all of them.
+        assert apart.mean(0) == pytest.approx(torch.zeros(width), abs=4 * 0.1 / 400**0.5)
+        assert apart.std(0) == pytest.approx(torch.full((width,), 0.1), abs=4 * 0.1 / 800**0.5)
+        assert apart.std() == pytest.approx(0.1, abs=4 * 0.1 / (800 * width) ** 0.5)
+        assert len(layer.weight[ids].unique(dim=0)) == 400
     shares = model.get_input_embeddings().weight is model.get_output_embeddings().weight
     assert shares is ("untied" not in shape)
 

@@ -245,9 +245,12 @@ def test_autocast_rounds_the_products_and_nothing_after_them(softcap, inside):
     rows, weight, bias, row, target = inputs(torch.float32, gain=0.6)
     low = [x.detach().bfloat16() for x in (rows, weight, bias)]
     rounded = distributions(*low, row, softcap=softcap)
+    same_logits = torch.distributions.Categorical(logits=Head(*low[1:], softcap=softcap).logits(low[0])[row].double())
     with torch.autocast("cpu", torch.bfloat16):
         logp, entropy = token_logp(rows, Head(weight, bias, softcap=softcap), row, target, with_entropy=True)
     assert logp.dtype == entropy.dtype == torch.float32
+    torch.testing.assert_close(logp.detach().double(), same_logits.log_prob(target), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(entropy.double(), same_logits.entropy(), rtol=1e-6, atol=1e-6)
     # A logit of up to 4 is rounded to bfloat16's 8 bits: 4 * 2**-8 / 2 = 0.008 nats, and again in softmax's sum.
     assert float((logp.detach().double() - rounded.log_prob(target)).abs().max()) < 0.015
     assert float((entropy.double() - rounded.entropy()).abs().max()) < 0.015

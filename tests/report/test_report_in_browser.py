@@ -302,7 +302,7 @@ def test_a_key_in_a_legend_is_as_wide_as_a_piece_of_line(preferences):
     keys = preferences("demo", 375)["keys"]
     assert len(keys) > 6
     for each in keys:
-        assert (each["width"], each["height"]) == (pytest.approx(30, abs=1), pytest.approx(14, abs=1))
+        assert (each["width"], each["height"]) == (pytest.approx(30, abs=0.01), pytest.approx(14, abs=0.01))
 
 
 def test_the_budget_is_marked_on_each_picture_against_kl_and_on_kl_over_steps(preferences):
