@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from heed.models.speed import RmsNorm, fused_rms_norm, normed
 
@@ -27,6 +28,13 @@ def test_a_row_by_hand():
 def test_it_is_the_papers_formula(shape):
     x, weight = drawn(*shape), drawn(shape[-1]) + 2
     torch.testing.assert_close(normed(x, weight, 1e-6), by_the_paper(x, weight, 1e-6), rtol=1e-12, atol=1e-12)
+
+
+def test_in_float32_it_is_transformers_own_to_the_bit():
+    own = LlamaRMSNorm(96, eps=1e-5)
+    own.weight.data = drawn(96, dtype=torch.float32)
+    x = 3 * drawn(70, 96, dtype=torch.float32)
+    assert torch.equal(normed(x, own.weight, 1e-5), own(x))
 
 
 @pytest.mark.parametrize("shape", [(5, 7), (2, 3, 8)])

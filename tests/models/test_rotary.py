@@ -48,6 +48,14 @@ def test_it_and_its_gradient_are_transformers_own():
         torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
 
 
+def test_in_float32_it_is_transformers_own_to_the_bit():
+    query, key = drawn(1, 4, 37, 24, dtype=torch.float32), drawn(1, 2, 37, 24, seed=1, dtype=torch.float32)
+    angle = 6 * drawn(1, 37, 24, seed=2, dtype=torch.float32)
+    ours = rotated_pair(refuses, query, key, angle.cos(), angle.sin())
+    theirs = modeling_llama.apply_rotary_pos_emb(query, key, angle.cos(), angle.sin())
+    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
 def test_its_gradient_is_that_of_differences():
     x, cos, sin = drawn(1, 2, 3, 6).requires_grad_(), drawn(1, 1, 3, 6, seed=1), drawn(1, 1, 3, 6, seed=2)
     assert torch.autograd.gradcheck(lambda x: Rotated.apply(x, cos, sin), (x,))
