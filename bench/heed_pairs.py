@@ -23,7 +23,7 @@ from heed.models.scalar import new_reward_model
 from heed.preference_config import DpoSettings, RewardSettings
 from heed.recipes import reward
 from heed.recipes.comparing import compared
-from heed.recipes.cut import Cut
+from heed.recipes.cut import Cut, lean_forward
 from heed.recipes.dpo import BETA
 from heed.recipes.loop import Place
 from heed.recipes.opening import Opened, open_for_tuning
@@ -91,7 +91,7 @@ def reward_model(
         model=spec["model"], data="pairs", out="run", template="plain", max_tokens=spec["max_tokens"], centring=0.0
     )
     opened, chosen = opened_and_chosen(settings, place, steps)
-    cut = Cut(reward.forward_size(settings, opened.loaded), chosen.shares_prefixes, place.world)
+    cut = Cut(lean_forward(settings.max_tokens, opened.loaded), chosen.shares_prefixes, place.world)
     model = new_reward_model(opened.loaded, settings.seed)
     with torch.no_grad():
         model.head.weight.copy_(torch.tensor(read_json(spec["score"]))[None])

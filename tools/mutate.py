@@ -60,7 +60,9 @@ TESTS = {
     "models/roles.py": "tests/models/test_roles.py",
     "models/check.py": "tests/models/test_self_check.py tests/models/test_families.py",
     "models/matmul.py": "tests/models/test_matmul.py",
-    "models/speed.py": "tests/models/test_speed.py tests/models/test_families.py",
+    "models/speed.py": "tests/models/test_speed.py tests/models/test_rms_norm.py tests/models/test_families.py",
+    "models/rotary.py": "tests/models/test_rotary.py",
+    "evaluate/best_of.py": "tests/evaluate/test_best_of.py",
     "models/adapters.py": "tests/models/test_adapters.py",
     "models/load.py": "tests/models/test_roles.py tests/models/test_families.py",
     "train/step.py": "tests/train/test_step.py",
@@ -71,11 +73,16 @@ TESTS = {
     "recipes/paired.py": "tests/recipes/test_preference_equivalence.py",
     "recipes/judging.py": "tests/recipes/test_preference_equivalence.py",
     "recipes/reward.py": "tests/recipes/test_preference_equivalence.py",
-    "recipes/rollout.py": "tests/recipes/test_policy_equivalence.py",
-    "recipes/policy.py": "tests/recipes/test_policy_equivalence.py",
+    "recipes/rollout.py": "tests/recipes/test_policy_self_check.py tests/recipes/test_policy_equivalence.py",
+    "recipes/policy.py": "tests/recipes/test_policy_self_check.py tests/recipes/test_policy_equivalence.py",
+    "recipes/phases.py": "tests/recipes/test_preference_runs.py tests/recipes/test_preference_resume.py",
     "recipes/grpo.py": "tests/recipes/test_policy_equivalence.py",
-    "recipes/ppo.py": "tests/recipes/test_policy_equivalence.py tests/recipes/test_preference_runs.py",
+    "recipes/ppo.py": "tests/recipes/test_ppo_settings.py tests/recipes/test_policy_equivalence.py"
+    " tests/recipes/test_preference_runs.py",
     "evaluate/ranked.py": "tests/evaluate/test_ranked.py",
+    "data/answers.py": "tests/data/test_preferences.py",
+    "data/prepare.py": "tests/data/test_prompts.py",
+    "recipes/show.py": "tests/cli/test_show.py",
     "train/interrupt.py": "tests/train/test_interrupt.py",
 }
 """which tests must notice a wrong edit of a file, the quickest first"""
@@ -96,7 +103,9 @@ INTERVALS, CALIBRATION = "evaluate/intervals.py", "evaluate/calibration.py"
 BIAS, KNOWLEDGE = "evaluate/bias.py", "evaluate/knowledge.py"
 COMPARING, PAIRED, JUDGING = "recipes/comparing.py", "recipes/paired.py", "recipes/judging.py"
 REWARD_RECIPE, ROLLOUT, POLICY_RECIPE = "recipes/reward.py", "recipes/rollout.py", "recipes/policy.py"
-PPO, GRPO, RANKED, INTERRUPT = "recipes/ppo.py", "recipes/grpo.py", "evaluate/ranked.py", "train/interrupt.py"
+PPO, GRPO, PHASES = "recipes/ppo.py", "recipes/grpo.py", "recipes/phases.py"
+ROTARY, BEST_OF = "models/rotary.py", "evaluate/best_of.py"
+RANKED, INTERRUPT = "evaluate/ranked.py", "train/interrupt.py"
 
 MUTATIONS = [
     M(BUILD, "no shift by one", "path[np.flatnonzero(tokens.weight) - 1]", "path[np.flatnonzero(tokens.weight)]"),
@@ -682,6 +691,35 @@ MUTATIONS = [
         "table.grad.index_add_(0, ids, grad.to(table.grad.dtype))",
         "table.grad[ids] += grad.to(table.grad.dtype)",
     ),
+    M(SPEED, "the norm's gradient forgets the mean", ".addcmul_(x, mean)", ""),
+    M(SPEED, "the norm's mean counts eps twice", ".add_(eps).rsqrt_()", ".add_(2 * eps).rsqrt_()"),
+    M(SPEED, "the norm's weight learns from what was not normed", "product.mul_(scale).flatten", "product.flatten"),
+    M(SPEED, "the norm's mean is not of the scaled", ".mul_(scale.square())", ".mul_(scale)"),
+    M(
+        ROTARY,
+        "turned the other way",
+        "rotated[..., :half].sub_(",
+        "rotated[..., :half].add_(",
+    ),
+    M(ROTARY, "one half's angle for both", "x[..., :half] * sin[..., half:]", "x[..., :half] * sin[..., :half]"),
+    M(
+        ROTARY,
+        "gradient turned forward",
+        "grad[..., half:], sin[..., half:])",
+        "grad[..., half:], sin[..., half:], value=-1)",
+    ),
+    M(
+        ROTARY,
+        "every rotation is taken for halves",
+        "return len(expected) == 2 and all(",
+        "return len(expected) == 2 or all(",
+    ),
+    M(ROTARY, "a part of each head rotated as a whole", " and cos.shape[-1] == query.shape[-1]", ""),
+    M(ROTARY, "low precision rounded once", "query.dtype in (torch.float32, torch.float64) and ", ""),
+    M(ROTARY, "an argument forgotten", "not others and not named and ", ""),
+    M(BEST_OF, "the lowest is taken", "key=lambda i: scores[i])", "key=lambda i: -scores[i])"),
+    M(BEST_OF, "chosen with replacement", "math.comb(len(scores), n) for", "len(scores) ** n for"),
+    M(BEST_OF, "KL of n - 1", "(n - 1) / n\n", "n / (n + 1)\n"),
     M(SPEED, "a table forgets the micro-batch before", "if table.grad is None:", "if True:"),
     M(SPEED, "padding learns", "if ctx.padding_idx is not None:", "if False:"),
     M(SPEED, "a computed table keeps its gradient", " and module.weight.is_leaf", ""),
@@ -1182,13 +1220,20 @@ MUTATIONS = [
         "range(len(chain))",
     ),
     M(JUDGING, "an answer that does belong", "if prompts[place] != prompts[number])", ")"),
+    M("data/answers.py", "ranks are distances", "has_margins=not ranking.are_ranks", "has_margins=True"),
+    M("data/prepare.py", "always the model's limit", "if option is not None:", "if False:"),
+    M("recipes/show.py", "an answer shares with itself", "enumerate(sequences) if i != j)", "enumerate(sequences))"),
+    M("recipes/show.py", "one token too many is shared", "index <= num_shared", "index <= num_shared + 1"),
+    M("recipes/show.py", "ranks are scores", "if scores and not ranking.are_ranks else None", "if scores else None"),
+    M("recipes/show.py", "what is behind an answer is shown", "whole.text[: whole.spans[-1].stop]", "whole.text"),
     M(
         ROLLOUT,
         "the policy for its own reference",
         "cast.logp(roles.reference, forest)",
         "cast.logp(roles.policy, forest)",
     ),
-    M(ROLLOUT, "temperature of sampling alone", "chosen.logp(forest, self.temperature,", "chosen.logp(forest, 1.0,"),
+    M(ROLLOUT, "temperature of sampling alone", ".logp(forest, self.temperature,", ".logp(forest, 1.0,"),
+    M(ROLLOUT, "rewards are read as the policy reads", "share=cast.chosen[reward.model].shares_prefixes", "share=True"),
     M(ROLLOUT, "drawn at temperature 1", "Sampling(cast.temperature, top_p=1.0)", "Sampling(1.0, top_p=1.0)"),
     M(ROLLOUT, "one seed for all", "seed=seed + 100_003 * world.rank", "seed=0"),
     M(ROLLOUT, "stop tokens in the text", "ids[:-1] if stopped else ids", "ids"),
@@ -1200,6 +1245,25 @@ MUTATIONS = [
     ),
     M(POLICY_RECIPE, "weights are not divided", "weight=self.weights.weight / count", "weight=self.weights.weight"),
     M(POLICY_RECIPE, "KL forgotten", "if kl_weight:", "if False:"),
+    M(
+        POLICY_RECIPE,
+        "one model's proof for all",
+        "chosen[model] = found",
+        "chosen[model] = replace(chosen.get(played[0].model, found), model=model)",
+    ),
+    M(POLICY_RECIPE, "a model is proved for every role", "if role.model in chosen:", "if False:"),
+    M(
+        POLICY_RECIPE,
+        "values read as the policy reads",
+        "share = all(chosen[role.model].shares_prefixes for role in played if role is not roles.reward)",
+        "share = chosen[roles.policy.model].shares_prefixes",
+    ),
+    M(
+        POLICY_RECIPE,
+        "the reward model decides how all read",
+        "for role in played if role is not roles.reward)",
+        "for role in played)",
+    ),
     M(POLICY_RECIPE, "minibatches of the first pass", "default_rng([seed, step, epoch])", "default_rng([seed, step])"),
     M(
         POLICY_RECIPE,
@@ -1220,14 +1284,19 @@ MUTATIONS = [
         "",
     ),
     M(PPO, "the KL is not paid for", "sequence, beta=beta)", "sequence, beta=0.0)"),
-    M(PPO, "one draw for all phases", "seed=settings.seed * 1_000_003 + step\n", "seed=settings.seed\n"),
+    M(PHASES, "one draw for all phases", "seed=settings.seed * 1_000_003 + step,", "seed=settings.seed,"),
+    M(PHASES, "a missing stop costs nothing", "penalty=settings.missing_stop)", "penalty=0.0)"),
+    M(PHASES, "no budget is ever spent", "kl > settings.kl.budget", "False"),
+    M(PHASES, "the latest KL is forgotten", '        kl = kept["kl"]\n', ""),
+    M(PHASES, "the learning is not put back", "        put_back(kept)\n", ""),
     M(PPO, "the policy moves at once", "if step > training.phases_of_value_alone:", "if True:"),
     M(
         PPO,
         "learns from the phase that broke the budget",
-        "    if training.is_over_budget():\n        return numbers\n",
+        "    if is_over_budget(settings, drawn.kl):\n        return numbers\n",
         "",
     ),
+    M(PPO, "a beta that stays 0", "settings.kl.target is None or settings.kl.beta > 0", "True"),
     M(
         PPO,
         "value clip of the policy",

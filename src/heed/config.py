@@ -149,13 +149,16 @@ class SftSettings(Settings):
 
 
 class ShowSettings(Settings):
-    """Show conversations of a data set as the model will read them, the trained tokens in colour.
+    """Show conversations or ranked answers of a data set as the model will read them, the trained tokens in colour.
 
     heed show DATA.jsonl --model MODEL
     heed show DATA.jsonl --tokenizer FOLDER --template alpaca --record 3
+    heed show RUN
     """
 
-    data: Sources = Field(min_length=1, description="file or hub name of a data set; may be given several times")
+    data: Sources = Field(
+        min_length=1, description="file or hub name of a data set, may be given several times; or a run, for its data"
+    )
     model: Text | None = Field(None, description="folder or hub name of a model, for its tokenizer and its template")
     tokenizer: Text | None = Field(None, description="folder that holds a tokenizer.json, in place of --model")
     template: Text | None = Field(
@@ -211,7 +214,9 @@ class DemoSettings(Settings):
     out: Text = Field("runs/demo", description="folder of the demonstration; one found there is gone on with")
     examples: Whole = Field(24_000, ge=100, description="instructions to tune on")
     questions: Whole = Field(10, ge=1, description="held-out questions of each task family in each split")
-    full: bool = Field(False, description="also tune on fewer answers, to see what answers cost")
+    full: bool = Field(
+        False, description="also compare PPO, GRPO, DPO and best of n, and tune on fewer answers: half an hour"
+    )
     print_json: bool = Field(False, alias="json", description="print all numbers as one JSON object on the last line")
 
 

@@ -60,6 +60,8 @@ class Ranking:
     origin: Origin
     scores: tuple[float, ...] = ()
     """by whoever ranked the answers, falling; equal scores are a tie; empty where only a strict order is known"""
+    are_ranks: bool = False
+    """whether the scores are ranks with ties among them: an order, whose differences say nothing"""
 
     def best(self) -> Conversation:
         """The prompt with its best answer, which is what supervised tuning can use of a ranking."""

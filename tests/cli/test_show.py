@@ -14,8 +14,12 @@ from heed.cli.main import main
 from heed.cli.page import page
 from heed.cli.show import CONTEXT, TRAINED, drawn
 from heed.config import ShowSettings, load_settings
-from heed.data.tokens import Tokenizer
-from heed.recipes.show import Piece, Shown, pieces, run
+from heed.data.answers import ranked_answers
+from heed.data.choice import choose_template
+from heed.data.prepare import Preparation
+from heed.data.read import read_rankings
+from heed.data.tokens import Tokenizer, fit_template
+from heed.recipes.show import Piece, Shown, pieces, run, shared_beginnings
 from heed.types import Origin, Rendered, Span, Tokens
 
 NFC = "Tiếng Việt rất đẹp"
@@ -163,7 +167,148 @@ def test_each_wording_of_a_labelled_record_is_shown(tmp_path, data, tokenizer_fo
     assert texts == ["Up?\ndown<|end|>", "Say: Up\ndown<|end|>"]
 
 
+# Ranked and judged answers.
+
+
+def talk(*turns):
+    return [{"role": role, "content": content} for role, content in turns]
+
+
+RANKED = {
+    "prompt": talk(("user", "Hi."), ("assistant", "Hello."), ("user", "Where?")),
+    "answers": ["Rome.", "Paris.", "Lyon.", "Nice.", "", "Paris."],
+    "scores": [1, 2.5, 1, 0.5, 0, 2.5],
+}
+
+
+def test_all_answers_of_a_ranking_come_best_first_with_scores_ties_and_what_they_share(data, tokenizer_folder, capsys):
+    path = data(RANKED)
+    answers = shown_as_json(capsys, path, "--tokenizer", tokenizer_folder, "--template", "alpaca")
+    backend = Tokenizer.from_folder(tokenizer_folder).backend
+    trained = []
+    for each in answers:
+        (start, stop) = each["spans"][-1]
+        trained.append(each["text"][start:stop])
+        assert stop == len(each["text"]), "nothing is read behind an answer"
+        assert backend.decode(each["ids"], skip_special_tokens=False) == each["text"]
+        ids = [token for token, weight in zip(each["ids"], each["weight"], strict=True) if weight]
+        assert backend.decode(ids, skip_special_tokens=False) == trained[-1], "earlier answers are context"
+        shared = backend.decode(each["ids"][: each["num_shared"]], skip_special_tokens=False)
+        assert shared == each["text"][:start]
+    assert trained == [f"{name}.<|end|>" for name in ("Paris", "Rome", "Lyon", "Nice")]
+    assert [each["answer"] for each in answers] == [1, 3, 4, 5]
+    assert [each["score"] for each in answers] == [2.5, 1, 1, 0.5]
+    assert [each["ties_with"] for each in answers] == [[], [4], [3], []]
+    lost = ["answer 2 says the same as answer 1", "answer 6 is empty"]
+    assert [each["left_out"] for each in answers] == [lost, [], [], []]
+    assert {each["num_answers"] for each in answers} == {6}
+
+
+def test_what_is_shown_of_a_ranking_is_what_a_run_trains(data, tokenizer_folder, capsys):
+    path = data(RANKED, {"prompt": "Where?", "chosen": "Here there", "rejected": "Here, too"})
+    words = [path, "--tokenizer", tokenizer_folder, "--template", "alpaca"]
+    tokenizer = Tokenizer.from_folder(tokenizer_folder)
+    template = fit_template(choose_template("alpaca", tokenizer, print)[0], tokenizer)
+    preparation = Preparation(template, tokenizer, None, "error", 0.0, 0.0)
+    capsys.readouterr()
+    rows = [row for record in read_rankings(path) for row in ranked_answers(preparation, record).rows]
+    trained = [(tokens.ids.tolist(), tokens.weight.tolist()) for row in rows for tokens in row.sequences]
+    assert [(each["ids"], each["weight"]) for each in shown_as_json(capsys, *words)] == trained
+    assert len(trained) == 4 + 2
+
+
+def test_what_a_template_writes_behind_an_answer_is_no_part_of_it(tmp_path, data, tokenizer_folder, capsys):
+    template = tmp_path / "lines.jinja"
+    template.write_text(THINKING_TEMPLATE.replace("<|end|>", "<|end|>\n").replace("<think>", ""))
+    path = data({"prompt": "Where?", "chosen": "Here.", "rejected": "There."}, asked("Where?", "Here."))
+    *answers, asked_alone = shown_as_json(capsys, path, "--tokenizer", tokenizer_folder, "--template", template)
+    assert [each["text"][-13:] for each in answers] == [">Here.<|end|>", "There.<|end|>"]
+    assert asked_alone["text"].endswith("Here.<|end|>\n")
+
+
+def test_ranks_have_ties_and_no_scores(data, tokenizer_folder, capsys):
+    path = data({"prompt": "Where?", "answers": ["a", "b", "c"], "ranks": [2, 1, 2]})
+    answers = shown_as_json(capsys, path, "--tokenizer", tokenizer_folder, "--template", "alpaca")
+    assert [(each["score"], each["ties_with"]) for each in answers] == [(None, []), (None, [3]), (None, [2])]
+
+
+@pytest.mark.parametrize(
+    ("record", "problem", "found"),
+    [
+        ({"prompt": "p", "chosen": "Same.", "rejected": "Same."}, "nothing to compare", "says the same as answer 1"),
+        ({"prompt": "p", "chosen": "a", "rejected": "b", "margin": "large"}, "broken JSON", "large"),
+        ({"prompt": "p", "chosen": "a", "rejected": "b", "margin": -1}, "the scores contradict the order", "-1, 0"),
+        ({"prompt": "p", "chosen": "a", "rejected": "<|end|>"}, "special-token text", "answer 2 of 2"),
+    ],
+)
+def test_a_ranking_that_cannot_be_compared_is_shown_as_what_it_is(
+    record, problem, found, data, tokenizer_folder, capsys
+):
+    path = data(record, asked("a", "b"))
+    unusable, usable = shown_as_json(capsys, path, "--tokenizer", tokenizer_folder, "--template", "alpaca")
+    assert problem in unusable["finding"]["problem"]
+    assert found in unusable["finding"]["found"]
+    assert usable["record"] == 2
+
+
+def test_a_single_ranked_answer_is_shown_as_supervised_tuning_takes_it(data, tokenizer_folder, capsys):
+    path = data({"instruction": "Where?", "output": ["Here."]})
+    [shown] = shown_as_json(capsys, path, "--tokenizer", tokenizer_folder, "--template", "plain")
+    assert shown["text"] == "Where?\nHere.<|end|>"
+    assert "answer" not in shown
+
+
+def test_a_judged_answer_says_how_it_was_judged(data, tokenizer_folder, capsys):
+    path = data(*({"prompt": "Where?", "completion": "Here.", "label": label} for label in (True, False)))
+    words = [path, "--tokenizer", tokenizer_folder, "--template", "plain"]
+    assert [each["is_desirable"] for each in shown_as_json(capsys, *words)] == [True, False]
+    assert main(["show", *map(str, words)]) == 0
+    out = capsys.readouterr().out
+    assert "record 1, an answer to give: " in out
+    assert "record 2, an answer not to give: " in out
+
+
+def test_the_terminal_heads_every_answer_with_its_place(data, tokenizer_folder, capsys):
+    assert main(["show", data(RANKED), "--tokenizer", str(tokenizer_folder), "--template", "plain"]) == 0
+    heads = [line for line in capsys.readouterr().out.splitlines() if line.startswith("record")]
+    assert [head.partition(":")[0] for head in heads] == [
+        "record 1, answer 1 of 6, score 2.5",
+        "record 1, answer 3 of 6, score 1, ties with 4",
+        "record 1, answer 4 of 6, score 1, ties with 3",
+        "record 1, answer 5 of 6, score 0.5",
+    ]
+    assert heads[0].endswith("; left out: answer 2 says the same as answer 1; left out: answer 6 is empty")
+    assert all(" of them shared, " in head for head in heads)
+
+
+@pytest.mark.parametrize(
+    ("sequences", "shared"),
+    [
+        ([[1, 2, 3], [1, 2, 4], [1, 9]], [2, 2, 1]),
+        ([[1, 2], [1, 2, 3]], [2, 2]),
+        ([[1], [2]], [0, 0]),
+        ([[1, 2]], [0]),
+    ],
+)
+def test_what_is_shared_is_the_longest_beginning_of_any_other_answer(sequences, shared):
+    assert shared_beginnings([np.array(ids) for ids in sequences]) == shared
+
+
 # Drawing.
+
+
+def test_what_is_shared_is_underlined_in_colour_and_marked_on_the_page(data, tokenizer_folder):
+    first, second = all_shown(data({"prompt": "Where?", "chosen": "Here.", "rejected": "There."}), tokenizer_folder)
+    for item in (first, second):
+        text = drawn(item, coloured=True)
+        spans = [(text.plain[span.start : span.end], str(span.style)) for span in text.spans]
+        assert (
+            "".join(part for part, style in spans if style.startswith("underline"))
+            == text.plain.partition("Here." if item is first else "There.")[0]
+        )
+    source = page([first, second])
+    assert source.count('<span class="s" title="token') == sum(p.is_shared for p in first.pieces + second.pieces) > 20
+    assert 'class="t" title="token' in source
 
 
 def all_shown(path, tokenizer_folder):

@@ -102,11 +102,12 @@ def test_scores_come_sorted_with_ties_kept_and_say_whether_they_are_distances(tm
         {"prompt": "p", "answers": ["b", "a"], "ranks": [2, 1]},
         pair("a", "b", margin=0.5),
         pair("a", "b", score_chosen=3, score_rejected=1),
+        {"prompt": "p", "answers": ["b", "a", "c"], "ranks": [3, 1, 3]},
     )
-    found = [prepared.ranking(i) for i in range(4)]
+    found = [prepared.ranking(i) for i in range(5)]
     assert [text_of(t)[-5] for t in found[0].sequences] == ["a", "b", "c", "d"]
-    assert [each.scores.tolist() for each in found] == [[4.5, 1, 1, -2], [1, 0], [0.5, 0], [3, 1]]
-    assert [each.has_margins for each in found] == [True, False, True, True]
+    assert [each.scores.tolist() for each in found] == [[4.5, 1, 1, -2], [1, 0], [0.5, 0], [3, 1], [1, 0, 0]]
+    assert [each.has_margins for each in found] == [True, False, True, True, False]
     assert all(each.scores.dtype == np.float64 for each in found)
 
 

@@ -105,14 +105,24 @@ def test_a_prompt_that_leaves_no_room_stops_or_is_left_out_but_is_never_cut(tmp_
         prompts(tmp_path, *records, max_length=8)
     assert (caught.value.found, caught.value.expected) == (
         "25 tokens, and 1 further prompts too long",
-        "at most 8 tokens",
+        "at most 8 tokens, so that an answer has room",
     )
+    assert caught.value.fix == "--too-long drop leaves such prompts out and counts them"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["data.jsonl"]
     for too_long in ("drop", "truncate"):
         account, prepared = prompts(tmp_path, *records, max_length=9, too_long=too_long)
         assert [text(prepared.prompt(i)) for i in range(2)] == ["Q:p\nA:", "Q:pppp\nA:"]
         assert (account.num_kept, account.num_too_long, account.num_cut_tokens) == (2, 1, 25)
         assert [json.loads(line)["reason"] for line in left_out_lines(account)] == ["the prompt is too long"]
+
+
+def test_a_prompt_longer_than_an_option_allows_is_told_so(tmp_path):
+    with pytest.raises(UserError, match="a prompt is longer than --max-prompt-length allows") as caught:
+        prompts(tmp_path, {"prompt": "p" * 4}, max_length=8, limited_by="--max-prompt-length")
+    assert (caught.value.found, caught.value.expected) == (
+        "9 tokens",
+        "at most 8 tokens, as --max-prompt-length 8 says",
+    )
 
 
 def test_a_prompt_lies_on_the_side_that_it_lies_on_as_part_of_a_preference(tmp_path):

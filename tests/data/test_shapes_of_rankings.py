@@ -170,6 +170,7 @@ def test_scores_and_ranks_sort_answers_and_keep_ties_as_they_were_written(given,
     ranking = noun(instruction="i", output=["1", "2", "3"], **given)
     assert "".join(answer[0].content for answer in ranking.answers) == order
     assert ranking.scores == scores
+    assert ranking.are_ranks == ("ranks" in given and scores != ())
     assert said(ranking.best().messages)[-1] == ("assistant", order[0])
 
 

@@ -10,17 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from refusals import MODEL_FILES, parts_of_refusal
 from safetensors.torch import load_file, save_file
 
 GOOD = {"instruction": "Name a colour.", "output": "Blue."}
-MODEL_FILES = (
-    "config.json",
-    "generation_config.json",
-    "model.safetensors",
-    "tokenizer.json",
-    "state.json",
-    "chat_template.jinja",
-)
 
 
 @pytest.fixture
@@ -31,22 +24,7 @@ def refused(tune, tmp_path, capsys) -> Callable[..., dict[str, str]]:
         out = tmp_path / "run"
         options = {"out": out, "steps": 2, "batch_size": 4} | options
         assert tune(*words, **options) == 2
-        printed, told = capsys.readouterr()
-        assert printed == ""
-        assert "Traceback" not in told
-        *before, problem, where, found, expected, fix = told.splitlines()
-        assert not [line for line in before if line.startswith(("error", "  where"))]
-        names = ("error: ", "  where:    ", "  found:    ", "  expected: ", "  fix:      ")
-        parts = dict(zip(names, (problem, where, found, expected, fix), strict=True))
-        for name, line in parts.items():
-            assert line.startswith(name)
-            assert len(line) > len(name)
-        if leaves:
-            assert not [name for name in MODEL_FILES if (out / name).exists()]
-            assert not list(out.rglob(".tmp-*"))
-        else:
-            assert not out.exists()
-        return {name.strip(" :"): line.removeprefix(name) for name, line in parts.items()}
+        return parts_of_refusal(capsys, out, leaves=leaves)
 
     return ran
 
@@ -154,8 +132,19 @@ def test_a_conversation_longer_than_the_models_positions_is_refused(instruct, re
     error = refused(model=instruct, data=data)
     assert error["error"] == "a conversation is longer than the model can read"
     assert error["where"] == f"{data}, record 2"
-    assert "at most 256 tokens" in error["expected"]
-    assert "--too-long drop" in error["fix"]
+    assert error["expected"] == "at most 256 tokens, the model's positions"
+    assert error["fix"].startswith("--too-long drop")
+
+
+def test_a_conversation_longer_than_the_user_allows_is_told_from_one_longer_than_the_models_positions(
+    instruct, refused, write
+):
+    data = write([GOOD, {"instruction": "Count.", "output": "one " * 300}])
+    error = refused(model=instruct, data=data, max_length=200)
+    assert error["error"] == "a conversation is longer than --max-length allows"
+    assert error["where"] == f"{data}, record 2"
+    assert error["expected"] == "at most 200 tokens, as --max-length 200 says"
+    assert error["fix"].startswith("a larger --max-length; or --too-long drop")
 
 
 def test_no_record_left_is_refused(instruct, refused, write):

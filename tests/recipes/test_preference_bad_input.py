@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 import tastes
+from refusals import parts_of_refusal
 from tastes import heed, lines
 
 from conftest import OWN_TEMPLATE, make_model, make_tokenizer
+from heed.recipes import dpo
 
-MODEL_FILES = ("config.json", "model.safetensors", "adapter_config.json", "tokenizer.json", "state.json", "reward.json")
 GOOD = [{"prompt": f"Which is it, {i}?", "chosen": "It is green.", "rejected": "It is red."} for i in range(6)]
 ASKED = [{"prompt": f"Which is it, {i}?"} for i in range(6)]
 POLICY = {"steps": 2, "batch_size": 4, "max_new_tokens": 4, "rank": 2}
@@ -24,21 +25,7 @@ def refused(tmp_path, capsys) -> Callable[..., dict[str, str]]:
     def ran(command: str, *, leaves: bool = False, **options: Any) -> dict[str, str]:
         out = tmp_path / "run"
         assert heed(command, out=out, **options) == 2
-        printed, told = capsys.readouterr()
-        assert printed == ""
-        assert "Traceback" not in told
-        *_, problem, where, found, expected, fix = told.splitlines()
-        names = ("error: ", "  where:    ", "  found:    ", "  expected: ", "  fix:      ")
-        parts = dict(zip(names, (problem, where, found, expected, fix), strict=True))
-        for name, line in parts.items():
-            assert line.startswith(name)
-            assert len(line) > len(name)
-        if leaves:
-            assert not [name for name in MODEL_FILES if (out / name).exists()]
-            assert not list(out.rglob(".tmp-*"))
-        else:
-            assert not out.exists()
-        return {name.strip(" :"): line.removeprefix(name) for name, line in parts.items()}
+        return parts_of_refusal(capsys, out, leaves=leaves)
 
     return ran
 
@@ -80,8 +67,18 @@ def test_nothing_but_such_rankings_is_an_error(instruct, write, refused, command
 def test_an_answer_over_the_budget_is_an_error_that_says_how_to_go_on(instruct, write, refused, command):
     data = write([*GOOD, {"prompt": "p?", "chosen": "Yes. " * 40, "rejected": "No."}])
     parts = refused(command, model=instruct, data=data, max_length=60)
-    assert "is longer than the model can read" in parts["error"]
-    assert "drop" in parts["fix"]
+    assert parts["error"] == "a conversation is longer than --max-length allows"
+    assert parts["expected"] == "at most 60 tokens, as --max-length 60 says"
+    assert parts["fix"].startswith("a larger --max-length; or --too-long drop")
+
+
+@pytest.mark.parametrize("command", ["reward", "dpo"])
+def test_an_answer_over_the_models_positions_is_told_from_one_over_the_budget(instruct, write, refused, command):
+    data = write([*GOOD, {"prompt": "p?", "chosen": "Yes. " * 200, "rejected": "No."}])
+    parts = refused(command, model=instruct, data=data)
+    assert parts["error"] == "a conversation is longer than the model can read"
+    assert parts["expected"] == "at most 256 tokens, the model's positions"
+    assert parts["fix"].startswith("--too-long drop")
 
 
 def test_what_is_too_long_is_dropped_and_counted_if_asked(tmp_path, instruct, write):
@@ -94,19 +91,39 @@ def test_what_is_too_long_is_dropped_and_counted_if_asked(tmp_path, instruct, wr
     assert (account["num_records"], account["num_kept"], account["num_too_long"]) == (7, 6, 1)
 
 
-@pytest.mark.parametrize("is_desirable", [True, False])
-def test_judgements_of_one_kind_are_learnt_from_and_counted_for_all_to_see(
-    tmp_path, instruct, write, capsys, is_desirable
+@pytest.mark.parametrize(
+    ("is_desirable", "found", "fix"),
+    [
+        (True, "6 answers to give, 0 not to give", "heed sft learns from answers to give alone"),
+        (False, "0 answers to give, 6 not to give", "add records with label true"),
+    ],
+)
+def test_judgements_of_one_kind_are_refused_before_anything_is_computed(
+    instruct, write, refused, monkeypatch, is_desirable, found, fix
 ):
+    monkeypatch.setattr(dpo, "reference_logp", lambda *_: pytest.fail("the reference was asked"))
     data = write([{"prompt": f"{i}?", "completion": f"It is {i}.", "label": is_desirable} for i in range(6)])
-    out = tmp_path / "run"
-    assert heed("dpo", model=instruct, data=data, out=out, objective="kto", batch_size=3, held_out_share=0) == 0
-    told = capsys.readouterr().err
-    counts = "6 answers to give, 0 not to give" if is_desirable else "0 answers to give, 6 not to give"
-    assert counts in told
-    [line, *_] = lines(out / "metrics.jsonl", "train")
-    assert ("chosen_logp" in line) == is_desirable
-    assert ("rejected_logp" in line) == (not is_desirable)
+    parts = refused("dpo", model=instruct, data=data, objective="kto", batch_size=3, held_out_share=0)
+    assert (parts["where"], parts["found"]) == (str(data), found)
+    assert parts["fix"].startswith(fix)
+
+
+RANKS_ALONE = [{"prompt": f"Which, {i}?", "answers": ["Green.", "Red.", "Blue."], "ranks": [1, 2, 2]} for i in range(4)]
+
+
+@pytest.mark.parametrize("records", [GOOD, RANKS_ALONE], ids=["pairs", "ranks with ties"])
+def test_a_margin_is_refused_where_no_answer_has_a_score(instruct, write, refused, records):
+    parts = refused("reward", model=instruct, data=write(records), margin=1, held_out_share=0)
+    assert parts["where"] == "--margin"
+    assert parts["found"].startswith(f"{len(records)} rankings that give an order alone, or ranks")
+
+
+def test_a_margin_says_how_many_rankings_it_asks_nothing_of(tmp_path, instruct, write, capsys):
+    scored = {"prompt": "Which?", "answers": ["Green.", "Red."], "scores": [3, 1]}
+    options = {"batch_size": 6, "held_out_share": 0, "margin": 1}
+    data, out = write([*RANKS_ALONE, scored]), tmp_path / "run"
+    assert heed("reward", model=instruct, data=data, out=out, **options) == 0
+    assert "margin: 1 of 5 rankings have scores; no lead is asked for in the others" in capsys.readouterr().err
 
 
 def test_single_answers_are_no_rankings(instruct, write, refused):
@@ -201,8 +218,18 @@ def test_a_prompt_over_the_budget_is_an_error(instruct, write, refused, command)
     data = write([*ASKED, {"prompt": "Why? " * 100}])
     more = {"group_size": 2} if command == "grpo" else {}
     parts = refused(command, model=instruct, data=data, reward="regex: e", **POLICY, **more, max_prompt_length=40)
-    assert parts["error"] == "a prompt leaves no room for an answer"
+    assert parts["error"] == "a prompt is longer than --max-prompt-length allows"
+    assert "as --max-prompt-length 40 says" in parts["expected"]
     assert "drop" in parts["fix"]
+
+
+@pytest.mark.parametrize("command", ["ppo", "grpo"])
+def test_a_prompt_that_leaves_no_room_for_an_answer_is_an_error(instruct, write, refused, command):
+    data = write([*ASKED, {"prompt": "Why? " * 300}])
+    more = {"group_size": 2} if command == "grpo" else {}
+    parts = refused(command, model=instruct, data=data, reward="regex: e", **POLICY, **more)
+    assert parts["error"] == "a prompt leaves no room for an answer"
+    assert "252 tokens" in parts["expected"]
 
 
 def test_long_prompts_are_dropped_and_counted_if_asked(tmp_path, instruct, write):

@@ -10,10 +10,10 @@ from heed.data.prepare import Preparation
 from heed.data.tokens import fit_template
 from heed.dist.world import World
 from heed.errors import UserError
-from heed.recipes import preference_data
 from heed.recipes.datasets import MAX_MEASURED
 from heed.recipes.opening import open_tokenizer
 from heed.recipes.preference_data import JUDGED, PROMPTS, RANKINGS, prepare_preference_data
+from heed.train import files
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,7 @@ def test_what_is_prepared_is_not_prepared_again_until_it_changes(prepared, write
 
 def test_a_start_killed_before_the_scores_were_written_is_made_good(prepared, write, tmp_path, monkeypatch):
     source = DataSource(path=str(write(pairs(5))))
-    monkeypatch.setattr(preference_data.files, "write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(files, "write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         prepared(RANKINGS, source)
     monkeypatch.undo()

@@ -37,6 +37,7 @@ pre span { border-radius: .2em; padding: .1em 0; }
 pre span:nth-of-type(even) { background: var(--context-alternate); }
 pre span.t { background: var(--trained-1); color: var(--trained-ink); }
 pre span.t:nth-of-type(even) { background: var(--trained-2); }
+pre span.s { border-bottom: 1px dotted; }
 pre i { font-style: normal; opacity: .7; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .15rem .75rem; margin: .5rem 0 0; }
 dt { color: var(--quiet); } dd { margin: 0; overflow-wrap: anywhere; }
@@ -48,7 +49,8 @@ dt { color: var(--quiet); } dd { margin: 0; overflow-wrap: anywhere; }
 
 LEGEND = (
     '<pre><span class="t">trained</span><span class="t"> tokens</span>, <span>context</span><span> tokens</span>; '
-    "each shade is one token. <i>⏎</i> is a line end.</pre>"
+    'each shade is one token. <span class="s">What another answer begins with, too</span> is computed once. '
+    "<i>⏎</i> is a line end.</pre>"
 )
 
 
@@ -88,7 +90,9 @@ def _sequence(item: Shown) -> str:
 
 def _piece(piece: Piece) -> str:
     what = ("tokens " if len(piece.ids) != 1 else "token ") + ", ".join(map(str, piece.ids))
-    mark, weight = (' class="t"', f", weight {piece.weight:g}") if piece.weight else ("", "")
+    weight = f", weight {piece.weight:g}" if piece.weight else ""
+    classes = " ".join(name for name, holds in (("t", piece.weight), ("s", piece.is_shared)) if holds)
+    mark = f' class="{classes}"' if classes else ""
     return f'<span{mark} title="{what}{weight}">{"".join(map(_character, piece.text))}</span>'
 
 
@@ -111,20 +115,32 @@ def _finding(item: Finding) -> str:
 
 
 def counts(item: Shown) -> str:
-    """One line: `record 3: 58 tokens, 21 trained (36%), 1 turn, template alpaca`."""
+    """One line: `record 3: 58 tokens, 21 trained (36%), 1 turn, template alpaca`.
+
+    Of a ranked answer: `record 3, answer 2 of 4, score 1, ties with 3: 58 tokens, 37 of them shared, 21 trained ...`.
+    """
     num_tokens, num_trained = len(item.tokens), item.num_trained
     num_turns = len(item.rendered.spans)
     weights = sorted({float(weight) for weight in item.tokens.weight if weight != 0})
     which = f", sequence {item.sequence} of {item.num_sequences}" if item.num_sequences > 1 else ""
+    standing = item.standing
+    if standing is not None:
+        which += f", answer {standing.answer} of {standing.num_answers}"
+        which += "" if standing.score is None else f", score {standing.score:g}"
+        which += f", ties with {' and '.join(map(str, standing.ties_with))}" if standing.ties_with else ""
+    if item.is_desirable is not None:
+        which += ", an answer to give" if item.is_desirable else ", an answer not to give"
     parts = [
         f"record {item.rendered.origin.record:,}{which}: {num_tokens:,} tokens",
+        *([] if standing is None else [f"{standing.num_shared:,} of them shared"]),
         f"{num_trained:,} trained ({num_trained / max(num_tokens, 1):.0%})",
         f"{num_turns} {'turn' if num_turns == 1 else 'turns'}",
         f"template {item.template}",
     ]
     if weights not in ([], [1.0]):
-        parts.insert(2, "weight " + ", ".join(f"{weight:g}" for weight in weights))
-    return ", ".join(parts)
+        parts.insert(-2, "weight " + ", ".join(f"{weight:g}" for weight in weights))
+    left_out = standing.left_out if standing is not None else ()
+    return ", ".join(parts) + "".join(f"; left out: {each}" for each in left_out)
 
 
 def visible(character: str) -> str:

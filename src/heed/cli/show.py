@@ -23,6 +23,8 @@ CONTEXT = ("#6e6e6e", "#959595")
 """two shades each, in turn, so that the edges of tokens can be seen; readable on light and dark terminals"""
 OPEN, CLOSE = "⟦", "⟧"
 """around trained text where there is no colour"""
+SHARED = "underline "
+"""what another answer begins with, too"""
 
 
 def show(settings: ShowSettings) -> None:
@@ -53,6 +55,10 @@ def _print_json(items: Iterable[Shown | Finding]) -> None:
                 "weight": item.tokens.weight.tolist(),
                 "spans": [[span.start, span.stop] for span in item.rendered.spans],
             }
+            if item.standing is not None:
+                record |= dataclasses.asdict(item.standing)
+            if item.is_desirable is not None:
+                record["is_desirable"] = item.is_desirable
         print(json.dumps(record, ensure_ascii=False))
 
 
@@ -101,7 +107,7 @@ def drawn(item: Shown, *, coloured: bool) -> Text:
         if trained is not inside and not coloured:
             text.append(OPEN if trained else CLOSE)
         inside = trained
-        style = (TRAINED if trained else CONTEXT)[number % 2] if coloured else ""
+        style = (SHARED if piece.is_shared else "") + (TRAINED if trained else CONTEXT)[number % 2] if coloured else ""
         text.append("".join(map(visible, piece.text)), style=style)
     if inside and not coloured:
         text.append(CLOSE)

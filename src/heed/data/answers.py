@@ -27,6 +27,7 @@ import numpy as np
 from heed.data.chat import masked
 from heed.data.check import check, check_answer, check_prompt, check_ranking, in_held_out, is_empty, said
 from heed.data.prepare import LeftOut, Preparation, fitted
+from heed.data.render import ChatTemplate
 from heed.data.tokens import tokenise
 from heed.types import Conversation, Finding, Judged, Message, Origin, Ranking, Rendered, Tokens
 
@@ -74,7 +75,7 @@ def ranked_answers(preparation: Preparation, record: tuple[str, Ranking]) -> Ans
     if not answered.rows or not ranking.scores:
         return answered
     scores = tuple(ranking.scores[place] for place in places)
-    return replace(answered, rows=(replace(answered.rows[0], scores=scores, has_margins=True),))
+    return replace(answered, rows=(replace(answered.rows[0], scores=scores, has_margins=not ranking.are_ranks),))
 
 
 def judged_answers(preparation: Preparation, record: tuple[str, Judged | Ranking]) -> Answered:
@@ -111,7 +112,7 @@ def judged_answers(preparation: Preparation, record: tuple[str, Judged | Ranking
     kept, lost = fitted((made.tokens,), preparation)
     return replace(
         answered,
-        rows=tuple(Row((_up_to_last_trained(tokens),), (float(noun.is_desirable),)) for tokens in kept),
+        rows=tuple(Row((up_to_last_trained(tokens),), (float(noun.is_desirable),)) for tokens in kept),
         is_held_out=bool(kept) and _is_held_out(noun.prompt, noun.origin, preparation),
         too_long=(LeftOut(noun.origin, "too long", lost),) if lost else (),
         num_branches=made.num_branches,
@@ -128,12 +129,10 @@ def _compared(shape: str, ranking: Ranking, preparation: Preparation) -> tuple[A
     answered = Answered((shape, Ranking), origin)
     if (finding := check_ranking(ranking)) is not None:
         return replace(answered, findings=(finding,)), []
-    scores = _scores(ranking)
-    lost = {place: "is empty" for place, answer in enumerate(ranking.answers) if is_empty(answer)}
-    lost |= repeated({i: said(answer) for i, answer in enumerate(ranking.answers) if i not in lost}, scores)
-    places = [place for place in range(count) if place not in lost]
-    if not _differ(places, scores):
-        return replace(answered, uninformative=(_nothing_to_compare(ranking, lost, len(places)),)), []
+    comparable = comparable_answers(ranking)
+    if isinstance(comparable, Finding):
+        return replace(answered, uninformative=(comparable,)), []
+    places, lost = comparable
     made: dict[int, _Made] = {}
     for place in places:
         found = _sequence(ranking.prompt, ranking.answers[place], origin, preparation)
@@ -158,6 +157,15 @@ def _compared(shape: str, ranking: Ranking, preparation: Preparation) -> tuple[A
         is_held_out=_is_held_out(ranking.prompt, origin, preparation),
         left_out=left_out,
     ), list(fitting)
+
+
+def comparable_answers(ranking: Ranking) -> tuple[list[int], dict[int, str]] | Finding:
+    """Which answers of a ranking can be compared, and why others cannot, by place; or why it teaches nothing."""
+    scores = _scores(ranking)
+    lost = {place: "is empty" for place, answer in enumerate(ranking.answers) if is_empty(answer)}
+    lost |= repeated({i: said(answer) for i, answer in enumerate(ranking.answers) if i not in lost}, scores)
+    places = [place for place in range(len(ranking.answers)) if place not in lost]
+    return (places, lost) if _differ(places, scores) else _nothing_to_compare(ranking, lost, len(places))
 
 
 def _scores(ranking: Ranking) -> tuple[float, ...]:
@@ -233,9 +241,31 @@ def _sequence(
     template_arguments: Mapping[str, object] | None = None,
 ) -> _Made | Finding:
     """The prompt and the answer up to its last trained token, of which the answer alone is trained."""
+    found = rendered_answer(prompt, answer, origin, preparation.template, tools, template_arguments)
+    if isinstance(found, Finding):
+        return found
+    rendered, num_branches = found
+    tokenised = tokenise(rendered, preparation.tokenizer)
+    return _Made(up_to_last_trained(tokenised.tokens), num_branches, tokenised.num_split_edges)
+
+
+def rendered_answer(
+    prompt: tuple[Message, ...],
+    answer: tuple[Message, ...],
+    origin: Origin,
+    template: ChatTemplate,
+    tools: tuple[Mapping[str, object], ...] = (),
+    template_arguments: Mapping[str, object] | None = None,
+) -> tuple[Rendered, int] | Finding:
+    """The prompt and the answer as text of which the answer alone is trained.
+
+    Returns:
+        it, and in how many further renders the template shows turns of the answer; where there are any, only the last
+        turn is trained.
+    """
     context = tuple(replace(m, weight=0.0) if m.role == "assistant" else m for m in prompt)
     conversation = Conversation(context + answer, origin, tools, template_arguments or {})
-    rendered = check(conversation) or masked(conversation, preparation.template)
+    rendered = check(conversation) or masked(conversation, template)
     if isinstance(rendered, Finding):
         return rendered
     num_branches = len(rendered) - 1
@@ -243,19 +273,15 @@ def _sequence(
         # The template shows the answer's turns in several renders; the one of the last turn cannot be told from here.
         last_alone = tuple(replace(m, weight=0.0) if m.role == "assistant" else m for m in answer[:-1])
         conversation = replace(conversation, messages=(*context, *last_alone, answer[-1]))
-        rendered = masked(conversation, preparation.template)
+        rendered = masked(conversation, template)
         if isinstance(rendered, Finding):
             return rendered
-    tokenised = tokenise(_only(rendered), preparation.tokenizer)
-    return _Made(_up_to_last_trained(tokenised.tokens), num_branches, tokenised.num_split_edges)
-
-
-def _only(rendered: tuple[Rendered, ...]) -> Rendered:
     [single] = rendered
-    return single
+    return single, num_branches
 
 
-def _up_to_last_trained(tokens: Tokens) -> Tokens:
+def up_to_last_trained(tokens: Tokens) -> Tokens:
+    """An answer ends where its last turn does; what a template puts behind it is read by nobody."""
     stop = int(tokens.weight.nonzero()[0][-1]) + 1
     return Tokens(tokens.ids[:stop], tokens.weight[:stop])
 
@@ -272,7 +298,7 @@ def _fitting(
         if num_lost:
             long[place] = num_lost
         if fitting:
-            kept[place] = _up_to_last_trained(fitting[0])
+            kept[place] = up_to_last_trained(fitting[0])
     if not long:
         return kept, None
     count, origin = len(ranking.answers), ranking.origin

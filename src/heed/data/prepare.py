@@ -45,6 +45,8 @@ class Preparation:
     """share of a data set's records that may be unusable without stopping the run"""
     held_out_share: float
     """of the records, by hash of their content"""
+    limited_by: str | None = None
+    """the option that sets `max_length`, such as `--max-length`; None where the model does"""
 
 
 @dataclass(frozen=True)
@@ -274,17 +276,33 @@ def fitted(sequences: tuple[Tokens, ...], preparation: Preparation) -> tuple[tup
     return kept, sum(len(tokens) for tokens in sequences) - sum(len(tokens) for tokens in kept)
 
 
-def refuse_too_long(too_long: list[LeftOut], preparation: Preparation) -> None:
-    """Stop at conversations that do not fit, unless the user said what to do with them."""
+def refuse_too_long(
+    too_long: list[LeftOut],
+    preparation: Preparation,
+    *,
+    noun: str = "conversation",
+    problem: str = "a conversation is longer than the model can read",
+    expected: str = "the model's positions",
+    fix: str = "--too-long drop leaves them out, --too-long truncate cuts their ends off; both are counted",
+) -> None:
+    """Stop at records that do not fit, unless the user said what to do with them.
+
+    Args:
+        noun: what one of them is called.
+        problem, expected: what they exceed where it is the model that sets the limit, and not an option.
+    """
     if not too_long or preparation.too_long != "error":
         return
     first, others = too_long[0], len(too_long) - 1
+    option, limit = preparation.limited_by, preparation.max_length
+    if option is not None:
+        problem, expected = f"a {noun} is longer than {option} allows", f"as {option} {limit} says"
     raise UserError(
-        "a conversation is longer than the model can read",
+        problem,
         where=str(first.origin),
-        found=f"{first.num_tokens:,} tokens" + (f", and {others:,} further conversations too long" if others else ""),
-        expected=f"at most {preparation.max_length:,} tokens (--max-length, or the model's positions)",
-        fix="--too-long drop leaves them out, --too-long truncate cuts their ends off; both are counted",
+        found=f"{first.num_tokens:,} tokens" + (f", and {others:,} further {noun}s too long" if others else ""),
+        expected=f"at most {limit:,} tokens, {expected}",
+        fix=fix if option is None else f"a larger {option}; or {fix}",
     )
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from heed.data.chat import inference_prompt
 from heed.data.check import check_prompt, in_held_out
 from heed.data.parallel import map_in_processes
-from heed.data.prepare import Account, LeftOut, Preparation, histogram, refuse_findings
+from heed.data.prepare import Account, LeftOut, Preparation, histogram, refuse_findings, refuse_too_long
 from heed.data.read import counted, read_prompts
 from heed.data.stops import forbidden_pattern
 from heed.data.store import StoreWriter, TokenStore
@@ -118,7 +118,14 @@ def prepare_prompts(
                     first_byte.append(first_byte[-1] + file.write(record.line))
                 progress(account.num_records)
             account.read = counted(counts)
-            _refuse_too_long(too_long, preparation)
+            refuse_too_long(
+                too_long,
+                preparation,
+                noun="prompt",
+                problem="a prompt leaves no room for an answer",
+                expected="so that an answer has room",
+                fix="--too-long drop leaves such prompts out and counts them",
+            )
             refuse_findings(findings, account, preparation.max_bad_records)
         lines.replace(folder / FIELDS)
     finally:
@@ -194,20 +201,6 @@ def _rendered(prompt: Prompt, preparation: Preparation) -> str | Finding:
         return inference_prompt(prompt.messages, preparation.template, prompt.tools, prompt.template_arguments)
     except UserError as error:
         return Finding(error.problem, prompt.origin, f"{error.found} ({error.where})", error.expected, error.fix)
-
-
-def _refuse_too_long(too_long: list[LeftOut], preparation: Preparation) -> None:
-    """Stop at prompts that leave no room for an answer, unless the user said that they may be left out."""
-    if not too_long or preparation.too_long != "error":
-        return
-    first, others = too_long[0], len(too_long) - 1
-    raise UserError(
-        "a prompt leaves no room for an answer",
-        where=str(first.origin),
-        found=f"{first.num_tokens:,} tokens" + (f", and {others:,} further prompts too long" if others else ""),
-        expected=f"at most {preparation.max_length:,} tokens",
-        fix="--too-long drop leaves such prompts out and counts them",
-    )
 
 
 def _plain(value: Any) -> Any:

@@ -329,7 +329,8 @@ def _best_first(ranking: Ranking, scores: list[float], are_distances: bool) -> R
         kept: tuple[float, ...] = ()
     else:
         kept = tuple(scores[i] if are_distances else float(levels.index(scores[i])) for i in order)
-    return replace(ranking, answers=tuple(ranking.answers[i] for i in order), scores=kept)
+    answers = tuple(ranking.answers[i] for i in order)
+    return replace(ranking, answers=answers, scores=kept, are_ranks=bool(kept) and not are_distances)
 
 
 SCORES_OF_PAIRS = (

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 import torch
 
+from heed.config import tokens_per_forward
 from heed.dist.world import World
 from heed.forest.build import build
 from heed.forest.plan import Group, deal
+from heed.models.load import LoadedModel
 from heed.types import Forest
 
 if TYPE_CHECKING:
@@ -19,6 +21,17 @@ if TYPE_CHECKING:
 
 
 Part = TypeVar("Part")
+SHARE_OF_FORWARD = 5 / 8
+"""of the tokens at which a forward with logits for every one of them is fully busy"""
+
+
+def lean_forward(max_tokens: int | None, loaded: LoadedModel) -> int:
+    """Forest tokens of a forward: those asked for, or fewer than in supervised tuning, which hold fewer activations.
+
+    Reward models have no language head's products to keep busy, and where several roles share a machine their memory
+    is what counts.
+    """
+    return max_tokens or round(SHARE_OF_FORWARD * tokens_per_forward(None, loaded.device.type, loaded.width))
 
 
 @dataclass(frozen=True)

@@ -24,23 +24,22 @@ import torch
 from torch import Tensor
 
 from heed.config import dump, peak_learning_rate, tokens_per_forward
-from heed.data.prepare import Preparation
 from heed.models.check import choose_score
 from heed.models.load import num_positions, restore, save
 from heed.preference_config import DpoSettings
 from heed.recipes.cut import Cut
+from heed.recipes.datasets import preparation_of
 from heed.recipes.judging import Judging, Partners, balanced
 from heed.recipes.loop import Loop, Place, go_through, in_run_folder
 from heed.recipes.opening import Opened, open_for_tuning
+from heed.recipes.pace import step_on_schedule
 from heed.recipes.paired import Answers, Paired, comparison_of
 from heed.recipes.preference_data import JUDGED, RANKINGS, Kind, PreferenceData, prepare_preference_data
 from heed.recipes.reference import reference_logp
-from heed.recipes.sft import refuse_too_long_setting
-from heed.train.optimiser import adamw, set_learning_rate
+from heed.train.optimiser import adamw
 from heed.train.progress import Progress
 from heed.train.run import Checkpoint
-from heed.train.schedule import learning_rate
-from heed.train.step import Statistics, Term, evaluate, optimiser_step
+from heed.train.step import Statistics, Term, evaluate
 
 SHARE_OF_TUNING_RATE = 0.1
 """of the learning rate that suits supervised tuning: preferences move a model that can answer already"""
@@ -114,23 +113,13 @@ def prepare_tuning(settings: DpoSettings, place: Place) -> Tuning:
     """Open the model, prepare the data, prove that the forest computes what the model computes, ask the reference."""
     assert settings.date is not None
     opened = open_for_tuning(settings, place.device, place.folder.folder, settings.date, place.speaker.say)
-    model, limit = opened.loaded.model, num_positions(opened.loaded.model)
-    refuse_too_long_setting(settings.max_length, limit)
-    preparation = Preparation(
-        template=opened.template,
-        tokenizer=opened.tokenizer,
-        max_length=settings.max_length or limit,
-        too_long=settings.too_long,
-        max_bad_records=settings.max_bad_records,
-        held_out_share=settings.held_out_share,
-    )
     kind: Kind[Any] = JUDGED if settings.objective == "kto" else RANKINGS
     data = prepare_preference_data(
         kind,
         settings.data,
         settings.eval_data,
         place.folder.folder,
-        preparation,
+        preparation_of(settings, opened),
         seed=settings.seed,
         settings=dump(settings),
         world=place.world,
@@ -147,7 +136,7 @@ def prepare_tuning(settings: DpoSettings, place: Place) -> Tuning:
         optimiser=adamw(named, weight_decay=settings.optim.weight_decay),
         peak=peak_learning_rate(
             settings.optim.lr,
-            num_parameters=model.num_parameters(),
+            num_parameters=opened.loaded.model.num_parameters(),
             has_adapter=settings.lora.rank > 0,
             share=SHARE_OF_TUNING_RATE,
         ),
@@ -168,37 +157,32 @@ def learning_from(
     cut = Cut(max_tokens, chosen.shares_prefixes, place.world)
     answers = Answers(chosen, loaded.device, settings.dtype)
     beta = BETA[settings.objective] if settings.beta == "auto" else settings.beta
+    weights = balanced(data) if judged else (1.0, 1.0)  # refuses judgements of one kind before anything is computed
     partners = Partners(data) if judged else None
     groups = Judging.asked_of_reference(data, partners) if partners is not None else Paired.asked_of_reference(data)
     reference = reference_logp(groups, answers.token_logp, place, cut)
     if partners is not None:
-        return Judging(answers, cut, beta, *balanced(data), partners, reference)
+        return Judging(answers, cut, beta, *weights, partners, reference)
     return Paired(answers, cut, comparison_of(settings, beta), reference)
 
 
 def take_step(tuning: Tuning, step: int, place: Place) -> dict[str, float]:
     """One optimiser step, and its numbers for `metrics.jsonl`."""
-    settings, optimiser = tuning.settings, tuning.optimiser
+    batch_size = tuning.settings.batch_size
     began = time.perf_counter()
-    batches = tuning.learning.batches(tuning.data.batch(step, settings.batch_size, tuning.num_draws))
-    rate = learning_rate(
+    batches = tuning.learning.batches(tuning.data.batch(step, batch_size, tuning.num_draws))
+    numbers = step_on_schedule(
         step,
-        peak=tuning.peak,
-        warmup_steps=round(settings.optim.warmup * tuning.total_steps),
-        total_steps=tuning.total_steps,
-        shape=settings.optim.schedule,
-    )
-    set_learning_rate(optimiser, rate)
-    numbers = optimiser_step(
-        [p for group in optimiser.param_groups for p in group["params"]],
-        optimiser,
+        tuning.optimiser,
         [Term(batches, tuning.learning.loss_of)],
-        max_norm=settings.optim.max_norm,
+        settings=tuning.settings.optim,
+        peak=tuning.peak,
+        total_steps=tuning.total_steps,
         world=place.world,
     )
     num_tokens = int(place.world.sum(torch.tensor(sum(batch.forest.num_unshared_tokens for batch in batches))))
     seconds = time.perf_counter() - began
-    return {**numbers, "learning_rate": rate, "num_tokens": num_tokens, "tokens_per_second": num_tokens / seconds}
+    return {**numbers, "num_tokens": num_tokens, "tokens_per_second": num_tokens / seconds}
 
 
 def measure(tuning: Tuning, place: Place, step: int, progress: Progress) -> None:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from heed.data.preferences import JudgedTokens
+from heed.errors import UserError
 from heed.forest.build import build
 from heed.objectives.preference import kto_loss, kto_reference_point
 from heed.recipes.cut import Cut
@@ -172,9 +173,23 @@ class Judging:
 
 
 def balanced(data: PreferenceData[JudgedTokens]) -> tuple[float, float]:
-    """(w_D, w_U) with which both sides weigh the same: the rarer side 1, the other less; (1, 1) if one is absent."""
+    """(w_D, w_U) with which both sides weigh the same: the rarer side 1, the other less.
+
+    Raises:
+        UserError: all training answers are judged alike. The weights are a ratio of the two counts (section 4.2 of the
+            source), which is then not defined, and z0 has nothing to tell apart: more than it pushes every answer the
+            same way, the loss does not say.
+    """
     good = [items.at(int(record)).is_desirable for items in data.sets for record in items.training]
     num_good, num_bad = sum(good), len(good) - sum(good)
     if not num_good or not num_bad:
-        return 1.0, 1.0
+        raise UserError(
+            "all answers are judged alike, and KTO learns from the difference",
+            where=", ".join(items.path for items in data.sets),
+            found=f"{num_good:,} answers to give, {num_bad:,} not to give",
+            expected="answers of both kinds to train on",
+            fix="heed sft learns from answers to give alone; for KTO add records with label false"
+            if num_good
+            else "add records with label true: what to say instead cannot be learnt from what not to say",
+        )
     return min(1.0, num_bad / num_good), min(1.0, num_good / num_bad)

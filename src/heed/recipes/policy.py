@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import torch
 
-from heed.config import DataSource, dump, peak_learning_rate, tokens_per_forward
+from heed.config import DataSource, dump, peak_learning_rate
 from heed.data.prepare import Preparation, TooLong
 from heed.data.prompts import PromptTokens
 from heed.errors import UserError
@@ -35,7 +35,7 @@ from heed.objectives.policy import (
     is_ratio_clipped,
 )
 from heed.preference_config import Kl, KlOfGroups
-from heed.recipes.cut import Cut
+from heed.recipes.cut import Cut, lean_forward
 from heed.recipes.loop import Place
 from heed.recipes.opening import Opened, open_base
 from heed.recipes.preference_data import PROMPTS, PreferenceData, prepare_preference_data
@@ -149,9 +149,8 @@ def open_policy(settings: PolicySettings, place: Place, *, with_value: bool) -> 
     longest = everything_trained(max(first, key=len).ids)
     chosen = self_checked(played, longest, longest_in_data=prompts.longest + settings.max_new_tokens, say=say)
     loaded = opened.loaded
-    max_tokens = tokens_per_forward(settings.max_tokens, loaded.device.type, loaded.width)
     share = all(chosen[role.model].shares_prefixes for role in played if role is not roles.reward)
-    cut = Cut(max_tokens, share, place.world)
+    cut = Cut(lean_forward(settings.max_tokens, loaded), share, place.world)
     cast = Cast(roles, opened, chosen, cut, settings.dtype, settings.temperature, rule)
     held_out = [prompt for found in prompts.held_out.values() for prompt in found][:MAX_HELD_OUT_PROMPTS]
     return Opening(cast, prompts, held_out)
@@ -220,6 +219,7 @@ def prepare_prompts(
             too_long=settings.too_long,
             max_bad_records=settings.max_bad_records,
             held_out_share=HELD_OUT_SHARE,
+            limited_by="--max-prompt-length" if settings.max_prompt_length else None,
         ),
         seed=settings.seed,
         settings=dump(settings),

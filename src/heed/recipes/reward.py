@@ -20,38 +20,35 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from heed.config import dump, peak_learning_rate, tokens_per_forward
+from heed.config import dump, peak_learning_rate
 from heed.data.preferences import RankedTokens
-from heed.data.prepare import Preparation
+from heed.errors import UserError
 from heed.evaluate.calibration import calibration
 from heed.evaluate.intervals import accuracy
 from heed.evaluate.ranked import held_out_comparisons, length_bins, length_correlation
 from heed.models.check import ChosenScore, choose_score
-from heed.models.load import LoadedModel, num_positions
+from heed.models.load import num_positions
 from heed.models.scalar import RewardModel, new_reward_model, restore_reward_model, save_reward_model
 from heed.models.score import autocast
 from heed.objectives.preference import bradley_terry_loss, centring_loss, is_ranked_right
 from heed.preference_config import RewardSettings
 from heed.recipes.comparing import ComparedForest, compared, on_device
-from heed.recipes.cut import Cut
+from heed.recipes.cut import Cut, lean_forward
+from heed.recipes.datasets import preparation_of
 from heed.recipes.loop import Loop, Place, go_through, in_run_folder
 from heed.recipes.opening import Opened, open_for_tuning
+from heed.recipes.pace import step_on_schedule
 from heed.recipes.preference_data import RANKINGS, PreferenceData, prepare_preference_data
-from heed.recipes.sft import refuse_too_long_setting
 from heed.train import files
-from heed.train.optimiser import adamw, set_learning_rate
+from heed.train.optimiser import adamw
 from heed.train.progress import Progress
 from heed.train.run import Checkpoint
-from heed.train.schedule import learning_rate
-from heed.train.step import Statistics, Term, optimiser_step
+from heed.train.step import Statistics, Term
 from heed.types import Forest
 
 MEASUREMENTS = "reward_measurements.json"
 SHARE_OF_TUNING_RATE = 0.5
 """of the learning rate that suits supervised tuning: the head is new, and what the trunk knows is to be kept"""
-SHARE_OF_FORWARD = 5 / 8
-"""of the tokens at which a forward with logits is fully busy: without a language head's products, fewer do as well, and
-hold fewer activations"""
 MAX_REFERENCE_RANKINGS = 256
 """of the training data, whose best answers' mean reward becomes 0"""
 
@@ -142,33 +139,25 @@ def prepare_training(settings: RewardSettings, place: Place) -> Training:
     opened = open_for_tuning(settings, place.device, place.folder.folder, settings.date, place.speaker.say)
     loaded = opened.loaded
     reward_model = new_reward_model(loaded, settings.seed)
-    limit = num_positions(loaded.model)
-    refuse_too_long_setting(settings.max_length, limit)
-    preparation = Preparation(
-        template=opened.template,
-        tokenizer=opened.tokenizer,
-        max_length=settings.max_length or limit,
-        too_long=settings.too_long,
-        max_bad_records=settings.max_bad_records,
-        held_out_share=settings.held_out_share,
-    )
     data = prepare_preference_data(
         RANKINGS,
         settings.data,
         settings.eval_data,
         place.folder.folder,
-        preparation,
+        preparation_of(settings, opened),
         seed=settings.seed,
         settings=dump(settings),
         world=place.world,
     )
+    if settings.margin:
+        place.speaker.say(scored(data))
     num_draws = data.draws_in_epoch * settings.epochs
     first = data.batch(1, settings.batch_size, num_draws)
     chosen = choose_score(
         loaded.model,
         max((tokens for ranking in first for tokens in ranking.sequences), key=len),
         longest_in_data=data.longest,
-        num_positions=limit,
+        num_positions=num_positions(loaded.model),
         share=True,
     )
     place.speaker.say(f"self-check: {chosen.note}")
@@ -180,7 +169,7 @@ def prepare_training(settings: RewardSettings, place: Place) -> Training:
         reward_model=reward_model,
         data=data,
         chosen=chosen,
-        cut=Cut(forward_size(settings, loaded), chosen.shares_prefixes, place.world),
+        cut=Cut(lean_forward(settings.max_tokens, loaded), chosen.shares_prefixes, place.world),
         optimiser=adamw(named, weight_decay=settings.optim.weight_decay),
         peak=peak_learning_rate(
             settings.optim.lr,
@@ -192,34 +181,41 @@ def prepare_training(settings: RewardSettings, place: Place) -> Training:
     )
 
 
-def forward_size(settings: RewardSettings, loaded: LoadedModel) -> int:
-    """Forest tokens of a forward: those asked for, or as many as keep the device busy."""
-    return settings.max_tokens or round(SHARE_OF_FORWARD * tokens_per_forward(None, loaded.device.type, loaded.width))
+def scored(data: PreferenceData[RankedTokens]) -> str:
+    """How many rankings have scores that `margin` can ask a lead by, as a line for the user.
+
+    Raises:
+        UserError: none has; then there is nothing for the margin to do.
+    """
+    known = [items.at(int(record)).has_margins for items in data.sets for record in items.training]
+    if any(known):
+        return f"margin: {sum(known):,} of {len(known):,} rankings have scores; no lead is asked for in the others"
+    raise UserError(
+        "a margin is asked for per point of score, and no answer has a score",
+        where="--margin",
+        found=f"{len(known):,} rankings that give an order alone, or ranks, in {', '.join(i.path for i in data.sets)}",
+        expected='"scores" beside ranked answers, or "margin" or "score_chosen" and "score_rejected" beside a pair',
+        fix="leave out --margin, or write the scores into the records",
+    )
 
 
 def take_step(training: Training, step: int) -> dict[str, float]:
     """One optimiser step, and its numbers for `metrics.jsonl`."""
-    settings, optimiser = training.settings, training.optimiser
+    batch_size = training.settings.batch_size
     began = time.perf_counter()
-    rankings = training.data.batch(step, settings.batch_size, training.num_draws)
-    rate = learning_rate(
+    rankings = training.data.batch(step, batch_size, training.num_draws)
+    numbers = step_on_schedule(
         step,
-        peak=training.peak,
-        warmup_steps=round(settings.optim.warmup * training.total_steps),
-        total_steps=training.total_steps,
-        shape=settings.optim.schedule,
-    )
-    set_learning_rate(optimiser, rate)
-    numbers = optimiser_step(
-        [p for group in optimiser.param_groups for p in group["params"]],
-        optimiser,
+        training.optimiser,
         [Term(compared(rankings, training.cut), training.loss_of)],
-        max_norm=settings.optim.max_norm,
+        settings=training.settings.optim,
+        peak=training.peak,
+        total_steps=training.total_steps,
         world=training.cut.world,
     )
     num_tokens = sum(len(tokens) for ranking in rankings for tokens in ranking.sequences)
     seconds = time.perf_counter() - began
-    return {**numbers, "learning_rate": rate, "num_tokens": num_tokens, "tokens_per_second": num_tokens / seconds}
+    return {**numbers, "num_tokens": num_tokens, "tokens_per_second": num_tokens / seconds}
 
 
 def measure(training: Training, place: Place, step: int, progress: Progress) -> None:

@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 
 from heed.config import SftSettings, dump, peak_learning_rate, tokens_per_forward
-from heed.data.prepare import Preparation
 from heed.dist.world import World
 from heed.errors import UserError
 from heed.forest.build import build
@@ -29,14 +28,14 @@ from heed.models.check import ChosenScore, choose_score
 from heed.models.load import num_positions, restore, save
 from heed.models.sample import greedy
 from heed.models.score import autocast
-from heed.recipes.datasets import Data, prepare_data
+from heed.recipes.datasets import Data, preparation_of, prepare_data
 from heed.recipes.loop import Loop, Place, go_through, in_run_folder
 from heed.recipes.opening import Opened, open_for_tuning
-from heed.train.optimiser import adamw, set_learning_rate
+from heed.recipes.pace import step_on_schedule
+from heed.train.optimiser import adamw
 from heed.train.progress import Progress
 from heed.train.run import Checkpoint, Run
-from heed.train.schedule import learning_rate
-from heed.train.step import Statistics, Term, evaluate, likelihood, optimiser_step
+from heed.train.step import Statistics, Term, evaluate, likelihood
 from heed.types import Forest, Tokens
 
 NUM_SAMPLES = 3
@@ -108,20 +107,11 @@ def prepare_tuning(settings: SftSettings, folder: Run, device: torch.device, wor
     opened = open_for_tuning(settings, device, folder.folder, settings.date, speaker.say)
     model = opened.loaded.model
     limit = num_positions(model)
-    refuse_too_long_setting(settings.max_length, limit)
-    preparation = Preparation(
-        template=opened.template,
-        tokenizer=opened.tokenizer,
-        max_length=settings.max_length or limit,
-        too_long=settings.too_long,
-        max_bad_records=settings.max_bad_records,
-        held_out_share=settings.held_out_share,
-    )
     data = prepare_data(
         settings.data,
         settings.eval_data,
         folder.folder,
-        preparation,
+        preparation_of(settings, opened),
         seed=settings.seed,
         settings=dump(settings),
         world=world,
@@ -158,19 +148,13 @@ def take_step(tuning: Tuning, step: int) -> dict[str, float]:
     began = time.perf_counter()
     conversations = tuning.data.training.batch(step, settings.batch_size, tuning.num_draws)
     forests = tuning.forests(conversations)
-    rate = learning_rate(
+    numbers = step_on_schedule(
         step,
-        peak=tuning.peak,
-        warmup_steps=round(settings.optim.warmup * tuning.total_steps),
-        total_steps=tuning.total_steps,
-        shape=settings.optim.schedule,
-    )
-    set_learning_rate(tuning.optimiser, rate)
-    numbers = optimiser_step(
-        [p for group in tuning.optimiser.param_groups for p in group["params"]],
         tuning.optimiser,
         [Term(forests, tuning.loss_of)],
-        max_norm=settings.optim.max_norm,
+        settings=settings.optim,
+        peak=tuning.peak,
+        total_steps=tuning.total_steps,
         world=tuning.world,
     )
     counts = tuning.world.sum(
@@ -179,7 +163,6 @@ def take_step(tuning: Tuning, step: int) -> dict[str, float]:
     seconds = time.perf_counter() - began
     return {
         **numbers,
-        "learning_rate": rate,
         "num_computed_tokens": counts[0],
         "num_tokens": counts[1],
         "num_padded_tokens": padded([len(tokens) for conversation in conversations for tokens in conversation]),
@@ -248,15 +231,3 @@ def save_model(tuning: Tuning, to: Path) -> None:
     """Write the model as plain transformers reads it."""
     opened = tuning.opened
     save(opened.loaded, to, template=opened.saved_template(), stop_tokens=opened.stops)
-
-
-def refuse_too_long_setting(max_length: int | None, limit: int | None) -> None:
-    """A longer `max_length` than the model has positions cannot be meant."""
-    if max_length is not None and limit is not None and max_length > limit:
-        raise UserError(
-            "max_length is more than the model can read",
-            where="--max-length",
-            found=f"{max_length:,} tokens",
-            expected=f"at most {limit:,}, the model's positions",
-            fix=f"--max-length {limit}, or leave it out",
-        )

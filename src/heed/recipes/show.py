@@ -1,6 +1,8 @@
 """What the model will see: a data set's records through the template and the tokenizer, no model needed.
 
 records -> rendered chat -> tokens + mask -> pieces of text to draw
+
+A conversation is shown as supervised tuning takes it; of ranked answers every one, as they are compared.
 """
 
 from __future__ import annotations
@@ -8,21 +10,25 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from heed.config import DataSource, ShowSettings
+from heed.data.answers import comparable_answers, rendered_answer, up_to_last_trained
 from heed.data.chat import masked
-from heed.data.check import check
+from heed.data.check import check, check_ranking
 from heed.data.choice import choose_template, with_new_tokens
 from heed.data.prepare import conversations_of
-from heed.data.read import read, read_labelled
+from heed.data.read import read_labelled, read_raw
 from heed.data.render import ChatTemplate
+from heed.data.shapes import Noun, convert, recognise, with_scores_of_pair
 from heed.data.tokens import Tokenizer, fit_template, tokenise
-from heed.data.wordings import load_wordings
+from heed.data.wordings import Wordings, load_wordings
 from heed.errors import UserError
-from heed.types import Conversation, Finding, Rendered, Tokens
+from heed.types import Conversation, Finding, Judged, Labelled, Ranking, Rendered, Tokens
 
 TOKEN_OF_ITS_OWN = re.compile(r"<[^\s<>]+>")
 """a special token that a template brings along joins the vocabulary if it looks like this; [INST] is plain text"""
@@ -37,6 +43,26 @@ class Piece:
     """none where the edges of the tokens inside are not known"""
     weight: float
     """the largest of its tokens' weights; 0 is context"""
+    is_shared: bool = False
+    """whether another answer of the ranking begins with all this, too"""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where an answer stands among those it is compared with."""
+
+    answer: int
+    """counted from 1, the best"""
+    num_answers: int
+    """of this record"""
+    score: float | None
+    """by whoever ranked the answers; None where an order is all they gave"""
+    ties_with: tuple[int, ...]
+    """answers that are neither better nor worse"""
+    num_shared: int
+    """tokens from the beginning on that another answer begins with, too: these are computed once"""
+    left_out: tuple[str, ...] = ()
+    """beside the first answer that is shown: which others cannot be compared, and why"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +78,10 @@ class Shown:
     rendered: Rendered
     tokens: Tokens
     pieces: tuple[Piece, ...]
+    standing: Standing | None = None
+    """of a ranked answer"""
+    is_desirable: bool | None = None
+    """of an answer that was judged on its own"""
 
     @property
     def num_trained(self) -> int:
@@ -64,10 +94,31 @@ def run(settings: ShowSettings, *, say: Callable[[str], None] = lambda line: Non
 
     `say` is told what was chosen where nothing was asked for.
     """
+    settings = _data_of_run(settings)
     template, tokenizer = _template(settings, _tokenizer(settings), say)
     for source in settings.data:
-        for conversation in _chosen(source, settings):
-            yield from _sequences(conversation, source.path, template, tokenizer)
+        wordings = load_wordings(source.wordings) if source.wordings is not None else None
+        for record in _chosen(source, settings):
+            yield from _shown(record, source.path, wordings, template, tokenizer)
+
+
+def _data_of_run(settings: ShowSettings) -> ShowSettings:
+    """A run folder in place of data stands for the data of the run, as its own tokenizer and template show it."""
+    folder = Path(settings.data[0].path).expanduser()
+    if len(settings.data) > 1 or not (folder / "config.yaml").is_file():
+        return settings
+    # Imported late, because it takes seconds.
+    from heed.train.run import read_config
+
+    config = read_config(folder) or {}
+    if "data" not in config:
+        return settings
+    chosen = settings.model_dump(by_alias=True)
+    if settings.model is None and settings.tokenizer is None:
+        chosen["model"] = str(folder) if (folder / "tokenizer.json").is_file() else config["model"]
+    for name in ("template", "date"):
+        chosen[name] = chosen[name] or config.get(name)
+    return ShowSettings.model_validate({**chosen, "data": config["data"]})
 
 
 def _tokenizer(settings: ShowSettings) -> Tokenizer:
@@ -106,10 +157,10 @@ def _template(
     return fit_template(template, tokenizer), tokenizer
 
 
-def _chosen(source: DataSource, settings: ShowSettings) -> Iterator[Conversation]:
+def _chosen(source: DataSource, settings: ShowSettings) -> Iterator[Noun | Labelled | Finding]:
     """The records that are asked for; a record that says several conversations counts as one."""
     num_seen = 0
-    by_record = itertools.groupby(_conversations(source), key=lambda conversation: conversation.origin)
+    by_record = itertools.groupby(_records(source), key=lambda record: record.origin)
     for origin, group in by_record:
         num_seen += 1
         if settings.record is None or origin.record == settings.record:
@@ -126,10 +177,82 @@ def _chosen(source: DataSource, settings: ShowSettings) -> Iterator[Conversation
         )
 
 
-def _conversations(source: DataSource) -> Iterator[Conversation]:
-    wordings = load_wordings(source.wordings) if source.wordings is not None else None
-    for _, noun in read(source.path) if wordings is None else read_labelled(source.path):
-        yield from conversations_of(noun, wordings)
+def _records(source: DataSource) -> Iterator[Noun | Labelled | Finding]:
+    if source.wordings is not None:
+        yield from (labelled for _, labelled in read_labelled(source.path))
+        return
+    for origin, raw in read_raw(source.path):
+        for noun in convert(recognise(raw, origin), raw, origin):
+            try:
+                yield with_scores_of_pair(noun, raw) if isinstance(noun, Ranking) else noun
+            except UserError as error:
+                yield Finding(error.problem, origin, error.found, error.expected, error.fix)
+
+
+def _shown(
+    record: Noun | Labelled | Finding,
+    dataset: str,
+    wordings: Wordings | None,
+    template: ChatTemplate,
+    tokenizer: Tokenizer,
+) -> Iterator[Shown | Finding]:
+    if isinstance(record, Finding):
+        yield record
+    elif isinstance(record, Ranking) and len(record.answers) > 1:
+        yield from _answers(record, dataset, template, tokenizer)
+    else:
+        is_desirable = record.is_desirable if isinstance(record, Judged) else None
+        for conversation in conversations_of(record, wordings):
+            for item in _sequences(conversation, dataset, template, tokenizer):
+                yield replace(item, is_desirable=is_desirable) if isinstance(item, Shown) else item
+
+
+def _answers(ranking: Ranking, dataset: str, template: ChatTemplate, tokenizer: Tokenizer) -> Iterator[Shown | Finding]:
+    """The answers that are compared, best first, each as far as it is read."""
+    found = check_ranking(ranking) or comparable_answers(ranking)
+    if isinstance(found, Finding):
+        yield found
+        return
+    places, lost = found
+    origin, count = ranking.origin, len(ranking.answers)
+    made: list[tuple[Rendered, Tokens]] = []
+    for place in places:
+        answer = rendered_answer(ranking.prompt, ranking.answers[place], origin, template)
+        if isinstance(answer, Finding):
+            yield replace(answer, found=f"answer {place + 1} of {count}: {answer.found}")
+            return
+        whole, _ = answer
+        tokens = up_to_last_trained(tokenise(whole, tokenizer).tokens)
+        made.append((replace(whole, text=whole.text[: whole.spans[-1].stop]), tokens))
+    left_out = tuple(f"answer {place + 1} {reason}" for place, reason in sorted(lost.items()))
+    scores = ranking.scores
+    for place, (rendered, tokens), num_shared in zip(
+        places, made, shared_beginnings([tokens.ids for _, tokens in made]), strict=True
+    ):
+        standing = Standing(
+            answer=place + 1,
+            num_answers=count,
+            score=scores[place] if scores and not ranking.are_ranks else None,
+            ties_with=tuple(i + 1 for i in places if scores and i != place and scores[i] == scores[place]),
+            num_shared=num_shared,
+            left_out=left_out if place == places[0] else (),
+        )
+        drawn = pieces(rendered, tokens, tokenizer, num_shared)
+        yield Shown(dataset, 1, 1, template.name, rendered, tokens, drawn, standing)
+
+
+def shared_beginnings(sequences: Sequence[np.ndarray]) -> list[int]:
+    """How many ids of each sequence, from the first on, are those that another of them begins with."""
+    return [
+        max((_num_alike(ids, other) for j, other in enumerate(sequences) if i != j), default=0)
+        for i, ids in enumerate(sequences)
+    ]
+
+
+def _num_alike(first: np.ndarray, second: np.ndarray) -> int:
+    length = min(len(first), len(second))
+    different = np.flatnonzero(first[:length] != second[:length])
+    return int(different[0]) if len(different) else length
 
 
 def _sequences(
@@ -145,8 +268,12 @@ def _sequences(
         yield Shown(dataset, sequence, len(found), template.name, rendered, tokens, drawn)
 
 
-def pieces(rendered: Rendered, tokens: Tokens, tokenizer: Tokenizer) -> tuple[Piece, ...]:
-    """The text cut where tokens begin; tokens that share a character, as parts of an emoji do, stay together."""
+def pieces(rendered: Rendered, tokens: Tokens, tokenizer: Tokenizer, num_shared: int = 0) -> tuple[Piece, ...]:
+    """The text cut where tokens begin; tokens that share a character, as parts of an emoji do, stay together.
+
+    Args:
+        num_shared: tokens from the first on that another answer shares.
+    """
     offsets = _offsets(rendered, tokens.ids.tolist(), tokenizer)
     if offsets is None:
         return _stretches(rendered)
@@ -157,7 +284,8 @@ def pieces(rendered: Rendered, tokens: Tokens, tokenizer: Tokenizer) -> tuple[Pi
         end = len(rendered.text) if index == len(offsets) else offsets[index][0]
         if end > begin and (index == len(offsets) or offsets[index - 1][1] <= end):
             weight = float(tokens.weight[first:index].max())
-            found.append(Piece(rendered.text[begin:end], tuple(tokens.ids[first:index].tolist()), weight))
+            ids = tuple(tokens.ids[first:index].tolist())
+            found.append(Piece(rendered.text[begin:end], ids, weight, index <= num_shared))
             begin, first = end, index
     return tuple(found)
 
