@@ -489,6 +489,23 @@ def test_methods_are_compared_only_where_they_were_measured(tmp_path):
     ]
 
 
+def test_true_reward_is_compared_between_the_same_distances(tmp_path):
+    write_demo(tmp_path / "demo")
+    near_and_far = [(0.0, 0.25), (0.5, 0.75), (1.0, 2.0), (15.9, 3.0), (16.0, 4.0), (90.0, 5.0)]
+
+    def two_ways(value):
+        points = [{"kl_per_sequence": kl, "gold": gold, "score": 0} for kl, gold in near_and_far]
+        value["ppo"]["comparison"] = [{"method": "grpo", "curve": points}, {"method": "dpo", "curve": points[:1]}]
+
+    edited(tmp_path / "demo", two_ways)
+    page = written(tmp_path / "demo")
+    table = page[page.index('<table aria-label="True reward at equal distance') :]
+    table = table[: table.index("</table>")]
+    assert re.findall(r'<th scope="col"[^>]*>(.*?)</th>', table) == ["method", "0 to 1", "1 to 2", "8 to 16", "from 16"]
+    rows = [re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", row) for row in table.split("<tr>")[2:]]
+    assert rows == [["DPO", "0.25", "–", "–", "–"], ["GRPO", "0.50", "2", "3", "4.50"]]
+
+
 def test_a_method_without_a_name_here_is_drawn_under_its_own(tmp_path):
     write_demo(tmp_path / "demo")
     points = [{"kl": 0, "gold": 0, "score": 0}, {"kl": 1, "gold": 1, "score": 1}]

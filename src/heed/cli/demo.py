@@ -15,6 +15,13 @@ from heed.config import DemoSettings
 from heed.recipes import demo as recipe
 
 NUM_SHOWN = 6
+METHOD_NAMES = {
+    "ppo": "PPO",
+    "ppo beta 0": "PPO with beta 0",
+    "grpo": "GRPO",
+    "dpo": "DPO",
+    "best of n": "best of n",
+}
 STAGE_NAMES = {"base": "base", "base_few_shot": "base, few-shot", "sft": "tuned", "ppo": "after PPO"}
 
 
@@ -36,6 +43,8 @@ def demo(settings: DemoSettings) -> None:
     console.print(split_table(found))
     console.print(honesty_table(found))
     console.print(preference_table(found))
+    if "comparison" in found["ppo"]:
+        console.print(method_table(found["ppo"]["comparison"]))
     tuned = Path(settings.out) / "sft"
     seconds = sum(found["seconds"].values())
     console.print(f"{seconds:,.0f} seconds, at most {max(found['peak_memory_bytes'].values()) / 1e6:,.0f} MB of memory")
@@ -137,6 +146,18 @@ def preference_table(found: Mapping[str, Any]) -> Table:
     table.add_row("  gain [95% interval]", gain)
     table.add_row("  gain of taking the best of 4 by the reward model", f"{ppo['best_of_4_gain']:+.3f}")
     table.add_row("KL to the tuned model, nats per answer", f"{ppo['kl']:.2f} of {ppo['kl_budget']:.0f}")
+    return table
+
+
+def method_table(ways: list[dict[str, Any]]) -> Table:
+    """Where each method was best in true reward, and where it ended."""
+    table = Table(title="The gold reward of each method, at its KL to the tuned model", title_justify="left")
+    for title in ("method", "highest", "at nats", "at its end", "at nats"):
+        table.add_column(title, justify="left" if title == "method" else "right")
+    for way in ways:
+        best, last = max(way["curve"], key=lambda point: point["gold"]), way["curve"][-1]
+        cells = [f"{point[key]:.2f}" for point in (best, last) for key in ("gold", "kl_per_sequence")]
+        table.add_row(METHOD_NAMES[way["method"]], *cells)
     return table
 
 

@@ -28,6 +28,7 @@ from heed.lab.world import make_world
 from heed.models.load import choose_device, load_model, load_tokenizer, stop_ids_of
 from heed.models.speed import speed_up
 from heed.recipes import sft
+from heed.recipes.demo_methods import Ground, as_compared, compare_methods
 from heed.recipes.demo_preferences import REHEARSED, Size, as_measured, learn_from_preferences
 from heed.recipes.exam import CLOSING, Exam, Examined, PromptOf, as_chat, as_talk, end_of_text, examine, with_shots
 from heed.recipes.opening import wrapped
@@ -93,7 +94,8 @@ def demonstrate(settings: DemoSettings, folder: Run, say: Callable[[str], None])
     learn_from_preferences(out, world, size, partial(once, out))
     once(out, "ppo", lambda: examined(exam, str(out / "ppo"), None, "asking it after PPO"))
     if settings.full:
-        for count, epochs in COST_CURVE.items():
+        compare_methods(Ground(out, world, size), partial(once, out))
+        for count, epochs in ((n, e) for n, e in COST_CURVE.items() if n < settings.examples):
             once(out, f"cost_{count}", lambda n=count, e=epochs: cost_of(exam, out, tasks[:n], epochs=e))  # type: ignore[misc]
 
     measurements = gathered(exam, out, full=settings.full)
@@ -218,6 +220,9 @@ def gathered(exam: Exam, out: Path, *, full: bool) -> dict[str, Any]:
         ({key: each[key] for key in COST_KEYS} for stage, each in everything.items() if stage.startswith("cost_")),
         key=lambda point: point["num_answers"],
     )
+    measured = as_measured(everything)
+    if full:
+        measured["ppo"]["comparison"] = as_compared(everything)
     splits = {name: {stage: found[stage]["splits"][name] for stage in STAGES} for name in exam.splits}
     return {
         "stages": list(STAGES),
@@ -225,7 +230,7 @@ def gathered(exam: Exam, out: Path, *, full: bool) -> dict[str, Any]:
         "families": families,
         "honesty": {stage: found[stage]["honesty"] for stage in STAGES},
         "examples": examples(exam, found),
-        **as_measured(everything),
+        **measured,
         **({"cost": cost} if full else {}),
         "seconds": {stage: each["seconds"] for stage, each in everything.items()},
         "peak_memory_bytes": {stage: each["peak_memory_bytes"] for stage, each in everything.items()},

@@ -48,9 +48,9 @@ NUM_ANSWERS = 4
 MAX_HELD_OUT_REQUESTS = 500
 KL_BUDGET = 10.0
 """nats per answer"""
-REWARD = {"batch_size": 16, "eval_every": 0, "save_every": 50, "lora": {"rank": 16}, "optim": {"lr": 2e-3}}
+REWARD = {"batch_size": 16, "eval_every": 0, "save_every": 50, "lora": {"rank": 32}, "optim": {"lr": 3e-3}}
 """settings of `heed reward` that suit the lab's model"""
-PPO = {"batch_size": 64, "max_new_tokens": MAX_ANSWER_TOKENS, "lr": 1e-3, "save_every": 8}
+PPO = {"batch_size": 64, "max_new_tokens": MAX_ANSWER_TOKENS, "lr": 5e-4, "save_every": 8}
 """settings of `heed ppo` that suit the lab's model"""
 KL = {"beta": 0.2, "budget": KL_BUDGET}
 TOKENS_PER_FORWARD = 4_096
@@ -249,7 +249,7 @@ def policy(model: Path, reward_folder: Path, data: Path, out: Path, phases: int)
     What it was tuned on is rehearsed beside (PPO-ptx): requests are not all that it is asked.
     """
     places = {"model": str(model), "reward": str(reward_folder), "data": str(data / REQUESTS), "out": str(out)}
-    rehearsed = {"data": str(data / REHEARSED), "weight": 1.0}
+    rehearsed = {"data": str(data / REHEARSED), "weight": 2.0}
     ppo.run(PpoSettings.model_validate({**places, **PPO, "kl": KL, "ptx": rehearsed, "steps": phases}))
     return {}
 
@@ -259,16 +259,15 @@ def gold_of(world: LabWorld, tasks: Sequence[Task], texts: Sequence[str]) -> np.
     return np.array([merits(topics_of(world, task), text).gold for task, text in zip(tasks, texts, strict=True)])
 
 
-def best_by(reward_folder: str, given: Answered) -> list[str]:
-    """Of each request's answers the one that the reward model scores highest."""
+def scores_by(reward_folder: str, given: Answered) -> list[np.ndarray]:
+    """(K,) the reward model's score of each of a request's K answers."""
     scorer = load_reward_model(reward_folder, torch.device("cpu"))
     speed_up(scorer.loaded.model)
     cut = Cut(TOKENS_PER_FORWARD, True, World())
-    scores = cut.per_sequence(
+    return cut.per_sequence(
         given.sequences,
         lambda forest: scorer.rewards(forest_states(scorer.loaded.model, forest), forest),
     )
-    return [texts[int(np.argmax(score))] for texts, score in zip(given.texts, scores, strict=True)]
 
 
 def gained(
@@ -284,7 +283,8 @@ def gained(
     then = np.mean(
         [gold_of(world, tasks, [texts[i] for texts in after.texts]) for i in range(len(after.texts[0]))], axis=0
     )
-    best = gold_of(world, tasks, best_by(reward_folder, before))
+    scored = zip(before.texts, scores_by(reward_folder, before), strict=True)
+    best = gold_of(world, tasks, [texts[int(np.argmax(scores))] for texts, scores in scored])
     gain, best_gain = mean((then - first).tolist()), mean((best - first).tolist())
     return {
         "gold_before": float(first.mean()),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -22,6 +23,8 @@ METHODS = {
     "best of n": ("best of n", "w-best-of-n"),
 }
 """name on the page and class of each method that is compared"""
+EDGES = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, math.inf)
+"""nats per sequence between which methods are compared as equally far"""
 
 
 def preference_section(measured: Measurements, of: str) -> Section | None:
@@ -33,7 +36,7 @@ def preference_section(measured: Measurements, of: str) -> Section | None:
     if (ppo := measured.ppo) is not None:
         items.append(gain_figure(ppo))
         items.append(over_optimisation_figure([Way("PPO", stage_class("ppo"), ppo.curve)], ppo.kl_budget))
-        items += [comparison_figure(ppo), comparison_table(ppo)]
+        items += [comparison_figure(ppo), distance_table(ppo), comparison_table(ppo)]
     kept = tuple(item for item in items if item is not None)
     lead = (
         "Simulated annotators ranked answers, a reward model learned from them, and the policy learned from the reward "
@@ -111,6 +114,26 @@ def comparison_figure(ppo: PpoMeasurements) -> Figure | None:
         "learned the reward model's mistakes."
     )
     return Figure("Methods at equal distance", (Panel(chart),), caption, tuple((way.class_, way.name) for way in ways))
+
+
+def distance_table(ppo: PpoMeasurements) -> Table | None:
+    """What each method has in true reward between two distances: the mean over its points there."""
+    ways = [way for way in ways_of(ppo) if way.has("gold")]
+    spans = [
+        (low, high)
+        for low, high in itertools.pairwise(EDGES)
+        if any(low <= point.kl < high for way in ways for point in _known(way))
+    ]
+    if not ways:
+        return None
+    head = ("method", *(f"{low:g} to {high:g}" if math.isfinite(high) else f"from {low:g}" for low, high in spans))
+    rows = tuple((way.name, *(_between(way, low, high) for low, high in spans)) for way in ways)
+    return Table("True reward at equal distance: its mean by KL in nats per sequence", head, rows)
+
+
+def _between(way: Way, low: float, high: float) -> str:
+    gold = [point.gold for point in _known(way) if low <= point.kl < high]
+    return quantity(math.fsum(gold) / len(gold)) if gold else "–"
 
 
 def comparison_table(ppo: PpoMeasurements) -> Table | None:
