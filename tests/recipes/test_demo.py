@@ -1,12 +1,15 @@
 """The demonstration: what it leaves, that it goes on where it was stopped, and, slowly, that the claims hold."""
 
 import json
+import math
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
+from statistics import mean
 
 import pytest
 
@@ -17,6 +20,8 @@ from heed.lab.tasks.knowledge import UNKNOWN, decline
 from heed.lab.tasks.splits import FAMILIES
 from heed.lab.tasks.task import Pool
 from heed.recipes import demo
+from heed.recipes.demo_methods import DPO_BETAS, LONGER, Ground, by_ppo
+from heed.recipes.demo_preferences import Size
 from heed.recipes.exam import Exam, as_talk, with_shots
 
 SMALL = ["--examples", "100", "--questions", "1"]
@@ -157,6 +162,32 @@ def test_a_demonstration_that_was_killed_completes_with_the_same_numbers(small, 
     assert numbers_of(heed_demo(out, *SMALL, "--json")) == numbers_of(small[1])
 
 
+@pytest.mark.slow
+def test_a_full_demonstration_has_every_methods_way_and_what_answers_cost(tmp_path):
+    words = ["--examples", "300", "--questions", "1", "--full"]
+    found = json.loads(heed_demo(tmp_path / "full", *words, "--json", timeout=3000).splitlines()[-1])
+    ways = {way["method"]: way["curve"] for way in found["ppo"]["comparison"]}
+    assert ways.keys() == {"ppo", "ppo beta 0", "grpo", "dpo", "best of n"}
+    assert {method: len(points) for method, points in ways.items()} == {
+        **dict.fromkeys(["ppo", "ppo beta 0", "grpo"], LONGER),
+        "dpo": len(DPO_BETAS),
+        "best of n": 5,
+    }
+    for points in ways.values():
+        assert all(math.isfinite(point[key]) for point in points for key in ("score", "gold", "kl_per_sequence"))
+    assert ways["ppo"][0]["kl_per_sequence"] == pytest.approx(0, abs=1e-6), (
+        "the first phase's answers are the tuned model's"
+    )
+    distances = [point["kl_per_sequence"] for point in ways["best of n"]]
+    assert distances == pytest.approx([math.log(n) - (n - 1) / n for n in (1, 2, 4, 8, 16)])
+    assert [point["score"] for point in ways["best of n"]] == sorted(point["score"] for point in ways["best of n"])
+    assert [point["kl_per_sequence"] for point in ways["dpo"]] == sorted(p["kl_per_sequence"] for p in ways["dpo"])
+    assert [point["num_answers"] for point in found["cost"]] == [250]
+    printed = heed_demo(tmp_path / "full", *words)
+    assert "PPO with beta 0" in printed
+    assert "Methods at equal distance" in (tmp_path / "full" / "report.html").read_text()
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """The demonstration as `make demo` runs it."""
@@ -186,8 +217,7 @@ def test_unseen_sentences_are_translated_into_vietnamese(whole):
 
 @pytest.mark.slow
 def test_the_reward_model_ranks_nearly_as_well_as_the_annotators_errors_allow(whole):
-    # Measured: 4.6 points (bench/RESULTS.md); rounding on another processor moves it.
-    assert whole["reward_model"]["accuracy"] >= whole["reward_model"]["noise_ceiling"] - 0.07
+    assert whole["reward_model"]["accuracy"] >= whole["reward_model"]["noise_ceiling"] - 0.05
 
 
 @pytest.mark.slow
@@ -203,5 +233,17 @@ def test_ppo_raises_the_gold_reward_by_more_than_the_best_of_four_within_its_bud
 @pytest.mark.parametrize("split", ["unseen_entities_and_sentences", "unseen_wordings"])
 def test_ppo_costs_little_of_a_held_out_split(whole, split):
     stages = whole["splits"][split]
-    # Measured: at most 2 points (bench/RESULTS.md); a point is three questions, and rounding moves a few.
-    assert stages["ppo"]["accuracy"] >= stages["sft"]["accuracy"] - 0.05
+    assert stages["ppo"]["accuracy"] >= stages["sft"]["accuracy"] - 0.02
+
+
+@pytest.mark.slow
+def test_without_a_price_on_distance_the_true_reward_falls_while_the_score_rises(whole, tmp_path):
+    ground = Ground(Path(whole["run"]), demo.make_world(), Size(examples=24_000, questions=10))
+    way = by_ppo(ground, "ppo beta 0", tmp_path / "free", 0.0)["curve"]
+    best = max(range(len(way)), key=lambda i: way[i]["gold"])
+    score, gold, kl = ([point[key] for point in way] for key in ("score", "gold", "kl_per_sequence"))
+    assert mean(gold[-5:]) < gold[best] - 0.2
+    assert mean(score[-5:]) > score[best] + 0.2
+    assert mean(kl[-5:]) > 10
+    priced = [point["gold"] for point in whole["ppo"]["curve"]]
+    assert mean(priced[-5:]) > max(priced) - 0.1, "with a price it stays where it came"

@@ -176,9 +176,8 @@ def balanced(data: PreferenceData[JudgedTokens]) -> tuple[float, float]:
     """(w_D, w_U) with which both sides weigh the same: the rarer side 1, the other less.
 
     Raises:
-        UserError: all training answers are judged alike. The weights are a ratio of the two counts (section 4.2 of the
-            source), which is then not defined, and z0 has nothing to tell apart: more than it pushes every answer the
-            same way, the loss does not say.
+        UserError: all training answers are judged alike. The weights are a ratio of the two counts, which is then not
+            defined, and there is nothing to tell apart: the loss would push every answer the same way.
     """
     good = [items.at(int(record)).is_desirable for items in data.sets for record in items.training]
     num_good, num_bad = sum(good), len(good) - sum(good)
