@@ -1,1 +1,1 @@
-"""heed: exact, fast instruction tuning of language models, with the evidence."""
+"""heed: exact, fast instruction and preference tuning of language models, measured."""

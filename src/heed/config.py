@@ -214,9 +214,7 @@ class DemoSettings(Settings):
     out: Text = Field("runs/demo", description="folder of the demonstration; one found there is gone on with")
     examples: Whole = Field(24_000, ge=100, description="instructions to tune on")
     questions: Whole = Field(10, ge=1, description="held-out questions of each task family in each split")
-    full: bool = Field(
-        False, description="also compare PPO, GRPO, DPO and best of n, and tune on fewer answers: half an hour"
-    )
+    full: bool = Field(False, description="also compare PPO, GRPO, DPO and best of n, and tune on fewer answers")
     print_json: bool = Field(False, alias="json", description="print all numbers as one JSON object on the last line")
 
 

@@ -14,10 +14,10 @@ from heed.cli.main import main
 from heed.cli.page import page
 from heed.cli.show import CONTEXT, TRAINED, drawn
 from heed.config import ShowSettings, load_settings
-from heed.data.answers import ranked_answers
+from heed.data.answers import judged_answers, ranked_answers
 from heed.data.choice import choose_template
 from heed.data.prepare import Preparation
-from heed.data.read import read_rankings
+from heed.data.read import read_judged, read_rankings
 from heed.data.tokens import Tokenizer, fit_template
 from heed.recipes.show import Piece, Shown, pieces, run, shared_beginnings
 from heed.types import Origin, Rendered, Span, Tokens
@@ -30,6 +30,9 @@ THINKING_TEMPLATE = (
     "{% for message in messages %}<|{{ message.role }}|>{{ message.content }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|><think>{% endif %}"
 )
+
+LINES_TEMPLATE = THINKING_TEMPLATE.replace("<|end|>", "<|end|>\n").replace("<think>", "")
+"""a line end stands behind every answer"""
 
 
 @pytest.fixture(scope="module")
@@ -204,22 +207,75 @@ def test_all_answers_of_a_ranking_come_best_first_with_scores_ties_and_what_they
     assert {each["num_answers"] for each in answers} == {6}
 
 
-def test_what_is_shown_of_a_ranking_is_what_a_run_trains(data, tokenizer_folder, capsys):
-    path = data(RANKED, {"prompt": "Where?", "chosen": "Here there", "rejected": "Here, too"})
-    words = [path, "--tokenizer", tokenizer_folder, "--template", "alpaca"]
+PAIR = {"prompt": "Where?", "chosen": "Here there", "rejected": "Here, too"}
+JUDGED = {
+    "prompt": talk(("user", "Hi."), ("assistant", "Hello."), ("user", "Where?")),
+    "completion": "Here there",
+    "label": False,
+}
+"""what was said earlier is context, and not judged"""
+JUDGED_TURNS = {
+    "prompt": "Where?",
+    "completion": talk(("assistant", "Here."), ("user", "Sure?"), ("assistant", "No, there.")),
+    "label": True,
+}
+
+
+@pytest.mark.parametrize("template", ["alpaca", LINES_TEMPLATE, THINKING_TEMPLATE], ids=["alpaca", "lines", "thinking"])
+@pytest.mark.parametrize(
+    ("records", "read", "prepare", "count"),
+    [
+        ([RANKED, PAIR], read_rankings, ranked_answers, 4 + 2),
+        ([JUDGED, JUDGED_TURNS], read_judged, judged_answers, 1 + 1),
+    ],
+    ids=["rankings", "judged answers"],
+)
+def test_what_is_shown_of_answers_is_what_a_run_trains(
+    records, read, prepare, count, template, tmp_path, data, tokenizer_folder, capsys
+):
+    path = data(*records)
+    if template != "alpaca":
+        (tmp_path / "own.jinja").write_text(template)
+        template = str(tmp_path / "own.jinja")
     tokenizer = Tokenizer.from_folder(tokenizer_folder)
-    template = fit_template(choose_template("alpaca", tokenizer, print)[0], tokenizer)
-    preparation = Preparation(template, tokenizer, None, "error", 0.0, 0.0)
+    preparation = Preparation(
+        fit_template(choose_template(template, tokenizer, print)[0], tokenizer), tokenizer, None, "error", 0.0, 0.0
+    )
     capsys.readouterr()
-    rows = [row for record in read_rankings(path) for row in ranked_answers(preparation, record).rows]
+    rows = [row for record in read(path) for row in prepare(preparation, record).rows]
     trained = [(tokens.ids.tolist(), tokens.weight.tolist()) for row in rows for tokens in row.sequences]
-    assert [(each["ids"], each["weight"]) for each in shown_as_json(capsys, *words)] == trained
-    assert len(trained) == 4 + 2
+    shown = shown_as_json(capsys, path, "--tokenizer", tokenizer_folder, "--template", template)
+    assert [(each["ids"], each["weight"]) for each in shown] == trained
+    assert len(trained) == count
+
+
+@pytest.mark.parametrize(
+    ("record", "problem", "found"),
+    [
+        ({"prompt": "p", "completion": " ", "label": True}, "nothing to learn", "the answer is empty"),
+        ({"prompt": "", "completion": "a", "label": True}, "the prompt is empty", "the user says ''"),
+        ({"prompt": "p", "completion": "<|end|>", "label": False}, "special-token text", "<|end|>"),
+    ],
+)
+def test_a_judged_answer_that_cannot_be_learnt_from_is_shown_as_what_it_is(
+    record, problem, found, data, tokenizer_folder, capsys
+):
+    words = [data(record), "--tokenizer", tokenizer_folder, "--template", "alpaca"]
+    [unusable] = shown_as_json(capsys, *words)
+    assert problem in unusable["finding"]["problem"]
+    assert found in unusable["finding"]["found"]
+
+
+def test_a_prompt_alone_is_refused_and_the_error_says_where_prompts_are_shown(data, tokenizer_folder, capsys):
+    assert main(["show", data({"prompt": "Where?"}), "--tokenizer", str(tokenizer_folder), "--template", "plain"]) == 2
+    told = capsys.readouterr().err
+    assert "unknown shape of record" in told
+    assert told.endswith("; prompts alone are shown of a run that asks them: heed show RUN\n")
 
 
 def test_what_a_template_writes_behind_an_answer_is_no_part_of_it(tmp_path, data, tokenizer_folder, capsys):
     template = tmp_path / "lines.jinja"
-    template.write_text(THINKING_TEMPLATE.replace("<|end|>", "<|end|>\n").replace("<think>", ""))
+    template.write_text(LINES_TEMPLATE)
     path = data({"prompt": "Where?", "chosen": "Here.", "rejected": "There."}, asked("Where?", "Here."))
     *answers, asked_alone = shown_as_json(capsys, path, "--tokenizer", tokenizer_folder, "--template", template)
     assert [each["text"][-13:] for each in answers] == [">Here.<|end|>", "There.<|end|>"]

@@ -54,7 +54,7 @@ def test_its_kl_is_that_of_many_equally_likely_answers_with_different_scores(n):
     assert kl <= kl_of_best(n)
 
 
-def test_answers_that_tie_make_the_kl_smaller():
+def test_answers_that_can_be_drawn_twice_make_the_kl_smaller():
     # Two answers, each half as likely, of which one is the better: best of 2 takes it with chance 3/4.
     kl = 0.75 * math.log(0.75 / 0.5) + 0.25 * math.log(0.25 / 0.5)
     assert kl < kl_of_best(2)

@@ -43,9 +43,20 @@ def test_fast_answers_are_those_of_the_models_own_forward(family, dtype, monkeyp
 def test_bands_change_nothing(band_slots, monkeypatch):
     model = float32("llama")
     expected = sample(model, PROMPTS, **HOW)
-    monkeypatch.setattr(slots, "BAND_SLOTS", band_slots)
+    monkeypatch.setattr(slots, "MOST_SLOTS", band_slots)
+    monkeypatch.setattr(slots, "FEWEST_SLOTS", 1)
     monkeypatch.setattr(slots, "SPARE_COLUMNS", 3)
     assert_same(sample(model, PROMPTS, **HOW), expected)
+
+
+@pytest.mark.parametrize(
+    ("key_heads", "size", "slots_of_bands"), [(6, 32, [16, 4]), (12, 64, [5, 5, 5, 5]), (32, 128, [4] * 5)]
+)
+def test_the_wider_the_keys_the_fewer_slots_has_a_band(key_heads, size, slots_of_bands):
+    key = torch.zeros(key_heads, 1, size)
+    prompts = slots.Prompts([(key, key)], [torch.tensor([0])], torch.zeros(1, 8), 1)
+    bands = slots.Decoding.like(prompts, num_slots=20, trunk=0).bands
+    assert [band.num_slots for band in bands] == slots_of_bands
 
 
 def test_a_step_that_computes_something_else_is_not_used(monkeypatch):

@@ -24,7 +24,7 @@ def test_a_row_by_hand():
     assert y[0].tolist() == pytest.approx([1.5, -10.0], rel=1e-12)
 
 
-@pytest.mark.parametrize("shape", [(5, 7), (2, 3, 8), (1, 4)])
+@pytest.mark.parametrize("shape", [(5, 7), (2, 3, 8), (1, 4), (6,)])
 def test_it_is_the_papers_formula(shape):
     x, weight = drawn(*shape), drawn(shape[-1]) + 2
     torch.testing.assert_close(normed(x, weight, 1e-6), by_the_paper(x, weight, 1e-6), rtol=1e-12, atol=1e-12)
@@ -37,7 +37,7 @@ def test_in_float32_it_is_transformers_own_to_the_bit():
     assert torch.equal(normed(x, own.weight, 1e-5), own(x))
 
 
-@pytest.mark.parametrize("shape", [(5, 7), (2, 3, 8)])
+@pytest.mark.parametrize("shape", [(5, 7), (2, 3, 8), (6,)])
 def test_its_gradients_are_the_formulas(shape):
     x, weight, direction = drawn(*shape), drawn(shape[-1]) + 2, drawn(*shape, 1)[..., 0]
     ours = [x.clone().requires_grad_(), weight.clone().requires_grad_()]
@@ -47,6 +47,17 @@ def test_its_gradients_are_the_formulas(shape):
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a.grad, b.grad, rtol=1e-12, atol=1e-12)
     assert torch.autograd.gradcheck(lambda a, b: RmsNorm.apply(a, b, 1e-3), tuple(ours))
+
+
+def test_a_backward_under_autocast_is_that_without():
+    direction, gradients = drawn(5, 64, 1, dtype=torch.float32)[..., 0], []
+    for on in (False, True):
+        x, weight = drawn(5, 64, dtype=torch.float32).requires_grad_(), drawn(64, dtype=torch.float32).requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=on):
+            normed(x, weight, 1e-6).backward(direction)
+        gradients.append((x.grad, weight.grad))
+    for got, right in zip(gradients[1], gradients[0], strict=True):
+        assert torch.equal(got, right)
 
 
 @pytest.mark.parametrize("learns", ["x", "weight"])

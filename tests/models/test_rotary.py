@@ -1,5 +1,6 @@
 """The rotation in few passes is the families' own, in value and gradient, and only where it is that function."""
 
+import copy
 import math
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from families import tiny
 from transformers.models.llama import modeling_llama
 
-from heed.models.rotary import Rotated, rotated_pair
+from heed.models.rotary import Rotated, rotated_pair, rotates_halves, use_fused_rotation
 from heed.models.speed import speed_up
 
 ROTATING_HALVES = ["llama", "mistral", "qwen2 with a window", "qwen3", "gemma2", "gemma3", "smollm3", "granite", "phi"]
@@ -98,21 +99,81 @@ def test_a_model_that_was_not_sped_up_is_as_before():
     assert [module for module in attentions_of(tiny("llama")) if "forward" in vars(module)] == []
 
 
+def test_layers_share_one_copy_of_their_class_forward():
+    model = tiny("llama")
+    speed_up(model)
+    assert len({module.forward.__func__ for module in attentions_of(model)}) == 1
+    assert all(module.forward.__self__ is module for module in attentions_of(model))
+
+
+def test_a_model_that_is_not_on_the_cpu_keeps_its_own():
+    attention = copy.deepcopy(attentions_of(tiny("llama"))[0]).to("meta")
+    use_fused_rotation(attention)
+    assert "forward" not in vars(attention)
+
+
+def by_head(query, key, cos, sin):
+    """Makes no room for the heads, so that the angles of a lone sequence broadcast to the right numbers."""
+    halves = modeling_llama.rotate_half
+    return query * cos + halves(query) * sin, key * cos + halves(key) * sin
+
+
+def the_same_for_every_sequence(query, key, cos, sin):
+    return modeling_llama.apply_rotary_pos_emb(query, key, cos[:1], sin[:1])
+
+
+def with_cosines_alone(query, key, cos, sin):
+    return query * cos.unsqueeze(1), key * cos.unsqueeze(1)
+
+
+def test_a_rotation_is_asked_about_more_than_one_sequence():
+    assert rotates_halves(modeling_llama.apply_rotary_pos_emb)
+    for other in (by_head, the_same_for_every_sequence, with_cosines_alone, refuses):
+        assert not rotates_halves(other)
+
+
+HEADS, ANGLES = drawn(2, 2, 2, 8), drawn(2, 2, 8)
+
+
 @pytest.mark.parametrize(
-    ("query", "cos", "further"),
+    ("query", "key", "cos", "sin", "further"),
     [
-        (drawn(1, 1, 2, 8, dtype=torch.bfloat16), drawn(1, 2, 8, dtype=torch.bfloat16), ()),
-        (drawn(1, 1, 2, 8), drawn(1, 2, 4), ()),
-        (drawn(1, 1, 2, 8), drawn(1, 2, 8), (1,)),
+        (HEADS.bfloat16(), HEADS.bfloat16(), ANGLES.bfloat16(), ANGLES.bfloat16(), ()),
+        (HEADS, HEADS.float(), ANGLES, ANGLES, ()),
+        (HEADS, HEADS, ANGLES, ANGLES.float(), ()),
+        (HEADS, HEADS, ANGLES[..., :4], ANGLES[..., :4], ()),
+        (HEADS, HEADS, ANGLES[0], ANGLES[0], ()),
+        (HEADS, HEADS, ANGLES[:, None], ANGLES[:, None], ()),
+        (HEADS[0], HEADS[0], ANGLES, ANGLES, ()),
+        (HEADS, HEADS[0], ANGLES, ANGLES, ()),
+        (HEADS, HEADS, ANGLES, ANGLES[:1], ()),
+        (HEADS, HEADS, ANGLES.clone().requires_grad_(), ANGLES, ()),
+        (HEADS, HEADS, ANGLES, ANGLES.clone().requires_grad_(), ()),
+        (HEADS, HEADS, ANGLES, ANGLES, (1,)),
     ],
-    ids=["in low precision", "a part of each head", "with another argument"],
+    ids=[
+        "in low precision",
+        "a key of another precision",
+        "sines of another precision",
+        "a part of each head",
+        "angles without a batch",
+        "angles with room for heads",
+        "one sequence without a batch",
+        "a key without a batch",
+        "sines of another shape",
+        "cosines that learn",
+        "sines that learn",
+        "with another argument",
+    ],
 )
-def test_what_it_does_not_know_is_left_to_the_familys_own(query, cos, further):
+def test_what_it_does_not_know_is_left_to_the_familys_own(query, key, cos, sin, further):
     asked = []
 
     def own(*given):
         asked.append(given)
-        return query, query
+        return query, key
 
-    assert rotated_pair(own, query, query, cos, cos, *further) == (query, query)
-    assert asked == [(query, query, cos, cos, *further)]
+    found = rotated_pair(own, query, key, cos, sin, *further)
+    assert found[0] is query
+    assert found[1] is key
+    assert [tuple(map(id, given)) for given in asked] == [tuple(map(id, (query, key, cos, sin, *further)))]

@@ -1,5 +1,7 @@
 """Swapped forwards compute what the families' own did, in value, gradient and parameters' names."""
 
+import copy
+
 import pytest
 import torch
 from families import FOREST, tiny
@@ -130,6 +132,27 @@ def test_a_norm_that_computes_something_else_is_left_alone():
         assert torch.equal(module.weight, torch.full((16,), 1.5))
 
 
+def test_a_norm_that_raises_is_left_alone_with_its_weights():
+    def refuses(x):
+        raise TypeError("a second argument is missing")
+
+    module = StrangeRMSNorm(refuses)
+    use_fused_rms_norm(module)
+    assert not is_swapped(module)
+    assert torch.equal(module.weight, torch.full((16,), 1.5))
+
+
+def test_a_swap_that_is_interrupted_leaves_the_weights():
+    def interrupted(x):
+        raise KeyboardInterrupt
+
+    module = StrangeRMSNorm(interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        use_fused_rms_norm(module)
+    assert not is_swapped(module)
+    assert torch.equal(module.weight, torch.full((16,), 1.5))
+
+
 def test_a_norm_without_weight_or_epsilon_is_left_alone():
     module = StrangeRMSNorm(lambda x: x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6))
     del module.variance_epsilon
@@ -185,3 +208,57 @@ def test_names_and_values_of_parameters_stay(family):
     state, after = own.state_dict(), swapped.state_dict()
     assert list(after) == list(state)
     assert all(torch.equal(after[name], value) for name, value in state.items())
+
+
+def logits_and_gradients(model, ids):
+    """Of the mean log-probability of the tokens that follow."""
+    model.zero_grad()
+    logits = model(ids, use_cache=False).logits
+    logits.float().log_softmax(-1)[:, :-1].gather(-1, ids[:, 1:, None]).mean().backward()
+    return logits.detach().float(), {name: p.grad.clone() for name, p in model.named_parameters()}
+
+
+IDS = torch.arange(3, 43).view(2, 20)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_a_deep_copy_uses_its_own_weights(family):
+    model, fresh = tiny(family, dtype=torch.float32), tiny(family, dtype=torch.float32)
+    speed_up(model)
+    before = logits_and_gradients(model, IDS)[0]
+    copied = copy.deepcopy(model)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for one, same in zip(copied.parameters(), fresh.parameters(), strict=True):
+            one.add_(0.1 * torch.randn(one.shape, generator=generator))
+            same.copy_(one)
+    changed, gradients = logits_and_gradients(copied, IDS)
+    right, right_gradients = logits_and_gradients(fresh, IDS)
+    torch.testing.assert_close(changed, right, rtol=1e-4, atol=1e-4)
+    for name, grad in right_gradients.items():
+        assert float((gradients[name] - grad).norm()) <= 1e-4 * float(grad.norm()) + 1e-7, name
+    assert float((changed - before).abs().max()) > 0.1
+    assert torch.equal(logits_and_gradients(model, IDS)[0], before)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_a_second_speed_up_changes_nothing(family):
+    model = tiny(family, dtype=torch.float32)
+    speed_up(model)
+    once = logits_and_gradients(model, IDS)
+    speed_up(model)
+    twice = logits_and_gradients(model, IDS)
+    assert torch.equal(twice[0], once[0])
+    assert all(torch.equal(twice[1][name], grad) for name, grad in once[1].items())
+
+
+def test_under_autocast_it_agrees_within_bfloat16():
+    own, swapped = tiny("llama", dtype=torch.float32), tiny("llama", dtype=torch.float32)
+    speed_up(swapped)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits, gradients = logits_and_gradients(swapped, IDS)
+        right, right_gradients = logits_and_gradients(own, IDS)
+    assert float((logits - right).norm()) <= 2**-7 * float(right.norm())
+    for name, grad in right_gradients.items():
+        assert gradients[name].dtype == torch.float32
+        assert float((gradients[name] - grad).norm()) <= 2**-5 * float(grad.norm()), name

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from heed.lab.tasks.knowledge import UNKNOWN, decline
 from heed.lab.tasks.splits import FAMILIES
 from heed.lab.tasks.task import Pool
 from heed.recipes import demo
-from heed.recipes.demo_methods import DPO_BETAS, LONGER, Ground, by_ppo
+from heed.recipes.demo_methods import DPO_BETAS, LONGER, Ground, as_compared, by_ppo
 from heed.recipes.demo_preferences import Size
 from heed.recipes.exam import Exam, as_talk, with_shots
 
@@ -124,6 +125,34 @@ def test_other_settings_do_not_go_on_with_the_folder(small):
         demo.run(DemoSettings(out=str(out), examples=101, questions=1), print)
 
 
+def test_a_demonstration_is_gone_on_with_in_full(small, tmp_path, monkeypatch):
+    shutil.copytree(small[0], tmp_path / "demo")
+    monkeypatch.setattr(demo, "COST_CURVE", {})
+    began = []
+    monkeypatch.setattr(demo, "compare_methods", lambda ground, once: began.append(ground.out))
+    found = demo.run(DemoSettings(out=str(tmp_path / "demo"), examples=100, questions=1, full=True), print)
+    assert began == [tmp_path / "demo"]
+    assert (found["ppo"]["comparison"], found["cost"]) == ([], [])
+
+
+def test_the_points_of_a_method_form_one_way():
+    def stage(method, *points):
+        return {"method": method, "curve": [{"kl_per_sequence": kl, "gold": gold, "score": 0.0} for kl, gold in points]}
+
+    ways = as_compared(
+        {
+            "method_dpo_0.05": stage("dpo", (5.0, 0.8)),
+            "method_dpo_2.0": stage("dpo", (0.5, 0.6)),
+            "method_ppo": stage("ppo", (0.0, 0.3), (2.0, 0.7), (1.0, 0.5)),
+            "ppo": {"seconds": 1.0},
+        }
+    )
+    assert {way["method"]: [(p["kl_per_sequence"], p["gold"]) for p in way["curve"]] for way in ways} == {
+        "dpo": [(0.5, 0.6), (5.0, 0.8)],
+        "ppo": [(0.0, 0.3), (2.0, 0.7), (1.0, 0.5)],
+    }
+
+
 def test_a_damaged_stage_is_named_with_the_way_out(tmp_path):
     (tmp_path / "base.json").write_text("{")
     with pytest.raises(UserError, match="cannot be read") as told:
@@ -164,7 +193,9 @@ def test_a_demonstration_that_was_killed_completes_with_the_same_numbers(small, 
 
 @pytest.mark.slow
 def test_a_full_demonstration_has_every_methods_way_and_what_answers_cost(tmp_path):
-    words = ["--examples", "300", "--questions", "1", "--full"]
+    words = ["--examples", "300", "--questions", "1"]
+    heed_demo(tmp_path / "full", *words, timeout=3000)
+    words.append("--full")  # goes on with what there is
     found = json.loads(heed_demo(tmp_path / "full", *words, "--json", timeout=3000).splitlines()[-1])
     ways = {way["method"]: way["curve"] for way in found["ppo"]["comparison"]}
     assert ways.keys() == {"ppo", "ppo beta 0", "grpo", "dpo", "best of n"}
@@ -178,6 +209,7 @@ def test_a_full_demonstration_has_every_methods_way_and_what_answers_cost(tmp_pa
     assert ways["ppo"][0]["kl_per_sequence"] == pytest.approx(0, abs=1e-6), (
         "the first phase's answers are the tuned model's"
     )
+    assert all(point["kl_per_sequence"] > 0 for point in ways["dpo"])
     distances = [point["kl_per_sequence"] for point in ways["best of n"]]
     assert distances == pytest.approx([math.log(n) - (n - 1) / n for n in (1, 2, 4, 8, 16)])
     assert [point["score"] for point in ways["best of n"]] == sorted(point["score"] for point in ways["best of n"])

@@ -124,7 +124,7 @@ def write_policy_run(
             lines.append({"step": step, "phase": "train", **at, **training_of_policy(step, far, at, method)})
         if step % (phases // 8) == 0:
             lines.append({"step": step, "phase": "held_out", **at})
-    write_rest(folder, {"kl": {"kl_budget": BUDGET}, "optim": {"lr": 1e-5}}, lines)
+    write_rest(folder, {"kl": {"budget": BUDGET}, "optim": {"lr": 1e-5}}, lines)
     spoken = [
         (
             "Kể cho tôi nghe về con cáo Bimo.",

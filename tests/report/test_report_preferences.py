@@ -420,7 +420,7 @@ def test_numbers_of_any_size_and_none_at_all_make_a_page_without_a_nan_in_its_pi
 def test_runs_with_different_budgets_have_none_marked(tmp_path):
     write_policy_run(tmp_path / "a")
     write_policy_run(tmp_path / "b")
-    (tmp_path / "b" / "config.yaml").write_text("kl_budget: 5\n")
+    (tmp_path / "b" / "config.yaml").write_text("kl: {budget: 5}\n")
     assert "KL budget" not in written(tmp_path / "a", tmp_path / "b")
     assert "KL budget 5" in written(tmp_path / "b")
 
@@ -491,7 +491,7 @@ def test_methods_are_compared_only_where_they_were_measured(tmp_path):
 
 def test_true_reward_is_compared_between_the_same_distances(tmp_path):
     write_demo(tmp_path / "demo")
-    near_and_far = [(0.0, 0.25), (0.5, 0.75), (1.0, 2.0), (15.9, 3.0), (16.0, 4.0), (90.0, 5.0)]
+    near_and_far = [(-0.1, 0.25), (0.5, 0.75), (1.0, 2.0), (15.9, 3.0), (16.0, 4.0), (90.0, 5.0)]
 
     def two_ways(value):
         points = [{"kl_per_sequence": kl, "gold": gold, "score": 0} for kl, gold in near_and_far]
@@ -501,7 +501,13 @@ def test_true_reward_is_compared_between_the_same_distances(tmp_path):
     page = written(tmp_path / "demo")
     table = page[page.index('<table aria-label="True reward at equal distance') :]
     table = table[: table.index("</table>")]
-    assert re.findall(r'<th scope="col"[^>]*>(.*?)</th>', table) == ["method", "0 to 1", "1 to 2", "8 to 16", "from 16"]
+    assert re.findall(r'<th scope="col"[^>]*>(.*?)</th>', table) == [
+        "method",
+        "below 1",
+        "1 to 2",
+        "8 to 16",
+        "from 16",
+    ]
     rows = [re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", row) for row in table.split("<tr>")[2:]]
     assert rows == [["DPO", "0.25", "–", "–", "–"], ["GRPO", "0.50", "2", "3", "4.50"]]
 

@@ -117,6 +117,7 @@ def _finding(item: Finding) -> str:
 def counts(item: Shown) -> str:
     """One line: `record 3: 58 tokens, 21 trained (36%), 1 turn, template alpaca`.
 
+    Of a prompt, which has no turns to train: `record 3, a prompt: 37 tokens, 0 trained (0%), template alpaca`.
     Of a ranked answer: `record 3, answer 2 of 4, score 1, ties with 3: 58 tokens, 37 of them shared, 21 trained ...`.
     """
     num_tokens, num_trained = len(item.tokens), item.num_trained
@@ -128,13 +129,15 @@ def counts(item: Shown) -> str:
         which += f", answer {standing.answer} of {standing.num_answers}"
         which += "" if standing.score is None else f", score {standing.score:g}"
         which += f", ties with {' and '.join(map(str, standing.ties_with))}" if standing.ties_with else ""
+    if item.is_prompt:
+        which += ", a prompt"
     if item.is_desirable is not None:
         which += ", an answer to give" if item.is_desirable else ", an answer not to give"
     parts = [
         f"record {item.rendered.origin.record:,}{which}: {num_tokens:,} tokens",
         *([] if standing is None else [f"{standing.num_shared:,} of them shared"]),
         f"{num_trained:,} trained ({num_trained / max(num_tokens, 1):.0%})",
-        f"{num_turns} {'turn' if num_turns == 1 else 'turns'}",
+        *([] if item.is_prompt else [f"{num_turns} {'turn' if num_turns == 1 else 'turns'}"]),
         f"template {item.template}",
     ]
     if weights not in ([], [1.0]):

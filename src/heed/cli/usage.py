@@ -15,7 +15,7 @@ def overview(commands: Mapping[str, type[Settings]]) -> str:
     lines = [
         "usage: heed COMMAND [CONFIG.yaml] [--option value ...]",
         "",
-        "Exact, fast instruction tuning of language models, with the evidence.",
+        "Exact, fast instruction and preference tuning of language models, measured.",
         "",
     ]
     lines += [f"  {name:<{width}}{summary(settings)}" for name, settings in commands.items()]

@@ -102,9 +102,8 @@ def judged_answers(preparation: Preparation, record: tuple[str, Judged | Ranking
             answered, rows=rows, left_out=answered.left_out + between, num_between=len(places) - len(at_edge)
         )
     answered = Answered((shape, Judged), noun.origin)
-    finding = check_prompt(noun.prompt, noun.origin) or check_answer(noun.answer, 1, noun.origin)
-    if finding is None and is_empty(noun.answer):
-        empty = Finding("nothing to learn", noun.origin, "the answer is empty", "an answer", "write it, or remove it")
+    finding = check_judged(noun)
+    if finding is None and (empty := nothing_to_learn(noun)) is not None:
         return replace(answered, uninformative=(empty,))
     made = finding or _sequence(noun.prompt, noun.answer, noun.origin, preparation, noun.tools, noun.template_arguments)
     if isinstance(made, Finding):
@@ -118,6 +117,18 @@ def judged_answers(preparation: Preparation, record: tuple[str, Judged | Ranking
         num_branches=made.num_branches,
         num_split_edges=made.num_split_edges,
     )
+
+
+def check_judged(judged: Judged) -> Finding | None:
+    """Why a judged answer is broken, or None. One that is whole may still say nothing."""
+    return check_prompt(judged.prompt, judged.origin) or check_answer(judged.answer, 1, judged.origin)
+
+
+def nothing_to_learn(judged: Judged) -> Finding | None:
+    """Why a judged answer teaches nothing, or None."""
+    if not is_empty(judged.answer):
+        return None
+    return Finding("nothing to learn", judged.origin, "the answer is empty", "an answer", "write it, or remove it")
 
 
 # ---- which answers can be compared

@@ -18,6 +18,7 @@ from heed.data.check import check_prompt, in_held_out
 from heed.data.parallel import map_in_processes
 from heed.data.prepare import Account, LeftOut, Preparation, histogram, refuse_findings, refuse_too_long
 from heed.data.read import counted, read_prompts
+from heed.data.render import ChatTemplate
 from heed.data.stops import forbidden_pattern
 from heed.data.store import StoreWriter, TokenStore
 from heed.errors import UserError
@@ -152,7 +153,7 @@ def prepare_prompt(preparation: Preparation, record: tuple[str, Prompt]) -> Aske
     """Everything that is done with one prompt; a function of its arguments alone, so any process may do it."""
     shape, prompt = record
     asked = Asked((shape, Prompt), prompt.origin)
-    rendered = _check(prompt, preparation) or _rendered(prompt, preparation)
+    rendered = prompt_text(prompt, preparation.template)
     if isinstance(rendered, Finding):
         return replace(asked, findings=(rendered,))
     ids = np.array(preparation.tokenizer.encode(rendered), dtype=np.int32)
@@ -167,7 +168,12 @@ def prepare_prompt(preparation: Preparation, record: tuple[str, Prompt]) -> Aske
     )
 
 
-def _check(prompt: Prompt, preparation: Preparation) -> Finding | None:
+def prompt_text(prompt: Prompt, template: ChatTemplate) -> str | Finding:
+    """What a model reads before it answers, the assistant's header the last of it; or why it cannot be asked."""
+    return _check(prompt, template) or _rendered(prompt, template)
+
+
+def _check(prompt: Prompt, template: ChatTemplate) -> Finding | None:
     """Why a prompt cannot be asked, or None."""
     origin = prompt.origin
     if (finding := check_prompt(prompt.messages, origin)) is not None:
@@ -180,7 +186,7 @@ def _check(prompt: Prompt, preparation: Preparation) -> Finding | None:
             "a last message that can be answered, such as one of role user",
             "remove the last message, or the record",
         )
-    pattern = forbidden_pattern(preparation.template)
+    pattern = forbidden_pattern(template)
     for number, message in enumerate(prompt.messages, 1):
         extra = json.dumps(message.extra, ensure_ascii=False, default=str)
         for match in (*pattern.finditer(message.content), *pattern.finditer(extra)):
@@ -196,9 +202,9 @@ def _check(prompt: Prompt, preparation: Preparation) -> Finding | None:
     return None
 
 
-def _rendered(prompt: Prompt, preparation: Preparation) -> str | Finding:
+def _rendered(prompt: Prompt, template: ChatTemplate) -> str | Finding:
     try:
-        return inference_prompt(prompt.messages, preparation.template, prompt.tools, prompt.template_arguments)
+        return inference_prompt(prompt.messages, template, prompt.tools, prompt.template_arguments)
     except UserError as error:
         return Finding(error.problem, prompt.origin, f"{error.found} ({error.where})", error.expected, error.fix)
 

@@ -32,10 +32,10 @@ def mean_of_best(scores: Sequence[float], values: Sequence[float], n: int) -> fl
 
 
 def kl_of_best(n: int) -> float:
-    """KL(best of n || the model itself), in nats per answer: log n - (n - 1) / n.
+    """KL(best of n || the model itself), in nats per answer, at most: log n - (n - 1) / n.
 
-    Exact where no two answers have the same score, an upper bound where some have (Beirami et al. 2024,
-    arXiv:2401.01879, theorem 1).
+    An upper bound (Beirami et al. 2024, arXiv:2401.01879), which is approached where no single answer is likely and
+    scores do not tie: where an answer can be drawn twice, choosing among n moves the model less.
 
     Source: Stiennon et al. 2020 (arXiv:2009.01325), appendix G.3.
     """

@@ -11,7 +11,7 @@ models are, it is five passes forward and a dozen backward; here it is three and
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from types import FunctionType, MethodType
 from typing import Any
 
@@ -27,52 +27,75 @@ Rotation = Callable[..., tuple[Tensor, Tensor]]
 
 
 def use_fused_rotation(module: nn.Module) -> None:
-    """Let an attention module rotate through `rotated_pair`, where its family's own rotation is that function.
+    """Let an attention module on the CPU rotate through `rotated_pair`, where its family's own rotation is that
+    function.
 
     The module gets a copy of its class's forward in which one name means something else, so no other model sees it.
-    The family's function is asked: both are tried on random input.
+    The copy's other names are those of the family's file when the first of the class was swapped: what is patched
+    into that file afterwards is not seen by this model. (Another rotation or another forward is, by later models.)
     """
     forward = type(module).forward
     if "forward" in vars(module) or not isinstance(forward, FunctionType) or NAME not in forward.__code__.co_names:
         return
     own = forward.__globals__.get(NAME)
-    if own is None or not rotates_halves(own):
+    if own is None or any(parameter.device.type != "cpu" for parameter in module.parameters()):
         return
+    rotating = rotating_in_few_passes(forward, own)
+    if rotating is not None:
+        module.forward = MethodType(rotating, module)
+
+
+@cache
+def rotating_in_few_passes(forward: FunctionType, own: Rotation) -> FunctionType | None:
+    """A copy of a class's forward that rotates through `rotated_pair`; None where `own` is another function.
+
+    The family's function is asked: both are tried on random input, once for all layers.
+    """
+    if not rotates_halves(own):
+        return None
     names = {**forward.__globals__, NAME: partial(rotated_pair, own)}
     copied = FunctionType(forward.__code__, names, forward.__name__, forward.__defaults__, forward.__closure__)
     copied.__kwdefaults__ = forward.__kwdefaults__
-    module.forward = MethodType(copied, module)
+    return copied
 
 
 def rotates_halves(rotation: Rotation) -> bool:
     """Whether a family's rotation is the one above, without another argument."""
-    generator = torch.Generator().manual_seed(0)
-    query, key = (torch.randn(1, heads, 3, 8, generator=generator, dtype=torch.float64) for heads in (2, 1))
-    cos, sin = (torch.randn(1, 3, 8, generator=generator, dtype=torch.float64) for _ in range(2))
+    draw = partial(torch.randn, generator=torch.Generator().manual_seed(0), dtype=torch.float64, device="cpu")
+    # Two sequences at different positions: with one, cosines that belong to the heads would broadcast just as well.
+    query, key, cos, sin = draw(2, 2, 3, 8), draw(2, 1, 3, 8), draw(2, 3, 8), draw(2, 3, 8)
     try:
         expected = rotation(query, key, cos, sin)
         found = rotated_pair(rotation, query, key, cos, sin)
     except Exception:  # a family whose rotation takes something else raises whatever it likes
         return False
-    return len(expected) == 2 and all(torch.allclose(a, b, rtol=1e-12) for a, b in zip(expected, found, strict=True))
+    return len(expected) == 2 and all(
+        a.shape == b.shape and torch.allclose(a, b, rtol=1e-12) for a, b in zip(expected, found, strict=True)
+    )
 
 
 def rotated_pair(
     own: Rotation, query: Tensor, key: Tensor, cos: Tensor, sin: Tensor, *others: Any, **named: Any
 ) -> tuple[Tensor, Tensor]:
-    """Query and key rotated; by the family's `own` function on a GPU, in low precision, where only a part of each head
-    is rotated and with further arguments.
+    """Query and key rotated; by the family's `own` function on a GPU, in low or mixed precision, where only a part of
+    each head is rotated, where the angles learn, in any other layout and with further arguments.
 
     Args:
         query, key: (batch, heads, T, head size).
         cos, sin: (batch, T, head size).
     """
-    is_whole = not others and not named and cos.shape[-1] == query.shape[-1]
-    is_exact = query.dtype in (torch.float32, torch.float64) and cos.dtype == query.dtype
-    if not (is_whole and is_exact and query.device.type == "cpu"):
+    if others or named or not is_known(query, key, cos, sin):
         return own(query, key, cos, sin, *others, **named)
     cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
     return Rotated.apply(query, cos, sin), Rotated.apply(key, cos, sin)  # type: ignore[no-untyped-call]
+
+
+def is_known(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> bool:
+    """Whether `Rotated` is meant for these: the layout of `rotated_pair`, on a CPU, exact, and with fixed angles."""
+    is_whole = query.dim() == key.dim() == 4 and cos.dim() == 3 and query.shape[-1] == key.shape[-1] == cos.shape[-1]
+    is_exact = query.dtype in (torch.float32, torch.float64) and query.dtype == key.dtype == cos.dtype == sin.dtype
+    is_fixed = sin.shape == cos.shape and not (cos.requires_grad or sin.requires_grad)
+    return is_whole and is_exact and is_fixed and query.device.type == "cpu"
 
 
 class Rotated(torch.autograd.Function):

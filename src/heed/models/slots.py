@@ -12,8 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-BAND_SLOTS = 16
-"""slots of a band on a CPU; a GPU, on which the number of calls decides, has one band"""
+MOST_SLOTS, FEWEST_SLOTS = 16, 4
+"""of a band on a CPU; a GPU, on which the number of calls decides, has one band"""
+BAND_ENTRIES = 4096
+"""entries that a column adds to a layer's keys in a band: beyond, memory decides, not the number of calls"""
 
 SPARE_COLUMNS = 16
 """tokens that every sequence of a band has room for after bands were laid anew"""
@@ -87,7 +89,8 @@ class Decoding:
     def like(cls, prompts: Prompts, *, num_slots: int, trunk: int) -> "Decoding":
         """Free slots for sequences that begin, all of them, with the first `trunk` tokens of any of the prompts."""
         device = prompts.states.device
-        size = BAND_SLOTS if device.type == "cpu" else num_slots
+        widest = max(key.shape[0] * key.shape[2] for key, _ in prompts.kept)
+        size = max(FEWEST_SLOTS, min(MOST_SLOTS, BAND_ENTRIES // widest)) if device.type == "cpu" else num_slots
         return cls(
             # Prompts with a common beginning are one tree, and what they have in common is the beginning of the buffer.
             trunk=[(key[:, :trunk].contiguous(), value[:, :trunk].contiguous()) for key, value in prompts.kept],

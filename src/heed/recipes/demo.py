@@ -65,7 +65,8 @@ MEASUREMENTS = "measurements.json"
 def run(settings: DemoSettings, say: Callable[[str], None]) -> dict[str, Any]:
     """Go all the way, or go on where an earlier demonstration stopped; return what `measurements.json` holds."""
     device = choose_device("cpu")
-    kept = settings.model_copy(update={"print_json": False})
+    # A demonstration may be gone on with `--full`: what was done before does not depend on it.
+    kept = settings.model_copy(update={"print_json": False, "full": False})
     with open_run(settings.out, dump(kept), environment(device, World())) as folder:
         for note in folder.notes:
             say(note)

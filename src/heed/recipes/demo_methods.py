@@ -2,9 +2,11 @@
 
     tuned model, rankings, reward model -> runs in OUT/methods -> true ("gold") reward against KL, a way for each method
 
-All start at the same tuned model, learn from the same annotators and ask for the same requests. PPO with beta = 0
-differs from PPO in beta alone: what it gains by the faults of the reward model is seen where its score rises and its
-gold reward falls. Nothing is rehearsed beside and no budget ends a run, for both would hide that.
+All start at the same tuned model and learn from the same annotators. PPO and GRPO are measured, phase by phase, on the
+answers that they draw to the training requests before they learn from them; DPO and best of n on answers to held-out
+requests. PPO with beta = 0 differs from PPO in beta alone: what it gains by the faults of the
+reward model is seen where its score rises and its gold reward falls. Nothing is rehearsed beside and no budget ends a
+run, for both would hide that.
 """
 
 from __future__ import annotations
@@ -62,7 +64,7 @@ METHODS = "methods"
 
 @dataclass(frozen=True)
 class Ground:
-    """What all methods start from and are measured on: a demonstration that has a tuned model and a reward model."""
+    """What all methods start from: a demonstration that has a tuned model and a reward model."""
 
     out: Path
     world: LabWorld
@@ -80,7 +82,7 @@ class Ground:
 
     @property
     def held_out(self) -> list[Task]:
-        """Requests that no method learns from."""
+        """Requests that no method learns from; DPO and best of n are measured on them."""
         return requests(self.world, seed=1, count=self.size.held_out, held_out=True)
 
     def data(self, name: str) -> Path:
@@ -153,7 +155,7 @@ def as_compared(found: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
     for stage, each in found.items():
         if stage.startswith("method_"):
             ways.setdefault(each["method"], []).extend(each["curve"])
-    ways["dpo"].sort(key=lambda point: point["kl_per_sequence"])
+    ways.get("dpo", []).sort(key=lambda point: point["kl_per_sequence"])
     return [{"method": method, "curve": points} for method, points in ways.items()]
 
 

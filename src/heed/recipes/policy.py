@@ -36,6 +36,7 @@ from heed.objectives.policy import (
 )
 from heed.preference_config import Kl, KlOfGroups
 from heed.recipes.cut import Cut, lean_forward
+from heed.recipes.datasets import Data
 from heed.recipes.loop import Place
 from heed.recipes.opening import Opened, open_base
 from heed.recipes.preference_data import PROMPTS, PreferenceData, prepare_preference_data
@@ -108,10 +109,19 @@ class Opening:
     cast: Cast
     prompts: PreferenceData[PromptTokens]
     held_out: list[PromptTokens]
+    beside: Data | None
+    """conversations that are trained on beside the rewards"""
 
 
-def open_policy(settings: PolicySettings, place: Place, *, with_value: bool) -> Opening:
-    """Load what the roles need, prepare the prompts, and prove that the forest computes what the model computes."""
+def open_policy(
+    settings: PolicySettings, place: Place, *, with_value: bool, prepare_beside: Callable[[Opened], Data] | None = None
+) -> Opening:
+    """Load what the roles need, prepare the data, and prove that the forest computes what the model computes.
+
+    Args:
+        prepare_beside: prepares conversations that are trained on beside the rewards; they may be longer than answers,
+            and are proved too.
+    """
     assert settings.date is not None
     is_model = kind_of(settings.reward) == "model"
     rule = None if is_model else open_reward(settings.reward)
@@ -147,13 +157,15 @@ def open_policy(settings: PolicySettings, place: Place, *, with_value: bool) -> 
     prompts = prepare_prompts(settings, opened, place, limit=min(positions, default=None))
     first = [prompts.sets[0].at(int(record)) for record in prompts.sets[0].training[:64]]
     longest = everything_trained(max(first, key=len).ids)
-    chosen = self_checked(played, longest, longest_in_data=prompts.longest + settings.max_new_tokens, say=say)
+    beside = None if prepare_beside is None else prepare_beside(opened)
+    longest_in_data = max(prompts.longest + settings.max_new_tokens, 0 if beside is None else beside.longest)
+    chosen = self_checked(played, longest, longest_in_data=longest_in_data, say=say)
     loaded = opened.loaded
     share = all(chosen[role.model].shares_prefixes for role in played if role is not roles.reward)
     cut = Cut(lean_forward(settings.max_tokens, loaded), share, place.world)
     cast = Cast(roles, opened, chosen, cut, settings.dtype, settings.temperature, rule)
     held_out = [prompt for found in prompts.held_out.values() for prompt in found][:MAX_HELD_OUT_PROMPTS]
-    return Opening(cast, prompts, held_out)
+    return Opening(cast, prompts, held_out, beside)
 
 
 def self_checked(

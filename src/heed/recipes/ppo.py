@@ -58,6 +58,7 @@ from heed.objectives.policy import clipped_value_loss, is_value_clipped, token_m
 from heed.preference_config import Kl, PpoSettings
 from heed.recipes.datasets import Data, prepare_data
 from heed.recipes.loop import Place, in_run_folder
+from heed.recipes.opening import Opened
 from heed.recipes.phases import draw_phase, go_through_phases, is_over_budget, rate_of_phase
 from heed.recipes.policy import (
     Experience,
@@ -101,7 +102,6 @@ class Training:
     value_optimiser: torch.optim.Optimizer
     peak: float
     beta: float
-    ptx: Data | None
 
     @property
     def phases_of_value_alone(self) -> int:
@@ -160,7 +160,8 @@ def train(settings: PpoSettings, place: Place) -> None:
 
 def prepare_training(settings: PpoSettings, place: Place) -> Training:
     """Open the roles and the data."""
-    opening = open_policy(settings, place, with_value=True)
+    prepare_beside = partial(prepare_ptx, settings, place) if settings.ptx.data else None
+    opening = open_policy(settings, place, with_value=True, prepare_beside=prepare_beside)
     roles = opening.cast.roles
     assert roles.value is not None
     return Training(
@@ -170,13 +171,11 @@ def prepare_training(settings: PpoSettings, place: Place) -> Training:
         value_optimiser=optimiser_of(roles.value),
         peak=peak_rate(settings.lr, opening.cast),
         beta=settings.kl.beta,
-        ptx=prepare_ptx(settings, opening, place) if settings.ptx.data else None,
     )
 
 
-def prepare_ptx(settings: PpoSettings, opening: Opening, place: Place) -> Data:
+def prepare_ptx(settings: PpoSettings, place: Place, opened: Opened) -> Data:
     """The conversations whose supervised loss is kept low beside."""
-    opened = opening.cast.opened
     preparation = Preparation(
         template=opened.template,
         tokenizer=opened.tokenizer,
@@ -257,7 +256,7 @@ def learn(
             batches = experienced(part, cast.cut, token_mean_weights)
             if step > training.phases_of_value_alone:
                 terms: list[Term[Any]] = [Term(batches, policy_loss_of(cast, clip=settings.clip))]
-                if training.ptx is not None:
+                if training.opening.beside is not None:
                     terms.append(ptx_term(training, step, epoch * settings.minibatches + number))
                 policy_steps.append(step_of(roles.policy, training.policy_optimiser, terms, place))
             term = Term(batches, partial(value_loss_of, training))
@@ -284,7 +283,7 @@ def value_loss_of(training: Training, batch: ExperiencedForest) -> tuple[Tensor,
 
 def ptx_term(training: Training, step: int, number: int) -> Term[Forest]:
     """The supervised loss of some conversations, a mean over their own tokens."""
-    settings, cast, data = training.settings, training.opening.cast, training.ptx
+    settings, cast, data = training.settings, training.opening.cast, training.opening.beside
     assert data is not None
     per_phase = settings.epochs * settings.minibatches
     batch_size = max(1, settings.batch_size // settings.minibatches)

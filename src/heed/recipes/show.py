@@ -2,7 +2,8 @@
 
 records -> rendered chat -> tokens + mask -> pieces of text to draw
 
-A conversation is shown as supervised tuning takes it; of ranked answers every one, as they are compared.
+A conversation is shown as supervised tuning takes it; of ranked answers every one, as they are compared; a judged
+answer as far as it is read; and of a run that learns from a reward its prompts, as the policy is asked.
 """
 
 from __future__ import annotations
@@ -10,25 +11,37 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from heed.config import DataSource, ShowSettings
-from heed.data.answers import comparable_answers, rendered_answer, up_to_last_trained
+from heed.data.answers import (
+    check_judged,
+    comparable_answers,
+    nothing_to_learn,
+    rendered_answer,
+    up_to_last_trained,
+)
 from heed.data.chat import masked
 from heed.data.check import check, check_ranking
 from heed.data.choice import choose_template, with_new_tokens
 from heed.data.prepare import conversations_of
-from heed.data.read import read_labelled, read_raw
+from heed.data.prompts import prompt_text
+from heed.data.read import read_labelled, read_prompts, read_raw
 from heed.data.render import ChatTemplate
-from heed.data.shapes import Noun, convert, recognise, with_scores_of_pair
+from heed.data.shapes import Noun, Shape, convert, recognise, with_scores_of_pair
 from heed.data.tokens import Tokenizer, fit_template, tokenise
 from heed.data.wordings import Wordings, load_wordings
 from heed.errors import UserError
-from heed.types import Conversation, Finding, Judged, Labelled, Ranking, Rendered, Tokens
+from heed.types import Conversation, Finding, Judged, Labelled, Message, Origin, Prompt, Ranking, Rendered, Tokens
+
+Record = Noun | Labelled | Prompt | Finding
+Reader = Callable[[DataSource], Iterator[Record]]
+"""how the records of a data set are read: to be learnt from, or to be asked"""
 
 TOKEN_OF_ITS_OWN = re.compile(r"<[^\s<>]+>")
 """a special token that a template brings along joins the vocabulary if it looks like this; [INST] is plain text"""
@@ -84,6 +97,11 @@ class Shown:
     """of an answer that was judged on its own"""
 
     @property
+    def is_prompt(self) -> bool:
+        """Whether this is only asked, so that nothing of it is trained."""
+        return not self.rendered.spans
+
+    @property
     def num_trained(self) -> int:
         """Tokens with a weight other than 0."""
         return int((self.tokens.weight != 0).sum())
@@ -94,31 +112,35 @@ def run(settings: ShowSettings, *, say: Callable[[str], None] = lambda line: Non
 
     `say` is told what was chosen where nothing was asked for.
     """
-    settings = _data_of_run(settings)
+    settings, read = _data_of_run(settings)
     template, tokenizer = _template(settings, _tokenizer(settings), say)
     for source in settings.data:
         wordings = load_wordings(source.wordings) if source.wordings is not None else None
-        for record in _chosen(source, settings):
+        for record in _chosen(source, settings, read):
             yield from _shown(record, source.path, wordings, template, tokenizer)
 
 
-def _data_of_run(settings: ShowSettings) -> ShowSettings:
-    """A run folder in place of data stands for the data of the run, as its own tokenizer and template show it."""
+def _data_of_run(settings: ShowSettings) -> tuple[ShowSettings, Reader]:
+    """A run folder in place of data stands for the data of the run, as its own tokenizer and template show it.
+
+    A run that learns from a reward reads prompts, whatever else stands in their records.
+    """
     folder = Path(settings.data[0].path).expanduser()
     if len(settings.data) > 1 or not (folder / "config.yaml").is_file():
-        return settings
+        return settings, _records
     # Imported late, because it takes seconds.
     from heed.train.run import read_config
 
     config = read_config(folder) or {}
     if "data" not in config:
-        return settings
+        return settings, _records
     chosen = settings.model_dump(by_alias=True)
     if settings.model is None and settings.tokenizer is None:
         chosen["model"] = str(folder) if (folder / "tokenizer.json").is_file() else config["model"]
     for name in ("template", "date"):
         chosen[name] = chosen[name] or config.get(name)
-    return ShowSettings.model_validate({**chosen, "data": config["data"]})
+    read = _prompts if "reward" in config else _records
+    return ShowSettings.model_validate({**chosen, "data": config["data"]}), read
 
 
 def _tokenizer(settings: ShowSettings) -> Tokenizer:
@@ -157,10 +179,10 @@ def _template(
     return fit_template(template, tokenizer), tokenizer
 
 
-def _chosen(source: DataSource, settings: ShowSettings) -> Iterator[Noun | Labelled | Finding]:
+def _chosen(source: DataSource, settings: ShowSettings, read: Reader) -> Iterator[Record]:
     """The records that are asked for; a record that says several conversations counts as one."""
     num_seen = 0
-    by_record = itertools.groupby(_records(source), key=lambda record: record.origin)
+    by_record = itertools.groupby(read(source), key=lambda record: record.origin)
     for origin, group in by_record:
         num_seen += 1
         if settings.record is None or origin.record == settings.record:
@@ -177,20 +199,33 @@ def _chosen(source: DataSource, settings: ShowSettings) -> Iterator[Noun | Label
         )
 
 
-def _records(source: DataSource) -> Iterator[Noun | Labelled | Finding]:
+def _prompts(source: DataSource) -> Iterator[Record]:
+    yield from (prompt for _, prompt in read_prompts(source.path))
+
+
+def _records(source: DataSource) -> Iterator[Record]:
     if source.wordings is not None:
         yield from (labelled for _, labelled in read_labelled(source.path))
         return
     for origin, raw in read_raw(source.path):
-        for noun in convert(recognise(raw, origin), raw, origin):
+        for noun in convert(_shape(raw, origin), raw, origin):
             try:
                 yield with_scores_of_pair(noun, raw) if isinstance(noun, Ranking) else noun
             except UserError as error:
                 yield Finding(error.problem, origin, error.found, error.expected, error.fix)
 
 
+def _shape(raw: Mapping[str, Any], origin: Origin) -> Shape:
+    """A prompt alone is no record here: as likely, its answer has a name that nobody knows."""
+    try:
+        return recognise(raw, origin)
+    except UserError as error:
+        fix = f"{error.fix}; prompts alone are shown of a run that asks them: heed show RUN"
+        raise UserError(error.problem, where=error.where, found=error.found, expected=error.expected, fix=fix) from None
+
+
 def _shown(
-    record: Noun | Labelled | Finding,
+    record: Record,
     dataset: str,
     wordings: Wordings | None,
     template: ChatTemplate,
@@ -198,13 +233,38 @@ def _shown(
 ) -> Iterator[Shown | Finding]:
     if isinstance(record, Finding):
         yield record
+    elif isinstance(record, Prompt):
+        yield _prompt(record, dataset, template, tokenizer)
+    elif isinstance(record, Judged):
+        yield _judged(record, dataset, template, tokenizer)
     elif isinstance(record, Ranking) and len(record.answers) > 1:
         yield from _answers(record, dataset, template, tokenizer)
     else:
-        is_desirable = record.is_desirable if isinstance(record, Judged) else None
         for conversation in conversations_of(record, wordings):
-            for item in _sequences(conversation, dataset, template, tokenizer):
-                yield replace(item, is_desirable=is_desirable) if isinstance(item, Shown) else item
+            yield from _sequences(conversation, dataset, template, tokenizer)
+
+
+def _prompt(prompt: Prompt, dataset: str, template: ChatTemplate, tokenizer: Tokenizer) -> Shown | Finding:
+    text = prompt_text(prompt, template)
+    if isinstance(text, Finding):
+        return text
+    rendered = Rendered(text, (), prompt.origin)
+    tokens = tokenise(rendered, tokenizer).tokens
+    return Shown(dataset, 1, 1, template.name, rendered, tokens, pieces(rendered, tokens, tokenizer))
+
+
+def _judged(judged: Judged, dataset: str, template: ChatTemplate, tokenizer: Tokenizer) -> Shown | Finding:
+    found = check_judged(judged) or nothing_to_learn(judged)
+    if found is not None:
+        return found
+    answer = _answer(
+        judged.prompt, judged.answer, judged.origin, template, tokenizer, judged.tools, judged.template_arguments
+    )
+    if isinstance(answer, Finding):
+        return answer
+    rendered, tokens = answer
+    drawn = pieces(rendered, tokens, tokenizer)
+    return Shown(dataset, 1, 1, template.name, rendered, tokens, drawn, is_desirable=judged.is_desirable)
 
 
 def _answers(ranking: Ranking, dataset: str, template: ChatTemplate, tokenizer: Tokenizer) -> Iterator[Shown | Finding]:
@@ -217,13 +277,11 @@ def _answers(ranking: Ranking, dataset: str, template: ChatTemplate, tokenizer: 
     origin, count = ranking.origin, len(ranking.answers)
     made: list[tuple[Rendered, Tokens]] = []
     for place in places:
-        answer = rendered_answer(ranking.prompt, ranking.answers[place], origin, template)
+        answer = _answer(ranking.prompt, ranking.answers[place], origin, template, tokenizer)
         if isinstance(answer, Finding):
             yield replace(answer, found=f"answer {place + 1} of {count}: {answer.found}")
             return
-        whole, _ = answer
-        tokens = up_to_last_trained(tokenise(whole, tokenizer).tokens)
-        made.append((replace(whole, text=whole.text[: whole.spans[-1].stop]), tokens))
+        made.append(answer)
     left_out = tuple(f"answer {place + 1} {reason}" for place, reason in sorted(lost.items()))
     scores = ranking.scores
     for place, (rendered, tokens), num_shared in zip(
@@ -239,6 +297,24 @@ def _answers(ranking: Ranking, dataset: str, template: ChatTemplate, tokenizer: 
         )
         drawn = pieces(rendered, tokens, tokenizer, num_shared)
         yield Shown(dataset, 1, 1, template.name, rendered, tokens, drawn, standing)
+
+
+def _answer(
+    prompt: tuple[Message, ...],
+    answer: tuple[Message, ...],
+    origin: Origin,
+    template: ChatTemplate,
+    tokenizer: Tokenizer,
+    tools: tuple[Mapping[str, object], ...] = (),
+    template_arguments: Mapping[str, object] | None = None,
+) -> tuple[Rendered, Tokens] | Finding:
+    """A prompt with its answer, as text and as tokens, as far as it is read."""
+    found = rendered_answer(prompt, answer, origin, template, tools, template_arguments)
+    if isinstance(found, Finding):
+        return found
+    whole, _ = found
+    tokens = up_to_last_trained(tokenise(whole, tokenizer).tokens)
+    return replace(whole, text=whole.text[: whole.spans[-1].stop]), tokens
 
 
 def shared_beginnings(sequences: Sequence[np.ndarray]) -> list[int]:

@@ -132,9 +132,9 @@ def number_figures(runs: Sequence[RunRecords], among: Sequence[Number]) -> list[
 
 
 def budget_of(run: RunRecords) -> float:
-    """The setting `kl_budget`, wherever it stands; NaN where there is none."""
+    """The setting `kl.budget`; NaN where there is none."""
     for name, value in flattened(run.settings or {}):
-        if name.rpartition(".")[2] == "kl_budget" and isinstance(value, int | float):
+        if name == "kl.budget" and isinstance(value, int | float):
             return float(value)
     return math.nan
 

@@ -23,7 +23,7 @@ METHODS = {
     "best of n": ("best of n", "w-best-of-n"),
 }
 """name on the page and class of each method that is compared"""
-EDGES = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, math.inf)
+EDGES = (-math.inf, 1.0, 2.0, 4.0, 8.0, 16.0, math.inf)
 """nats per sequence between which methods are compared as equally far"""
 
 
@@ -111,7 +111,8 @@ def comparison_figure(ppo: PpoMeasurements) -> Figure | None:
     )
     caption = (
         "At the same distance from the reference, the higher line is the better method. A line that turns down has "
-        "learned the reward model's mistakes."
+        "learned the reward model's mistakes. PPO and GRPO: the answers of each phase; DPO and best of n: answers to "
+        "held-out prompts."
     )
     return Figure("Methods at equal distance", (Panel(chart),), caption, tuple((way.class_, way.name) for way in ways))
 
@@ -126,9 +127,15 @@ def distance_table(ppo: PpoMeasurements) -> Table | None:
     ]
     if not ways:
         return None
-    head = ("method", *(f"{low:g} to {high:g}" if math.isfinite(high) else f"from {low:g}" for low, high in spans))
+    head = ("method", *(_span(low, high) for low, high in spans))
     rows = tuple((way.name, *(_between(way, low, high) for low, high in spans)) for way in ways)
     return Table("True reward at equal distance: its mean by KL in nats per sequence", head, rows)
+
+
+def _span(low: float, high: float) -> str:
+    if not math.isfinite(low):
+        return f"below {high:g}"
+    return f"{low:g} to {high:g}" if math.isfinite(high) else f"from {low:g}"
 
 
 def _between(way: Way, low: float, high: float) -> str:
