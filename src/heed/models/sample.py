@@ -34,6 +34,9 @@ from heed.models.stop_strings import before_stop as before_stop
 PROMPT_TOKENS = 8192
 """distinct prompt tokens that are computed, and whose keys and values are held, at a time"""
 
+PROMPT_ENTRIES = 1024 * 768
+"""hidden states of a layer, in numbers, that keep a CPU busy: more only take memory"""
+
 SHORTEST_TRUNK = 32
 """a shorter beginning of all prompts is copied to each sequence: to read it apart would cost more than it saves"""
 
@@ -201,8 +204,13 @@ def answer_together(
     tokens = torch.empty(0, dtype=torch.long, device=device_of(model))
     with attention_named(model, DECODE_NAME):
         while True:
-            while entering := list(islice(waiting, max_sequences - len(active))):
+            is_filling = True
+            while is_filling:  # an answer may be over with its first token, and leave its slot to another
+                is_filling = False
+                # Prompts are computed as they enter, so that no more than one computation's keys are held beside.
+                entering = islice(waiting, max_sequences - len(active))
                 for computed, group in groupby(entering, key=lambda each: each[1]):
+                    is_filling = True
                     if decoding is None:
                         num_slots = min(max_sequences, len(answers))
                         decoding = Decoding.like(computed, num_slots=num_slots, trunk=trunk)
@@ -225,6 +233,9 @@ def with_prompts(
     Like prompts come side by side, and are computed when the first of them is asked for.
     """
     order = sorted(answers, key=lambda answer: (sort_key(np.asarray(prompts[answer.prompt])), answer.prompt))
+    width = model.get_input_embeddings().weight.shape[1]
+    on_cpu = device_of(model).type == "cpu"
+    at_a_time = min(PROMPT_TOKENS, PROMPT_ENTRIES // width) if on_cpu else PROMPT_TOKENS
     by_prompt = [(index, list(group)) for index, group in groupby(order, key=lambda answer: answer.prompt)]
     start = 0
     while start < len(by_prompt):
@@ -232,7 +243,7 @@ def with_prompts(
         while stop < len(by_prompt):
             ids = np.asarray(prompts[by_prompt[stop][0]])
             num_tokens += len(ids) - common_prefix(before, ids)
-            if num_tokens > PROMPT_TOKENS and stop > start:
+            if num_tokens > at_a_time and stop > start:
                 break
             stop, before = stop + 1, ids
         computed = compute_prompts(model, [prompts[index] for index, _ in by_prompt[start:stop]])
