@@ -17,7 +17,7 @@ from heed.report.svg import finite, quantity, stretch
 KL_LABEL = "KL to the reference, nats per sequence"
 MAX_POINTS = 40
 """of a policy's way on a picture; the KL of a step goes back and forth, so more are drawn as means of neighbours"""
-MAX_EMPTY = 1.5
+MAX_EMPTY = 3.0
 """how much farther than the data, in their range, the budget may lie and still be on the picture"""
 MAX_RATIO = 4.0
 """how much wider than the narrower quantity's range a common axis may be"""
