@@ -9,6 +9,7 @@ import select
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 
 import pytest
@@ -330,13 +331,25 @@ def test_a_person_at_a_terminal_can_stop_an_answer_start_anew_and_leave(base):
         until(b"a new conversation")
         until(b"> ")
         # With nothing to stop, it says how to leave. What is pressed while the prompt is being set up can get lost, so
-        # both keys are pressed until they are heard, as a person would.
-        until(b"/quit leaves", lambda: child.send_signal(signal.SIGINT))
+        # it is pressed again until it is heard, but not at once: a second Ctrl-C would take the place of the Ctrl-D.
+        pressed = time.monotonic() - 5
+
+        def interrupt() -> None:
+            nonlocal pressed
+            if time.monotonic() - pressed >= 5:
+                child.send_signal(signal.SIGINT)
+                pressed = time.monotonic()
+
+        until(b"/quit leaves", interrupt)
+        until(b"> ")
         for _ in range(240):
             if child.poll() is not None:
                 break
-            os.write(ours, b"\x04")
-            if select.select([ours], [], [], 0.5)[0]:
+            os.write(
+                ours, b"\x15\x04"
+            )  # Ctrl-U first: of two Ctrl-D one after the other, readline takes the second for an edit
+            time.sleep(0.25)
+            if select.select([ours], [], [], 0)[0]:
                 with contextlib.suppress(OSError):  # nobody holds the other end once the child has left
                     os.read(ours, 4096)
         assert child.poll() == 0

@@ -271,7 +271,7 @@ def test_the_gradient_of_ppos_values_is_the_formulas(way, dtype, family):
     cast = ready(family, dtype, way)
     nothing: Any = None
     settings = PpoSettings(model="none", reward="none", data=["none"], out="none")
-    training = ppo.Training(settings, Opening(cast, nothing, []), nothing, nothing, 0.0, 0.0, None)
+    training = ppo.Training(settings, Opening(cast, nothing, []), nothing, nothing, 0.0, 0.0)
     batches = experienced(drawn(family, way.adapter), cast.cut, token_mean_weights)
     named = cast.roles.value.trained_parameters()
     found = gradient_of_a_step(named, [Term(batches, partial(ppo.value_loss_of, training))], dtype)

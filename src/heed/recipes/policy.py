@@ -109,7 +109,7 @@ class Opening:
     cast: Cast
     prompts: PreferenceData[PromptTokens]
     held_out: list[PromptTokens]
-    beside: Data | None
+    beside: Data | None = None
     """conversations that are trained on beside the rewards"""
 
 
