@@ -17,18 +17,18 @@ from measure import Clock, peak_memory_bytes, read_json, versions, write_json
 from heed.config import tokens_per_forward
 from heed.data.preferences import RankedTokens
 from heed.dist.world import World
-from heed.models.check import ChosenScore, choose_score
+from heed.models.heads.scalar import new_reward_model
 from heed.models.load import num_positions
-from heed.models.scalar import new_reward_model
+from heed.models.self_check import ChosenScore, choose_score
 from heed.preference_config import DpoSettings, RewardSettings
 from heed.recipes import reward
-from heed.recipes.comparing import compared
-from heed.recipes.cut import Cut, lean_forward
 from heed.recipes.dpo import BETA
-from heed.recipes.loop import Place
-from heed.recipes.opening import Opened, open_for_tuning
-from heed.recipes.paired import Answers, Paired, comparison_of
-from heed.recipes.reference import reference_logp
+from heed.recipes.preference.comparisons import compared
+from heed.recipes.preference.pairwise import Answers, Pairwise, comparison_of
+from heed.recipes.preference.reference import reference_logp
+from heed.recipes.training.loop import Place
+from heed.recipes.training.micro_batches import MicroBatching, lean_forward
+from heed.recipes.training.setup import Opened, open_for_tuning
 from heed.train.progress import Progress
 from heed.train.run import open_run
 from heed.train.step import LossOf
@@ -68,18 +68,18 @@ def dpo(spec: dict[str, Any], place: Place, steps: Sequence[Step], clock: Clock)
     )
     opened, chosen = opened_and_chosen(settings, place, steps)
     max_tokens = tokens_per_forward(settings.max_tokens, place.device.type, opened.loaded.width)
-    cut = Cut(max_tokens, chosen.shares_prefixes, place.world)
+    batching = MicroBatching(max_tokens, chosen.shares_prefixes, place.world)
     answers = Answers(chosen, opened.loaded.device, settings.dtype)
 
     def asked(some: Sequence[Step]) -> Any:
         groups = [ranking.sequences for step in some for ranking in step]
-        return reference_logp(groups, answers.token_logp, place, cut)
+        return reference_logp(groups, answers.token_logp, place, batching)
 
     asked(steps[: spec["warmup"]])
     clock.start()
     reference = asked(steps)  # those of the warm-up are known
     clock.stop()
-    learning = Paired(answers, cut, comparison_of(settings, BETA["dpo"]), reference)
+    learning = Pairwise(answers, batching, comparison_of(settings, BETA["dpo"]), reference)
     return opened.loaded.trained_parameters(), learning.batches, learning.loss_of
 
 
@@ -91,7 +91,7 @@ def reward_model(
         model=spec["model"], data="pairs", out="run", template="plain", max_tokens=spec["max_tokens"], centring=0.0
     )
     opened, chosen = opened_and_chosen(settings, place, steps)
-    cut = Cut(lean_forward(settings.max_tokens, opened.loaded), chosen.shares_prefixes, place.world)
+    batching = MicroBatching(lean_forward(settings.max_tokens, opened.loaded), chosen.shares_prefixes, place.world)
     model = new_reward_model(opened.loaded, settings.seed)
     with torch.no_grad():
         model.head.weight.copy_(torch.tensor(read_json(spec["score"]))[None])
@@ -102,12 +102,12 @@ def reward_model(
         reward_model=model,
         data=None,  # type: ignore[arg-type]  # the steps are given
         chosen=chosen,
-        cut=cut,
+        batching=batching,
         optimiser=torch.optim.SGD([torch.zeros(1)]),  # ours is below
         peak=0.0,
         num_draws=0,
     )
-    return named, lambda step: compared(step, cut), training.loss_of
+    return named, lambda step: compared(step, batching), training.loss_of
 
 
 def run_heed(spec: dict[str, Any], place: Place, steps: list[Step]) -> dict[str, Any]:

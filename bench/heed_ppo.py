@@ -11,9 +11,9 @@ import torch
 from measure import Clock, peak_memory_bytes, read_json, versions, write_json
 
 from heed.cli.main import main as heed
-from heed.models.adapters import add_adapter
+from heed.models.adapters.lora import add_adapter
+from heed.models.heads.scalar import new_reward_model, save_reward_model
 from heed.models.load import LoadedModel, load_model, load_tokenizer
-from heed.models.scalar import new_reward_model, save_reward_model
 from heed.recipes import ppo
 
 RANK = 16

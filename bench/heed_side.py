@@ -12,9 +12,9 @@ from heed.config import tokens_per_forward
 from heed.dist.world import World
 from heed.forest.build import build
 from heed.forest.plan import even_budget, plan
-from heed.models.check import choose_score
+from heed.models.kernels.speed import speed_up
 from heed.models.load import load_model, num_positions, prepare_training
-from heed.models.speed import speed_up
+from heed.models.self_check import choose_score
 from heed.train.optimiser import adamw, set_learning_rate
 from heed.train.step import LossOf, Term, likelihood, optimiser_step
 from heed.types import Forest, Tokens

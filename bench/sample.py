@@ -94,8 +94,8 @@ def prepare() -> tuple[Any, Any, Answers, list[int]]:
     from heed.lab.base_model import BASE_MODEL
     from heed.lab.tasks.splits import held_out_tasks
     from heed.lab.world import make_world
+    from heed.models.kernels.speed import speed_up
     from heed.models.load import add_tokens, load_model, load_tokenizer
-    from heed.models.speed import speed_up
 
     model, tokenizer = load_model(str(BASE_MODEL), torch.device("cpu")), load_tokenizer(str(BASE_MODEL))
     add_tokens(model, tokenizer, ["<|im_end|>", "<|im_start|>"], seed=0)
@@ -115,7 +115,7 @@ def prepare() -> tuple[Any, Any, Answers, list[int]]:
 
 def ours(model: Any, prompts: Answers, temperature: float, stop_ids: list[int], num_samples: int) -> Answers:
     """heed's answers."""
-    from heed.models.sample import Sampling, sample
+    from heed.models.decode.sample import Sampling, sample
 
     found = sample(
         model,

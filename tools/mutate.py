@@ -40,42 +40,42 @@ TESTS = {
     "objectives/advantage.py": "tests/objectives/test_advantage.py",
     "objectives/policy.py": "tests/objectives/test_policy.py",
     "objectives/preference.py": "tests/objectives/test_preference.py",
-    "models/head.py": "tests/models/test_head.py tests/models/test_token_logp.py tests/models/test_adapters.py"
-    " tests/models/test_families.py",
-    "models/tree_attention.py": "tests/models/test_tree_attention.py tests/models/test_families.py",
-    "models/rows.py": "tests/models/test_row_attention.py",
-    "models/row_attention.py": "tests/models/test_row_attention.py",
-    "models/draw.py": "tests/models/test_sample.py",
+    "models/heads/language.py": "tests/models/test_head.py tests/models/test_token_logp.py"
+    " tests/models/test_adapters.py tests/models/test_families.py",
+    "models/attention/tree_attention.py": "tests/models/test_tree_attention.py tests/models/test_families.py",
+    "models/attention/rows.py": "tests/models/test_row_attention.py",
+    "models/attention/row_attention.py": "tests/models/test_row_attention.py",
+    "models/decode/draw.py": "tests/models/test_sample.py",
     "evaluate/intervals.py": "tests/evaluate/test_intervals.py",
     "evaluate/calibration.py": "tests/evaluate/test_calibration.py",
     "evaluate/bias.py": "tests/evaluate/test_bias.py",
     "evaluate/knowledge.py": "tests/evaluate/test_knowledge.py",
-    "models/flex.py": "tests/models/test_tree_attention.py",
-    "models/layout.py": "tests/models/test_tree_attention.py tests/models/test_self_check.py",
-    "models/attention.py": "tests/models/test_families.py tests/models/test_self_check.py",
+    "models/attention/flex.py": "tests/models/test_tree_attention.py",
+    "models/attention/layout.py": "tests/models/test_tree_attention.py tests/models/test_self_check.py",
+    "models/attention/forest_attention.py": "tests/models/test_families.py tests/models/test_self_check.py",
     "models/score.py": "tests/models/test_token_logp.py tests/models/test_families.py tests/models/test_adapters.py",
-    "models/token_logp.py": "tests/models/test_token_logp.py",
-    "models/scalar.py": "tests/models/test_scalar.py",
-    "models/switch.py": "tests/models/test_roles.py",
+    "models/heads/token_logp.py": "tests/models/test_token_logp.py",
+    "models/heads/scalar.py": "tests/models/test_scalar.py",
+    "models/adapters/switch.py": "tests/models/test_roles.py",
     "models/roles.py": "tests/models/test_roles.py",
-    "models/check.py": "tests/models/test_self_check.py tests/models/test_families.py",
-    "models/matmul.py": "tests/models/test_matmul.py",
-    "models/speed.py": "tests/models/test_speed.py tests/models/test_rms_norm.py tests/models/test_families.py",
-    "models/rotary.py": "tests/models/test_rotary.py",
+    "models/self_check.py": "tests/models/test_self_check.py tests/models/test_families.py",
+    "models/kernels/matmul.py": "tests/models/test_matmul.py",
+    "models/kernels/speed.py": "tests/models/test_speed.py tests/models/test_rms_norm.py tests/models/test_families.py",
+    "models/kernels/rotary.py": "tests/models/test_rotary.py",
     "evaluate/best_of.py": "tests/evaluate/test_best_of.py",
-    "models/adapters.py": "tests/models/test_adapters.py",
+    "models/adapters/lora.py": "tests/models/test_adapters.py",
     "models/load.py": "tests/models/test_roles.py tests/models/test_families.py",
     "train/step.py": "tests/train/test_step.py",
     "train/optimiser.py": "tests/train/test_optimiser.py",
     "train/schedule.py": "tests/train/test_schedule.py",
     "recipes/sft.py": "tests/recipes/test_equivalence.py",
-    "recipes/comparing.py": "tests/recipes/test_preference_equivalence.py",
-    "recipes/paired.py": "tests/recipes/test_preference_equivalence.py",
-    "recipes/judging.py": "tests/recipes/test_preference_equivalence.py",
+    "recipes/preference/comparisons.py": "tests/recipes/test_preference_equivalence.py",
+    "recipes/preference/pairwise.py": "tests/recipes/test_preference_equivalence.py",
+    "recipes/preference/kto.py": "tests/recipes/test_preference_equivalence.py",
     "recipes/reward.py": "tests/recipes/test_preference_equivalence.py",
-    "recipes/rollout.py": "tests/recipes/test_policy_self_check.py tests/recipes/test_policy_equivalence.py",
-    "recipes/policy.py": "tests/recipes/test_policy_self_check.py tests/recipes/test_policy_equivalence.py",
-    "recipes/phases.py": "tests/recipes/test_preference_runs.py tests/recipes/test_preference_resume.py",
+    "recipes/policy/rollout.py": "tests/recipes/test_policy_self_check.py tests/recipes/test_policy_equivalence.py",
+    "recipes/policy/learning.py": "tests/recipes/test_policy_self_check.py tests/recipes/test_policy_equivalence.py",
+    "recipes/policy/phases.py": "tests/recipes/test_preference_runs.py tests/recipes/test_preference_resume.py",
     "recipes/grpo.py": "tests/recipes/test_policy_equivalence.py",
     "recipes/ppo.py": "tests/recipes/test_ppo_settings.py tests/recipes/test_policy_equivalence.py"
     " tests/recipes/test_preference_runs.py",
@@ -89,22 +89,36 @@ TESTS = {
 
 M = Mutation
 BUILD, PLAN, WEIGHTS = "forest/build.py", "forest/plan.py", "forest/weights.py"
-HEAD, TREE, FLEX, ATTENTION = "models/head.py", "models/tree_attention.py", "models/flex.py", "models/attention.py"
-SCORE, CHECK, MATMUL, SPEED = "models/score.py", "models/check.py", "models/matmul.py", "models/speed.py"
+HEAD, TREE, FLEX, ATTENTION = (
+    "models/heads/language.py",
+    "models/attention/tree_attention.py",
+    "models/attention/flex.py",
+    "models/attention/forest_attention.py",
+)
+SCORE, CHECK, MATMUL, SPEED = (
+    "models/score.py",
+    "models/self_check.py",
+    "models/kernels/matmul.py",
+    "models/kernels/speed.py",
+)
 STEP, OPTIMISER, SCHEDULE, SFT = "train/step.py", "train/optimiser.py", "train/schedule.py", "recipes/sft.py"
-LAYOUT, LOAD, ADAPTERS = "models/layout.py", "models/load.py", "models/adapters.py"
+LAYOUT, LOAD, ADAPTERS = "models/attention/layout.py", "models/load.py", "models/adapters/lora.py"
 SUPERVISED = "objectives/supervised.py"
-TOKEN_LOGP, SCALAR = "models/token_logp.py", "models/scalar.py"
-ROLES, SWITCH = "models/roles.py", "models/switch.py"
+TOKEN_LOGP, SCALAR = "models/heads/token_logp.py", "models/heads/scalar.py"
+ROLES, SWITCH = "models/roles.py", "models/adapters/switch.py"
 RAGGED, KL, ADVANTAGE = "objectives/ragged.py", "objectives/kl.py", "objectives/advantage.py"
 POLICY, PREFERENCE = "objectives/policy.py", "objectives/preference.py"
-ROWS, ROW, DRAW = "models/rows.py", "models/row_attention.py", "models/draw.py"
+ROWS, ROW, DRAW = "models/attention/rows.py", "models/attention/row_attention.py", "models/decode/draw.py"
 INTERVALS, CALIBRATION = "evaluate/intervals.py", "evaluate/calibration.py"
 BIAS, KNOWLEDGE = "evaluate/bias.py", "evaluate/knowledge.py"
-COMPARING, PAIRED, JUDGING = "recipes/comparing.py", "recipes/paired.py", "recipes/judging.py"
-REWARD_RECIPE, ROLLOUT, POLICY_RECIPE = "recipes/reward.py", "recipes/rollout.py", "recipes/policy.py"
-PPO, GRPO, PHASES = "recipes/ppo.py", "recipes/grpo.py", "recipes/phases.py"
-ROTARY, BEST_OF = "models/rotary.py", "evaluate/best_of.py"
+COMPARISONS, PAIRWISE, KTO = (
+    "recipes/preference/comparisons.py",
+    "recipes/preference/pairwise.py",
+    "recipes/preference/kto.py",
+)
+REWARD_RECIPE, ROLLOUT, POLICY_RECIPE = "recipes/reward.py", "recipes/policy/rollout.py", "recipes/policy/learning.py"
+PPO, GRPO, PHASES = "recipes/ppo.py", "recipes/grpo.py", "recipes/policy/phases.py"
+ROTARY, BEST_OF = "models/kernels/rotary.py", "evaluate/best_of.py"
 RANKED, INTERRUPT = "evaluate/ranked.py", "train/interrupt.py"
 
 MUTATIONS = [
@@ -1193,28 +1207,28 @@ MUTATIONS = [
     M(PREFERENCE, "weights exchanged", "desirable = desirable_weight *", "desirable = undesirable_weight *"),
     M(PREFERENCE, "labels exchanged", "torch.where(is_desirable, desirable,", "torch.where(~is_desirable, desirable,"),
     M(
-        COMPARING,
+        COMPARISONS,
         "weights are not divided",
         "weight=self.compared.weight / count",
         "weight=self.compared.weight",
     ),
     M(
-        COMPARING,
+        COMPARISONS,
         "margins where only an order is known",
         "r.scores if r.has_margins else np.zeros_like(r.scores)",
         "r.scores",
     ),
     M(
-        COMPARING,
+        COMPARISONS,
         "margins of the other side",
         "points[pairs.winner] - points[pairs.loser]",
         "points[pairs.loser] - points[pairs.winner]",
     ),
     M(
-        COMPARING,
+        COMPARISONS,
         "answers of other rankings",
-        "cut.forest([ranking.sequences for ranking in some])",
-        "cut.forest([ranking.sequences for ranking in some[::-1]])",
+        "batching.forest([ranking.sequences for ranking in some])",
+        "batching.forest([ranking.sequences for ranking in some[::-1]])",
     ),
     M(
         REWARD_RECIPE,
@@ -1223,23 +1237,23 @@ MUTATIONS = [
         "(pairs.weight.mean() * loss).sum()",
     ),
     M(REWARD_RECIPE, "centring forgotten", "if settings.centring:", "if False:"),
-    M(PAIRED, "IPO by whole answers", "ratio = (logp - reference) / lengths", "ratio = logp - reference"),
-    M(PAIRED, "SimPO by whole answers", "mean = logp / lengths", "mean = logp"),
-    M(PAIRED, "no reference", "ratio = logp - reference\n", "ratio = logp\n"),
-    M(JUDGING, "weights are not divided", "replace(self, weight=self.weight / count)", "self"),
+    M(PAIRWISE, "IPO by whole answers", "ratio = (logp - reference) / lengths", "ratio = logp - reference"),
+    M(PAIRWISE, "SimPO by whole answers", "mean = logp / lengths", "mean = logp"),
+    M(PAIRWISE, "no reference", "ratio = logp - reference\n", "ratio = logp\n"),
+    M(KTO, "weights are not divided", "replace(self, weight=self.weight / count)", "self"),
     M(
-        JUDGING,
+        KTO,
         "the point of each forward's own",
         "point = self.reference_point(judged)",
         "point = self.reference_point(judged[:1])",
     ),
     M(
-        JUDGING,
+        KTO,
         "in the order of the file",
         "np.random.default_rng(len(chain)).permutation(len(chain))",
         "range(len(chain))",
     ),
-    M(JUDGING, "an answer that does belong", "if prompts[place] != prompts[number])", ")"),
+    M(KTO, "an answer that does belong", "if prompts[place] != prompts[number])", ")"),
     M("data/answers.py", "ranks are distances", "has_margins=not ranking.are_ranks", "has_margins=True"),
     M("data/prepare.py", "always the model's limit", "if option is not None:", "if False:"),
     M("recipes/show.py", "an answer shares with itself", "enumerate(sequences) if i != j)", "enumerate(sequences))"),

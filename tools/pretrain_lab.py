@@ -25,8 +25,8 @@ from heed.dist.world import World
 from heed.forest.build import build
 from heed.lab.base_text import MIX, MIX_WITH_LESSONS, MIX_WITH_PRACTICE, base_text
 from heed.lab.world import TIMES_TOLD_RARELY, make_world
+from heed.models.kernels.speed import speed_up
 from heed.models.score import Score, autocast, forest_score
-from heed.models.speed import speed_up
 from heed.train.environment import environment
 from heed.train.optimiser import adamw, set_learning_rate
 from heed.train.progress import Progress

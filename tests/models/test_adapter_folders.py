@@ -8,9 +8,9 @@ from peft import PeftModel
 from tiny import CHATML, CHATML_TOKENS, CPU, END, PLAIN, SHAPES, opened, train, trained, write_base
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from heed.models.adapters import _into_place, _unfinished
+from heed.models.adapters.lora import _into_place, _unfinished
+from heed.models.decode.sample import greedy
 from heed.models.load import base_of, load_adapter, load_model, save, stop_ids_of
-from heed.models.sample import greedy
 
 IDS = torch.tensor([[5, 60, 7, 270, 9, 11]])
 

@@ -5,12 +5,12 @@ import torch
 from families import branching_sequences, casts_in, difference, gradient_of, scored, tiny
 
 from heed.forest.build import build
-from heed.models.adapters import add_adapter
-from heed.models.check import choose_score
-from heed.models.head import Head
+from heed.models.adapters.lora import add_adapter
+from heed.models.heads.language import Head
+from heed.models.kernels.speed import speed_up
 from heed.models.load import LoadedModel, prepare_training
 from heed.models.score import forest_score, plain_score
-from heed.models.speed import speed_up
+from heed.models.self_check import choose_score
 
 ITEMS = branching_sequences()
 NEW_IDS = sorted({int(ITEMS[0].ids[4]), int(ITEMS[0].ids[16]), int(ITEMS[-1].ids[25])})

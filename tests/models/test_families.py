@@ -11,10 +11,10 @@ import torch
 from families import FALLBACK, FOREST, branching_sequences, difference, reference, scored, tiny
 
 from heed.forest.build import build
-from heed.models.check import choose_score
+from heed.models.kernels.speed import speed_up
 from heed.models.load import prepare_training
 from heed.models.score import BY_FOREST, BY_ROWS, ONE_BY_ONE, forest_score, plain_score
-from heed.models.speed import speed_up
+from heed.models.self_check import choose_score
 
 ITEMS = branching_sequences()
 LONGEST = max(ITEMS, key=len)

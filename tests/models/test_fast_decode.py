@@ -7,11 +7,12 @@ from peft import LoraConfig, get_peft_model
 from test_sample import AS_PREDICTED, PROMPTS, assert_same, float32, scored_by_training
 from tiny import CHATML_TOKENS, END, opened, train, write_base
 
-from heed.models import fast_decode, slots
-from heed.models.decode import PlainStep
-from heed.models.decode_check import fastest_step
-from heed.models.fast_decode import FastStep
-from heed.models.sample import sample
+from heed.models.decode import fast_step as fast_decode
+from heed.models.decode import slots
+from heed.models.decode.fast_step import FastStep
+from heed.models.decode.sample import sample
+from heed.models.decode.self_check import fastest_step
+from heed.models.decode.together import PlainStep
 
 FAST = ["gpt2", "gpt2 scaled by layer", "llama", "llama tied with biases", "mistral", "qwen3"]
 HOW = {"stop_ids": [5, 6], "max_new_tokens": 16, "sampling": AS_PREDICTED, "num_samples": 3, "max_sequences": 7}

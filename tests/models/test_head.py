@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from heed.models import head as head_module
-from heed.models.head import Head, chunks, weighted_nll
+from heed.models.heads import language as head_module
+from heed.models.heads.language import Head, chunks, weighted_nll
 from heed.models.score import dense_nll
 
 ROWS, WIDTH, VOCABULARY = 11, 6, 17

@@ -8,6 +8,7 @@ from tiny import CHATML, CHATML_TOKENS, CPU, END, PLAIN, SHAPES, opened, train, 
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from heed.errors import UserError
+from heed.models.decode.sample import greedy
 from heed.models.load import (
     LoadedModel,
     add_tokens,
@@ -19,7 +20,6 @@ from heed.models.load import (
     stop_ids_of,
     stored_dtype,
 )
-from heed.models.sample import greedy
 
 NEW = ("<|im_end|>", "<|im_start|>")
 QUESTION = [{"role": "user", "content": "Xin chào 👋"}]

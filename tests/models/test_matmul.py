@@ -5,8 +5,8 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from heed.models import matmul
-from heed.models.matmul import (
+from heed.models.kernels import matmul
+from heed.models.kernels.matmul import (
     add_transposed_product,
     linear,
     multiply,

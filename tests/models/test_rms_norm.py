@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from heed.models.speed import RmsNorm, fused_rms_norm, normed
+from heed.models.kernels.speed import RmsNorm, fused_rms_norm, normed
 
 
 def by_the_paper(x, weight, eps):
@@ -78,8 +78,9 @@ def test_a_row_of_zeros_stays_zeros_and_has_a_finite_gradient():
 def test_low_precision_is_normed_in_float32_and_given_back_as_it_came():
     module = nn.Module()
     module.weight = nn.Parameter(drawn(64, dtype=torch.float32).bfloat16())
-    x = (100 * drawn(3, 64, dtype=torch.float32)).bfloat16()
+    x = (100 * drawn(50, 64, dtype=torch.float32)).bfloat16()
     found = fused_rms_norm(module, x, offset=1.0, eps=1e-6)
     expected = by_the_paper(x.double(), (module.weight + 1.0).double(), 1e-6)
     assert found.dtype == torch.bfloat16
-    torch.testing.assert_close(found.double(), expected.bfloat16().double(), rtol=2**-8, atol=0)
+    # Rounded once, from float32: but for values that lie between two neighbours, it is the exact value's rounding.
+    assert float((found != expected.bfloat16()).double().mean()) < 0.001

@@ -8,8 +8,8 @@ import torch
 from families import tiny
 from transformers.models.llama import modeling_llama
 
-from heed.models.rotary import Rotated, rotated_pair, rotates_halves, use_fused_rotation
-from heed.models.speed import speed_up
+from heed.models.kernels.rotary import Rotated, rotated_pair, rotates_halves, use_fused_rotation
+from heed.models.kernels.speed import speed_up
 
 ROTATING_HALVES = ["llama", "mistral", "qwen2 with a window", "qwen3", "gemma2", "gemma3", "smollm3", "granite", "phi"]
 ROTATING_OTHERWISE = ["gpt-oss", "cohere"]

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from heed.forest.build import build, nodes
-from heed.models.layout import ForestLayout
-from heed.models.row_attention import row_attention
-from heed.models.rows import LONGEST_ROW, MOST_COPIES, paths_of, rows_of
-from heed.models.tree_attention import plain_tree_attention
+from heed.models.attention.layout import ForestLayout
+from heed.models.attention.row_attention import row_attention
+from heed.models.attention.rows import LONGEST_ROW, MOST_COPIES, paths_of, rows_of
+from heed.models.attention.tree_attention import plain_tree_attention
 from heed.types import Forest, Tokens
 
 CPU = torch.device("cpu")

@@ -9,15 +9,15 @@ from transformers import AttentionInterface
 from transformers.generation import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from heed.forest.build import build
-from heed.models import sample as sampler
-from heed.models.attention import configs_of
-from heed.models.check import everything_trained
-from heed.models.decode import DECODE_NAME, common_beginning, compute_prompts, decode_attention
-from heed.models.decode_check import why_not_together
-from heed.models.draw import chances, draw, uniform_numbers
-from heed.models.sample import GREEDY, Completion, Sampling, greedy, sample
+from heed.models.attention.forest_attention import configs_of
+from heed.models.decode import sample as sampler
+from heed.models.decode.draw import chances, draw, uniform_numbers
+from heed.models.decode.sample import GREEDY, Completion, Sampling, greedy, sample
+from heed.models.decode.self_check import why_not_together
+from heed.models.decode.slots import Decoding
+from heed.models.decode.together import DECODE_NAME, common_beginning, compute_prompts, decode_attention
 from heed.models.score import forest_score, plain_score
-from heed.models.slots import Decoding
+from heed.models.self_check import everything_trained
 
 AS_PREDICTED = Sampling(temperature=1.0, top_p=1.0)
 TOGETHER = ["gpt2", "llama", "qwen3", "gemma2", "mistral with a window", "gpt-oss"]

@@ -14,9 +14,7 @@ from tiny import CHATML_TOKENS, CPU, END, PLAIN, make_tokenizer, opened, train, 
 
 from heed.errors import UserError
 from heed.forest.build import build
-from heed.models.check import everything_trained
-from heed.models.load import LoadedModel, load_model, load_tokenizer, peft_warnings_hidden, save
-from heed.models.scalar import (
+from heed.models.heads.scalar import (
     RewardModel,
     load_reward_model,
     new_head,
@@ -31,8 +29,10 @@ from heed.models.scalar import (
     values_at,
     zero_head,
 )
+from heed.models.kernels.speed import speed_up
+from heed.models.load import LoadedModel, load_model, load_tokenizer, peft_warnings_hidden, save
 from heed.models.score import forest_states, plain_states
-from heed.models.speed import speed_up
+from heed.models.self_check import everything_trained
 
 ITEMS = branching_sequences()
 ANSWERS = ["How are you?", "Xin chào các bạn.", "How are you today? " * 3, "a"]

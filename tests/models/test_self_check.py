@@ -9,9 +9,9 @@ from families import WINDOW, branching_sequences, tiny
 from transformers import AttentionInterface, LlamaConfig
 
 from heed.forest.build import build, nodes
-from heed.models import attention
-from heed.models.check import choose_score, disagreement, probe_sequences, rope_kind, sliding_window
+from heed.models.attention import forest_attention as attention
 from heed.models.score import BY_FOREST, BY_ROWS
+from heed.models.self_check import choose_score, disagreement, probe_sequences, rope_kind, sliding_window
 from heed.types import Tokens
 
 LONGEST = branching_sequences()[0]

@@ -8,7 +8,7 @@ from families import FOREST, tiny
 from torch import nn
 from transformers.activations import NewGELUActivation
 
-from heed.models.speed import speed_up, use_fused_rms_norm
+from heed.models.kernels.speed import speed_up, use_fused_rms_norm
 
 EXPECTED_NORMS = {
     "llama": 7,

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny import make_tokenizer
 
-from heed.models.sample import GREEDY, Sampling, before_stop, sample, tell
-from heed.models.stop_strings import StopStrings
+from heed.models.decode.sample import GREEDY, Sampling, before_stop, sample, tell
+from heed.models.decode.stop_strings import StopStrings
 
 TOKENIZER = make_tokenizer().backend_tokenizer
 PROMPTS = [[7, 8, 9], [11], [3, 4, 5, 6, 7, 8]]

@@ -19,14 +19,14 @@ from families import (
 from test_adapters import NEW_IDS, adapted
 
 from heed.forest.build import build
-from heed.models import head as head_module
-from heed.models import token_logp as token_logp_module
-from heed.models.check import choose_score
-from heed.models.head import Head
+from heed.models.heads import language as head_module
+from heed.models.heads import token_logp as token_logp_module
+from heed.models.heads.language import Head
+from heed.models.heads.token_logp import dense_logp, token_logp
+from heed.models.kernels.speed import speed_up
 from heed.models.load import prepare_training
 from heed.models.score import BY_FOREST, BY_ROWS, ONE_BY_ONE, forest_logp, forest_states, plain_logp, plain_states
-from heed.models.speed import speed_up
-from heed.models.token_logp import dense_logp, token_logp
+from heed.models.self_check import choose_score
 
 ITEMS = branching_sequences()
 ROWS, WIDTH, VOCABULARY = 11, 6, 17

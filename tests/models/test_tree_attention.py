@@ -7,9 +7,9 @@ import torch
 from families import branching_sequences
 
 from heed.forest.build import build
-from heed.models.flex import flex_tree_attention
-from heed.models.layout import ForestLayout
-from heed.models.tree_attention import plain_tree_attention, tree_attention
+from heed.models.attention.flex import flex_tree_attention
+from heed.models.attention.layout import ForestLayout
+from heed.models.attention.tree_attention import plain_tree_attention, tree_attention
 
 CPU = torch.device("cpu")
 FOREST = build(branching_sequences())

@@ -8,7 +8,7 @@ import torch
 import transformers as t
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from heed.models.adapters import add_adapter, keep_base
+from heed.models.adapters.lora import add_adapter, keep_base
 from heed.models.load import LoadedModel, add_tokens, load_model, load_tokenizer
 
 CPU = torch.device("cpu")

@@ -13,8 +13,8 @@ from heed.data.prepare import Preparation
 from heed.data.tokens import Tokenizer, fit_template
 from heed.dist.world import World
 from heed.errors import UserError
-from heed.recipes.datasets import MAX_MEASURED, Data, Mixture, prepare_data
-from heed.recipes.opening import open_tokenizer
+from heed.recipes.training.data_sets import MAX_MEASURED, Data, Mixture, prepare_data
+from heed.recipes.training.setup import open_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -13,17 +13,20 @@ from pathlib import Path
 from statistics import mean
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from heed.config import DemoSettings
 from heed.errors import UserError
 from heed.evaluate.answers import CHECKS
+from heed.lab.gold import merits
 from heed.lab.tasks.knowledge import UNKNOWN, decline
 from heed.lab.tasks.splits import FAMILIES
 from heed.lab.tasks.task import Pool
 from heed.recipes import demo
-from heed.recipes.demo_methods import DPO_BETAS, LONGER, Ground, as_compared, by_ppo
-from heed.recipes.demo_preferences import Size
-from heed.recipes.exam import Exam, as_talk, with_shots
+from heed.recipes.demonstration import methods as demo_methods
+from heed.recipes.demonstration.exam import Exam, as_talk, with_shots
+from heed.recipes.demonstration.methods import DPO_BETAS, LONGER, Ground, arrived, as_compared, by_choice, by_ppo
+from heed.recipes.demonstration.preferences import Size, answers, scores_by, topics_of
 
 SMALL = ["--examples", "100", "--questions", "1"]
 EXPENSES = ("seconds", "peak_memory_bytes", "run")
@@ -151,6 +154,36 @@ def test_the_points_of_a_method_form_one_way():
         "dpo": [(0.5, 0.6), (5.0, 0.8)],
         "ppo": [(0.0, 0.3), (2.0, 0.7), (1.0, 0.5)],
     }
+
+
+def test_a_method_is_as_far_as_its_answers_are_likelier_under_it_than_under_the_tuned_model(small, tmp_path):
+    out = small[0]
+    shutil.copytree(out / "sft", tmp_path / "sft")  # the reference: what is in `out` without all that tuning did
+    (tmp_path / "reward").symlink_to(out / "reward")
+    weights = load_file(tmp_path / "sft" / "adapter_model.safetensors")
+    untuned = {name: 0 * each if "lora_B" in name else each for name, each in weights.items()}
+    save_file(untuned, tmp_path / "sft" / "adapter_model.safetensors", metadata={"format": "pt"})
+    ground = Ground(tmp_path, demo.make_world(), Size(examples=100, questions=1))
+    assert arrived(ground, str(out / "sft"))["kl_per_sequence"] > 1
+    assert arrived(ground, str(tmp_path / "sft"))["kl_per_sequence"] == pytest.approx(0, abs=1e-9)
+
+
+def test_the_best_of_one_has_the_mean_of_all_answers_and_of_more_a_higher_score(small, monkeypatch):
+    monkeypatch.setattr(demo_methods, "MOST_ANSWERS", 4)
+    ground = Ground(small[0], demo.make_world(), Size(examples=100, questions=1))
+    points = by_choice(ground)["curve"]
+    tasks = ground.held_out
+    given = answers(ground.model, tasks, num_samples=4, seed=3, title="answering")
+    gold = [
+        merits(topics_of(ground.world, task), text).gold
+        for task, texts in zip(tasks, given.texts, strict=True)
+        for text in texts
+    ]
+    assert len(points) == 3
+    assert points[0]["gold"] == pytest.approx(mean(gold))
+    assert points[0]["score"] < points[1]["score"] < points[2]["score"]
+    best = [max(scores) for scores in scores_by(ground.judge, given)]
+    assert points[2]["score"] == pytest.approx(mean(map(float, best)))
 
 
 def test_a_damaged_stage_is_named_with_the_way_out(tmp_path):

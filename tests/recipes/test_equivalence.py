@@ -19,13 +19,13 @@ from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 
 from heed.config import SftSettings
 from heed.dist.world import World
-from heed.models import head
-from heed.models.check import ChosenScore
+from heed.models.heads import language as head
+from heed.models.kernels.speed import speed_up
 from heed.models.load import LoadedModel
 from heed.models.score import BY_FOREST, BY_ROWS, ONE_BY_ONE
-from heed.models.speed import speed_up
-from heed.recipes.opening import Opened
+from heed.models.self_check import ChosenScore
 from heed.recipes.sft import Tuning
+from heed.recipes.training.setup import Opened
 from heed.train.optimiser import adamw, set_learning_rate
 from heed.train.schedule import learning_rate
 from heed.train.step import Term, likelihood, optimiser_step

@@ -6,7 +6,7 @@ import pytest
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from heed.models.load import LoadedModel
-from heed.recipes.cut import lean_forward
+from heed.recipes.training.micro_batches import lean_forward
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from heed.cli.main import main
-from heed.models.adapters import next_token_logp
+from heed.models.adapters.lora import next_token_logp
 from heed.models.load import load_adapter, load_model, stop_ids_of
 from heed.recipes import merge
 

@@ -31,21 +31,19 @@ from test_preference_equivalence import (
 
 from heed.data.prompts import PromptTokens
 from heed.dist.world import World
-from heed.models import head as language_head
-from heed.models.check import ChosenScore
-from heed.models.draw import Sampling
+from heed.models.decode.draw import Sampling
+from heed.models.decode.sample import sample
+from heed.models.heads import language as language_head
+from heed.models.kernels.speed import speed_up
 from heed.models.load import LoadedModel, prepare_training
 from heed.models.roles import roles_on_one_base, separate_models
-from heed.models.sample import sample
 from heed.models.score import trunk_of
-from heed.models.speed import speed_up
+from heed.models.self_check import ChosenScore
 from heed.objectives.policy import constant_length_weights, sequence_mean_weights, token_mean_weights
 from heed.preference_config import PpoSettings
 from heed.recipes import grpo, ppo
-from heed.recipes.cut import Cut
-from heed.recipes.opening import Opened
-from heed.recipes.policy import Experience, Opening, experienced, policy_loss_of, shuffled
-from heed.recipes.rollout import (
+from heed.recipes.policy.learning import Experience, Opening, experienced, policy_loss_of, shuffled
+from heed.recipes.policy.rollout import (
     Answer,
     Cast,
     Said,
@@ -54,6 +52,8 @@ from heed.recipes.rollout import (
     score_answers,
     what_roles_say,
 )
+from heed.recipes.training.micro_batches import MicroBatching
+from heed.recipes.training.setup import Opened
 from heed.train.step import Term
 from heed.types import Message, Origin, Tokens
 
@@ -145,7 +145,7 @@ def cast_of(roles, *, way="forest", share=True, max_tokens=ALL, temperature=1.0,
     played = [role for role in (roles.policy, roles.reference, roles.value) if role is not None]
     chosen = {role.model: ChosenScore(role.model, SCORES[way], share, "") for role in played}
     opened = Opened(roles.loaded, nothing, tokenizer, stops, ())
-    return Cast(roles, opened, chosen, Cut(max_tokens, share, World()), "float32", temperature, rule)
+    return Cast(roles, opened, chosen, MicroBatching(max_tokens, share, World()), "float32", temperature, rule)
 
 
 def ready(family, dtype, way):
@@ -256,7 +256,7 @@ def expected_value_gradient(family, adapter):
 @every_way()
 def test_the_gradient_of_ppos_policy_is_the_formulas(way, dtype, family):
     cast = ready(family, dtype, way)
-    batches = experienced(drawn(family, way.adapter), cast.cut, token_mean_weights)
+    batches = experienced(drawn(family, way.adapter), cast.batching, token_mean_weights)
     named = cast.roles.policy.trained_parameters()
     found = gradient_of_a_step(named, [Term(batches, policy_loss_of(cast, clip=CLIP))], dtype)
     loss, gradient, clip_fraction = expected_policy_gradient(family, way.adapter, "token", 0.0)
@@ -272,7 +272,7 @@ def test_the_gradient_of_ppos_values_is_the_formulas(way, dtype, family):
     nothing: Any = None
     settings = PpoSettings(model="none", reward="none", data=["none"], out="none")
     training = ppo.Training(settings, Opening(cast, nothing, []), nothing, nothing, 0.0, 0.0)
-    batches = experienced(drawn(family, way.adapter), cast.cut, token_mean_weights)
+    batches = experienced(drawn(family, way.adapter), cast.batching, token_mean_weights)
     named = cast.roles.value.trained_parameters()
     found = gradient_of_a_step(named, [Term(batches, partial(ppo.value_loss_of, training))], dtype)
     loss, gradient, clip_fraction = expected_value_gradient(family, way.adapter)
@@ -292,7 +292,7 @@ WEIGHTS = {
 @every_way()
 def test_the_gradient_of_grpo_is_the_formulas(way, dtype, family):
     cast = ready(family, dtype, way)
-    batches = experienced(drawn(family, way.adapter), cast.cut, WEIGHTS["sequence"])
+    batches = experienced(drawn(family, way.adapter), cast.batching, WEIGHTS["sequence"])
     term = Term(batches, policy_loss_of(cast, clip=CLIP, kl_weight=KL_WEIGHT))
     found = gradient_of_a_step(cast.roles.policy.trained_parameters(), [term], dtype)
     check(found, expected_policy_gradient(family, way.adapter, "sequence", KL_WEIGHT)[:2], dtype)
@@ -303,7 +303,7 @@ def test_the_gradient_of_grpo_is_the_formulas(way, dtype, family):
 @every_way(lambda way: way.max_tokens == SEVERAL and not way.checkpointing, float32=False)
 def test_grpos_other_means_are_the_formulas(way, dtype, mean_over, family):
     cast = ready(family, dtype, way)
-    batches = experienced(drawn(family, way.adapter), cast.cut, WEIGHTS[mean_over])
+    batches = experienced(drawn(family, way.adapter), cast.batching, WEIGHTS[mean_over])
     term = Term(batches, policy_loss_of(cast, clip=CLIP, kl_weight=KL_WEIGHT))
     found = gradient_of_a_step(cast.roles.policy.trained_parameters(), [term], dtype)
     check(found, expected_policy_gradient(family, way.adapter, mean_over, KL_WEIGHT)[:2], dtype)
@@ -391,7 +391,7 @@ def test_the_first_minibatch_has_ratio_1_and_nothing_clipped(family, adapter):
     score = np.random.default_rng(0).normal(size=len(said))
     experiences, _ = ppo.credited(groups, said, score, beta=0.1)
     first = shuffled(experiences, 2, seed=0, step=1, epoch=0)[0]
-    batches = experienced(first, cast.cut, token_mean_weights)
+    batches = experienced(first, cast.batching, token_mean_weights)
     term = Term(batches, policy_loss_of(cast, clip=CLIP))
     numbers, _ = gradient_of_a_step(cast.roles.policy.trained_parameters(), [term], torch.float32)
     assert numbers["ratio_mean"] == pytest.approx(1, abs=1e-5)
@@ -626,9 +626,9 @@ def test_a_rule_is_asked_about_each_answer_with_its_prompt_and_record():
 
 def test_answers_to_one_prompt_share_it_and_are_never_cut_apart():
     sequences = [[each.tokens for each in group] for group in GROUPS]
-    assert 2 <= len(Cut(SEVERAL, True, World()).forwards(sequences)) < len(GROUPS)
-    assert sorted(itertools.chain(*Cut(ONE_GROUP, True, World()).forwards(sequences))) == [0, 1, 2, 3]
-    forest = Cut(ALL, True, World()).forest(sequences)
+    assert 2 <= len(MicroBatching(SEVERAL, True, World()).forwards(sequences)) < len(GROUPS)
+    assert sorted(itertools.chain(*MicroBatching(ONE_GROUP, True, World()).forwards(sequences))) == [0, 1, 2, 3]
+    forest = MicroBatching(ALL, True, World()).forest(sequences)
     assert forest.num_tokens < 0.6 * forest.num_unshared_tokens
 
 

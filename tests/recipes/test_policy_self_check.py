@@ -13,12 +13,12 @@ import torch
 from tastes import heed, lines
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BloomConfig, GPT2Config
 
-from heed.models.check import choose_score
+from heed.models.self_check import choose_score
 from heed.preference_config import GrpoSettings, PpoSettings
-from heed.recipes import policy
-from heed.recipes.loop import in_run_folder
-from heed.recipes.policy import open_policy
-from heed.recipes.rollout import draw_answers, score_answers, what_roles_say
+from heed.recipes.policy import learning as policy
+from heed.recipes.policy.learning import open_policy
+from heed.recipes.policy.rollout import draw_answers, score_answers, what_roles_say
+from heed.recipes.training.loop import in_run_folder
 
 pytestmark = [
     # transformers 5.23 gave these new names, and says so when peft or we use the old ones.
@@ -132,15 +132,15 @@ def test_models_that_the_forest_serves_are_told_of_once(rewards, opened, capsys)
 
 def test_a_reward_model_read_by_rows_leaves_the_policys_prompts_shared(rewards, opened):
     found = opened(rewards["bloom"], rank=2, with_value=False)
-    assert found.cast.cut.share
+    assert found.cast.batching.share
     assert not found.cast.chosen[found.cast.roles.reward.model].shares_prefixes
-    forest = found.cast.cut.forest([[answer.tokens for answer in group] for group in found.groups])
+    forest = found.cast.batching.forest([[answer.tokens for answer in group] for group in found.groups])
     assert forest.num_tokens < 0.8 * forest.num_unshared_tokens
 
 
 def test_what_a_value_read_by_rows_reads_is_not_shared(rewards, opened):
-    assert not opened(rewards["bloom"], rank=0).cast.cut.share
-    assert opened(rewards["bloom"], rank=0, with_value=False).cast.cut.share
+    assert not opened(rewards["bloom"], rank=0).cast.batching.share
+    assert opened(rewards["bloom"], rank=0, with_value=False).cast.batching.share
 
 
 @pytest.mark.parametrize(("rank", "reward", "count"), [(2, "regex: e", 1), (2, "bloom", 2), (0, "gpt2", 4)])

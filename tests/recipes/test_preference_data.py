@@ -10,9 +10,9 @@ from heed.data.prepare import Preparation
 from heed.data.tokens import fit_template
 from heed.dist.world import World
 from heed.errors import UserError
-from heed.recipes.datasets import MAX_MEASURED
-from heed.recipes.opening import open_tokenizer
-from heed.recipes.preference_data import JUDGED, PROMPTS, RANKINGS, prepare_preference_data
+from heed.recipes.preference.data import JUDGED, PROMPTS, RANKINGS, prepare_preference_data
+from heed.recipes.training.data_sets import MAX_MEASURED
+from heed.recipes.training.setup import open_tokenizer
 from heed.train import files
 
 

@@ -16,23 +16,23 @@ from test_equivalence import ASSISTANT, BOS, END, FAMILIES, PREAMBLE, USER, VOCA
 
 from heed.data.preferences import JudgedTokens, RankedTokens
 from heed.dist.world import World
-from heed.models import head as language_head
-from heed.models.adapters import add_adapter
-from heed.models.check import ChosenScore
+from heed.models.adapters.lora import add_adapter
+from heed.models.heads import language as language_head
+from heed.models.heads.scalar import new_reward_model
+from heed.models.kernels.speed import speed_up
 from heed.models.load import LoadedModel, prepare_training
-from heed.models.scalar import new_reward_model
 from heed.models.score import BY_FOREST, BY_ROWS, ONE_BY_ONE, trunk_of
-from heed.models.speed import speed_up
+from heed.models.self_check import ChosenScore
 from heed.preference_config import DpoSettings, RewardSettings
 from heed.recipes import dpo, reward
-from heed.recipes.comparing import compared
-from heed.recipes.cut import Cut
-from heed.recipes.datasets import Draws
-from heed.recipes.judging import Judging, Partners, balanced
-from heed.recipes.opening import Opened
-from heed.recipes.paired import Answers, Paired, comparison_of
-from heed.recipes.preference_data import Items, PreferenceData
-from heed.recipes.reference import ReferenceLogp, digest
+from heed.recipes.preference.comparisons import compared
+from heed.recipes.preference.data import Items, PreferenceData
+from heed.recipes.preference.kto import Kto, Partners, balanced
+from heed.recipes.preference.pairwise import Answers, Pairwise, comparison_of
+from heed.recipes.preference.reference import ReferenceLogp, digest
+from heed.recipes.training.data_sets import Draws
+from heed.recipes.training.micro_batches import MicroBatching
+from heed.recipes.training.setup import Opened
 from heed.train.optimiser import adamw
 from heed.train.step import Term, optimiser_step
 from heed.types import Origin, Tokens
@@ -332,7 +332,7 @@ def reward_training(loaded, way, **settings):
         reward_model=new_reward_model(loaded, seed=0),
         data=nothing,
         chosen=chosen_score(loaded, way),
-        cut=Cut(way.max_tokens, way.share, World()),
+        batching=MicroBatching(way.max_tokens, way.share, World()),
         optimiser=nothing,
         peak=0.0,
         num_draws=0,
@@ -345,7 +345,7 @@ def test_the_reward_models_gradient_is_the_formulas(way, dtype, family):
     training = reward_training(
         ready(family, dtype, way), way, margin=MARGIN, centring=CENTRING, label_smoothing=SMOOTHING
     )
-    batches = compared(RANKINGS, training.cut)
+    batches = compared(RANKINGS, training.batching)
     found = gradient_of_a_step(training.reward_model.trained_parameters(), [Term(batches, training.loss_of)], dtype)
     check(found, expected_reward_gradient(family, way.adapter), dtype)
     assert found[0]["num_comparisons"] == 5 + 2 * 6, "every pair of every ranking counts once"
@@ -388,9 +388,9 @@ def paired_gradient(family, dtype, way, objective):
     settings = DpoSettings(
         model="none", data=["none"], out="none", objective=objective, gamma=GAMMA, label_smoothing=SMOOTHING
     )
-    cut = Cut(way.max_tokens, way.share, World())
+    batching = MicroBatching(way.max_tokens, way.share, World())
     answers = Answers(chosen_score(loaded, way), CPU, "float32")
-    learning = Paired(answers, cut, comparison_of(settings, BETA[objective]), reference())
+    learning = Pairwise(answers, batching, comparison_of(settings, BETA[objective]), reference())
     terms = [Term(learning.batches(RANKINGS), learning.loss_of)]
     return gradient_of_a_step(loaded.trained_parameters(), terms, dtype)
 
@@ -441,9 +441,9 @@ def expected_kto_gradient(family, adapter):
 def test_ktos_gradient_is_the_formulas(way, dtype, family):
     loaded = ready(family, dtype, way)
     data = in_memory(JUDGED)
-    cut = Cut(way.max_tokens, way.share, World())
+    batching = MicroBatching(way.max_tokens, way.share, World())
     answers = Answers(chosen_score(loaded, way), CPU, "float32")
-    learning = Judging(answers, cut, BETA["kto"], *balanced(data), Partners(data), reference())
+    learning = Kto(answers, batching, BETA["kto"], *balanced(data), Partners(data), reference())
     widened = CastsToFloat64() if dtype == torch.float64 else torch.enable_grad()
     with widened:
         batches = learning.batches(JUDGED)
@@ -460,11 +460,11 @@ def test_the_rankings_are_cut_shared_and_mixed_enough_for_the_matrix_to_mean_som
     groups = [each.sequences for each in RANKINGS]
     assert {len(group) for group in groups} == {2, 4}
     for max_tokens, counts in ((ONE_GROUP, [len(groups)]), (SEVERAL, range(3, 7)), (ALL, [1])):
-        cut = Cut(max_tokens, True, World())
-        assert len(cut.forwards(groups)) in counts
-    forest = Cut(ALL, True, World()).forest(groups)
+        batching = MicroBatching(max_tokens, True, World())
+        assert len(batching.forwards(groups)) in counts
+    forest = MicroBatching(ALL, True, World()).forest(groups)
     assert forest.num_tokens < 0.7 * forest.num_unshared_tokens
-    assert len(Cut(SEVERAL, True, World()).forwards([(each.tokens,) for each in JUDGED])) > 1
+    assert len(MicroBatching(SEVERAL, True, World()).forwards([(each.tokens,) for each in JUDGED])) > 1
 
 
 @every_family
@@ -518,8 +518,8 @@ def test_answers_that_all_answer_one_question_have_none_that_does_not_belong():
     partners = Partners(in_memory(same))
     assert partners.of(same[0].tokens) is None
     nothing: Any = None
-    cut = Cut(ALL, True, World())
-    assert Judging(nothing, cut, 0.1, 1.0, 1.0, partners, reference()).reference_point(same) == 0
+    batching = MicroBatching(ALL, True, World())
+    assert Kto(nothing, batching, 0.1, 1.0, 1.0, partners, reference()).reference_point(same) == 0
 
 
 @pytest.mark.parametrize(

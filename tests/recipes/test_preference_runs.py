@@ -14,7 +14,7 @@ from tastes import QUESTIONS, answer, heed, lines
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from heed.data.preferences import open_rankings
-from heed.models.scalar import load_reward_model
+from heed.models.heads.scalar import load_reward_model
 from heed.recipes import dpo, ppo
 
 pytestmark = [

@@ -167,13 +167,13 @@ def test_the_first_loss_is_transformers_own_on_a_template_without_new_tokens(
         for r in colours
     ]
     ours = first_loss(tune, lines_of, tmp_path / "run", model=base, data=write(colours), template="alpaca", **options)
-    assert ours == pytest.approx(transformers_loss(base, pairs), abs=1e-6)
+    assert ours == pytest.approx(transformers_loss(base, pairs), rel=1e-6)
 
 
 def test_the_first_loss_is_transformers_own_on_the_models_template(instruct, colours, write, tune, lines_of, tmp_path):
     pairs = [(f"<|user|>\n{r['instruction']}<|end|>\n<|assistant|>\n", f"{r['output']}<|end|>") for r in colours]
     ours = first_loss(tune, lines_of, tmp_path / "run", model=instruct, data=write(colours))
-    assert ours == pytest.approx(transformers_loss(instruct, pairs), abs=1e-6)
+    assert ours == pytest.approx(transformers_loss(instruct, pairs), rel=1e-6)
 
 
 def test_a_mean_over_sequences_is_the_mean_of_each_conversations_own_loss(
@@ -188,7 +188,7 @@ def test_a_mean_over_sequences_is_the_mean_of_each_conversations_own_loss(
     ours = first_loss(
         tune, lines_of, tmp_path / "run", model=base, data=write(records), template="alpaca", loss_mean_over="sequence"
     )
-    assert ours == pytest.approx(sum(one_by_one) / len(one_by_one), abs=1e-6)
+    assert ours == pytest.approx(sum(one_by_one) / len(one_by_one), rel=1e-6)
     assert abs(ours - transformers_loss(base, pairs)) > 1e-4  # the mean over tokens is another number
 
 
@@ -205,7 +205,7 @@ def test_only_trained_turns_of_a_long_conversation_carry_loss(instruct, write, t
     prompt = (
         "<|user|>\nXin chào!<|end|>\n<|assistant|>\nChào bạn!<|end|>\n<|user|>\nName a colour.<|end|>\n<|assistant|>\n"
     )
-    assert line["loss"] == pytest.approx(transformers_loss(instruct, [(prompt, "Blue.<|end|>")]), abs=1e-6)
+    assert line["loss"] == pytest.approx(transformers_loss(instruct, [(prompt, "Blue.<|end|>")]), rel=1e-6)
 
 
 # ---- however a step is cut, it is the same step
@@ -248,7 +248,7 @@ def test_the_first_gradient_does_not_depend_on_how_the_step_is_cut(
         assert len(cut.forests(conversations)) > len(whole.forests(conversations)) == 1
     ours, numbers = first_gradient(cut)
     theirs, expected = first_gradient(whole)
-    assert numbers["loss"] == pytest.approx(expected["loss"], abs=1e-6)
+    assert numbers["loss"] == pytest.approx(expected["loss"], rel=1e-6)
     for name in theirs:
         assert float(theirs[name].norm()) > 1e-3, name
         assert distance({name: ours[name]}, {name: theirs[name]}) < 1e-5, name

@@ -25,8 +25,8 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging as transformers_logging
 
 from heed.errors import UserError
-from heed.models.attention import attention_named
-from heed.models.switch import State, Switchable, adapters_as, state_of, switchable_layers
+from heed.models.adapters.switch import State, Switchable, adapters_as, state_of, switchable_layers
+from heed.models.attention.forest_attention import attention_named
 
 transformers_logging.disable_progress_bar()  # heed shows one of its own
 transformers_logging.set_verbosity_error()

@@ -19,9 +19,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from heed.models.adapters import add_adapter
-from heed.models.load import LoadedModel, is_adapter, load_tokenizer, peft_warnings_hidden
-from heed.models.scalar import (
+from heed.models.adapters.lora import add_adapter
+from heed.models.adapters.switch import Switchable, adapter_on, switchable_layers
+from heed.models.heads.scalar import (
     SCORE_IN_ADAPTER,
     RewardModel,
     ScalarHead,
@@ -39,7 +39,7 @@ from heed.models.scalar import (
     width_of,
     zero_head,
 )
-from heed.models.switch import Switchable, adapter_on, switchable_layers
+from heed.models.load import LoadedModel, is_adapter, load_tokenizer, peft_warnings_hidden
 from heed.types import Forest
 
 POLICY_ADAPTER = "default"

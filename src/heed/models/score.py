@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
-from heed.models.attention import NAME, attention_named, plain_attention_of
-from heed.models.head import Head, adjusted, adjustment, at_least_float32, weighted_nll
-from heed.models.layout import ForestLayout
-from heed.models.token_logp import TokenScores, dense_logp, token_logp
+from heed.models.attention.forest_attention import NAME, attention_named, plain_attention_of
+from heed.models.attention.layout import ForestLayout
+from heed.models.heads.language import Head, adjusted, adjustment, at_least_float32, weighted_nll
+from heed.models.heads.token_logp import TokenScores, dense_logp, token_logp
 from heed.types import Forest
 
 Score = tuple[Float[Tensor, ""], Float[Tensor, " N"]]

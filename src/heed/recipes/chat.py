@@ -18,9 +18,9 @@ from heed.data.render import ChatTemplate
 from heed.data.stops import forbidden_pattern
 from heed.data.tokens import Tokenizer, fit_template
 from heed.errors import UserError
+from heed.models.decode.sample import Sampling, tell
 from heed.models.load import LoadedModel, choose_device, load_model, load_tokenizer, num_positions, stop_ids_of
-from heed.models.sample import Sampling, tell
-from heed.recipes.opening import checked_stops, wrapped
+from heed.recipes.training.setup import checked_stops, wrapped
 from heed.types import Message
 
 INCOMPLETE = "\N{REPLACEMENT CHARACTER}"

@@ -25,13 +25,23 @@ from heed.lab.tasks.requests import requests
 from heed.lab.tasks.splits import training_tasks
 from heed.lab.tasks.task import Task
 from heed.lab.world import make_world
+from heed.models.kernels.speed import speed_up
 from heed.models.load import choose_device, load_model, load_tokenizer, stop_ids_of
-from heed.models.speed import speed_up
 from heed.recipes import sft
-from heed.recipes.demo_methods import Ground, as_compared, compare_methods
-from heed.recipes.demo_preferences import REHEARSED, Size, as_measured, learn_from_preferences
-from heed.recipes.exam import CLOSING, Exam, Examined, PromptOf, as_chat, as_talk, end_of_text, examine, with_shots
-from heed.recipes.opening import wrapped
+from heed.recipes.demonstration.exam import (
+    CLOSING,
+    Exam,
+    Examined,
+    PromptOf,
+    as_chat,
+    as_talk,
+    end_of_text,
+    examine,
+    with_shots,
+)
+from heed.recipes.demonstration.methods import Ground, as_compared, compare_methods
+from heed.recipes.demonstration.preferences import REHEARSED, Size, as_measured, learn_from_preferences
+from heed.recipes.training.setup import wrapped
 from heed.report.page import write_report
 from heed.train import files, memory
 from heed.train.environment import environment

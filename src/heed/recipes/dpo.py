@@ -5,7 +5,7 @@
     DPO    -log sigma(beta (h_w - h_l)),  h = log pi(y | x) - log pi_ref(y | x)
     IPO    (h_w / |y_w| - h_l / |y_l| - 1 / (2 beta))^2
     SimPO  -log sigma(beta (log pi(y_w | x) / |y_w| - log pi(y_l | x) / |y_l|) - gamma)
-    KTO    from single answers that were called good or bad: see `judging.py`
+    KTO    from single answers that were called good or bad: see `preference/kto.py`
 
 (Rafailov et al. 2023, arXiv:2305.18290; Azar et al. 2023, arXiv:2310.12036; Meng et al. 2024, arXiv:2405.14734.) The
 reference is the model as it was opened; its log-probabilities are computed once and kept.
@@ -24,18 +24,18 @@ import torch
 from torch import Tensor
 
 from heed.config import dump, peak_learning_rate, tokens_per_forward
-from heed.models.check import choose_score
 from heed.models.load import num_positions, restore, save
+from heed.models.self_check import choose_score
 from heed.preference_config import DpoSettings
-from heed.recipes.cut import Cut
-from heed.recipes.datasets import preparation_of
-from heed.recipes.judging import Judging, Partners, balanced
-from heed.recipes.loop import Loop, Place, go_through, in_run_folder
-from heed.recipes.opening import Opened, open_for_tuning
-from heed.recipes.pace import step_on_schedule
-from heed.recipes.paired import Answers, Paired, comparison_of
-from heed.recipes.preference_data import JUDGED, RANKINGS, Kind, PreferenceData, prepare_preference_data
-from heed.recipes.reference import reference_logp
+from heed.recipes.preference.data import JUDGED, RANKINGS, Kind, PreferenceData, prepare_preference_data
+from heed.recipes.preference.kto import Kto, Partners, balanced
+from heed.recipes.preference.pairwise import Answers, Pairwise, comparison_of
+from heed.recipes.preference.reference import reference_logp
+from heed.recipes.training.data_sets import preparation_of
+from heed.recipes.training.loop import Loop, Place, go_through, in_run_folder
+from heed.recipes.training.micro_batches import MicroBatching
+from heed.recipes.training.scheduled_step import step_on_schedule
+from heed.recipes.training.setup import Opened, open_for_tuning
 from heed.train.optimiser import adamw
 from heed.train.progress import Progress
 from heed.train.run import Checkpoint
@@ -154,16 +154,18 @@ def learning_from(
     chosen = choose_score(loaded.model, longest, longest_in_data=data.longest, num_positions=limit, share=True)
     place.speaker.say(f"self-check: {chosen.note}")
     max_tokens = tokens_per_forward(settings.max_tokens, loaded.device.type, loaded.width)
-    cut = Cut(max_tokens, chosen.shares_prefixes, place.world)
+    batching = MicroBatching(max_tokens, chosen.shares_prefixes, place.world)
     answers = Answers(chosen, loaded.device, settings.dtype)
     beta = BETA[settings.objective] if settings.beta == "auto" else settings.beta
     weights = balanced(data) if judged else (1.0, 1.0)  # refuses judgements of one kind before anything is computed
     partners = Partners(data) if judged else None
-    groups = Judging.asked_of_reference(data, partners) if partners is not None else Paired.asked_of_reference(data)
-    reference = reference_logp(groups, answers.token_logp, place, cut)
+    groups = (
+        Kto.sequences_for_reference(data, partners) if partners is not None else Pairwise.sequences_for_reference(data)
+    )
+    reference = reference_logp(groups, answers.token_logp, place, batching)
     if partners is not None:
-        return Judging(answers, cut, beta, *weights, partners, reference)
-    return Paired(answers, cut, comparison_of(settings, beta), reference)
+        return Kto(answers, batching, beta, *weights, partners, reference)
+    return Pairwise(answers, batching, comparison_of(settings, beta), reference)
 
 
 def take_step(tuning: Tuning, step: int, place: Place) -> dict[str, float]:

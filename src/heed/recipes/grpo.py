@@ -30,9 +30,7 @@ from heed.objectives.advantage import (
 )
 from heed.objectives.policy import constant_length_weights, sequence_mean_weights, token_mean_weights
 from heed.preference_config import GrpoSettings
-from heed.recipes.loop import Place, in_run_folder
-from heed.recipes.phases import draw_phase, go_through_phases, is_over_budget, rate_of_phase
-from heed.recipes.policy import (
+from heed.recipes.policy.learning import (
     Experience,
     Opening,
     WeightsOf,
@@ -45,7 +43,9 @@ from heed.recipes.policy import (
     shuffled,
     step_of,
 )
-from heed.recipes.rollout import Answer, Groups, Said
+from heed.recipes.policy.phases import draw_phase, go_through_phases, is_over_budget, rate_of_phase
+from heed.recipes.policy.rollout import Answer, Groups, Said
+from heed.recipes.training.loop import Place, in_run_folder
 from heed.train.optimiser import set_learning_rate
 from heed.train.step import Term
 
@@ -168,6 +168,6 @@ def learn(
     steps = []
     for epoch in range(settings.epochs):
         for part in shuffled(experiences, settings.minibatches, seed=settings.seed, step=step, epoch=epoch):
-            term = Term(experienced(part, cast.cut, training.weights_of), loss_of)
+            term = Term(experienced(part, cast.batching, training.weights_of), loss_of)
             steps.append(step_of(cast.roles.policy, training.optimiser, [term], place))
     return over_passes(steps, "policy_loss")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from heed.config import MergeSettings
 from heed.errors import UserError
-from heed.models.adapters import next_token_logp, open_adapter
+from heed.models.adapters.lora import next_token_logp, open_adapter
 from heed.models.load import (
     SavedTokenizer,
     base_of,

@@ -56,11 +56,7 @@ from heed.objectives.advantage import (
 from heed.objectives.kl import adapted_beta
 from heed.objectives.policy import clipped_value_loss, is_value_clipped, token_mean_weights
 from heed.preference_config import Kl, PpoSettings
-from heed.recipes.datasets import Data, prepare_data
-from heed.recipes.loop import Place, in_run_folder
-from heed.recipes.opening import Opened
-from heed.recipes.phases import draw_phase, go_through_phases, is_over_budget, rate_of_phase
-from heed.recipes.policy import (
+from heed.recipes.policy.learning import (
     Experience,
     ExperiencedForest,
     Opening,
@@ -75,7 +71,11 @@ from heed.recipes.policy import (
     shuffled,
     step_of,
 )
-from heed.recipes.rollout import Groups, Said, flat, sequence_of
+from heed.recipes.policy.phases import draw_phase, go_through_phases, is_over_budget, rate_of_phase
+from heed.recipes.policy.rollout import Groups, Said, flat, sequence_of
+from heed.recipes.training.data_sets import Data, prepare_data
+from heed.recipes.training.loop import Place, in_run_folder
+from heed.recipes.training.setup import Opened
 from heed.train.optimiser import set_learning_rate
 from heed.train.step import Statistics, Term, likelihood
 from heed.types import Forest
@@ -253,7 +253,7 @@ def learn(
     for epoch in range(settings.epochs):
         parts = shuffled(experiences, settings.minibatches, seed=settings.seed, step=step, epoch=epoch)
         for number, part in enumerate(parts):
-            batches = experienced(part, cast.cut, token_mean_weights)
+            batches = experienced(part, cast.batching, token_mean_weights)
             if step > training.phases_of_value_alone:
                 terms: list[Term[Any]] = [Term(batches, policy_loss_of(cast, clip=settings.clip))]
                 if training.opening.beside is not None:
@@ -289,7 +289,9 @@ def ptx_term(training: Training, step: int, number: int) -> Term[Forest]:
     batch_size = max(1, settings.batch_size // settings.minibatches)
     at = (step - 1) * per_phase + number + 1
     conversations = data.training.batch(at, batch_size, settings.steps * per_phase * batch_size)
-    forests = [cast.cut.forest([conversations[i] for i in forward]) for forward in cast.cut.forwards(conversations)]
+    forests = [
+        cast.batching.forest([conversations[i] for i in forward]) for forward in cast.batching.forwards(conversations)
+    ]
 
     def nll(forest: Forest) -> tuple[Tensor, Tensor]:
         logp = cast.logp(cast.roles.policy, forest).logp

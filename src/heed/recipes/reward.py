@@ -26,19 +26,19 @@ from heed.errors import UserError
 from heed.evaluate.calibration import calibration
 from heed.evaluate.intervals import accuracy
 from heed.evaluate.ranked import held_out_comparisons, length_bins, length_correlation
-from heed.models.check import ChosenScore, choose_score
+from heed.models.heads.scalar import RewardModel, new_reward_model, restore_reward_model, save_reward_model
 from heed.models.load import num_positions
-from heed.models.scalar import RewardModel, new_reward_model, restore_reward_model, save_reward_model
 from heed.models.score import autocast
+from heed.models.self_check import ChosenScore, choose_score
 from heed.objectives.preference import bradley_terry_loss, centring_loss, is_ranked_right
 from heed.preference_config import RewardSettings
-from heed.recipes.comparing import ComparedForest, compared, on_device
-from heed.recipes.cut import Cut, lean_forward
-from heed.recipes.datasets import preparation_of
-from heed.recipes.loop import Loop, Place, go_through, in_run_folder
-from heed.recipes.opening import Opened, open_for_tuning
-from heed.recipes.pace import step_on_schedule
-from heed.recipes.preference_data import RANKINGS, PreferenceData, prepare_preference_data
+from heed.recipes.preference.comparisons import ComparedForest, compared, on_device
+from heed.recipes.preference.data import RANKINGS, PreferenceData, prepare_preference_data
+from heed.recipes.training.data_sets import preparation_of
+from heed.recipes.training.loop import Loop, Place, go_through, in_run_folder
+from heed.recipes.training.micro_batches import MicroBatching, lean_forward
+from heed.recipes.training.scheduled_step import step_on_schedule
+from heed.recipes.training.setup import Opened, open_for_tuning
 from heed.train import files
 from heed.train.optimiser import adamw
 from heed.train.progress import Progress
@@ -67,7 +67,7 @@ class Training:
     reward_model: RewardModel
     data: PreferenceData[RankedTokens]
     chosen: ChosenScore
-    cut: Cut
+    batching: MicroBatching
     optimiser: torch.optim.Optimizer
     peak: float
     """learning rate after warm-up"""
@@ -169,7 +169,7 @@ def prepare_training(settings: RewardSettings, place: Place) -> Training:
         reward_model=reward_model,
         data=data,
         chosen=chosen,
-        cut=Cut(lean_forward(settings.max_tokens, loaded), chosen.shares_prefixes, place.world),
+        batching=MicroBatching(lean_forward(settings.max_tokens, loaded), chosen.shares_prefixes, place.world),
         optimiser=adamw(named, weight_decay=settings.optim.weight_decay),
         peak=peak_learning_rate(
             settings.optim.lr,
@@ -207,11 +207,11 @@ def take_step(training: Training, step: int) -> dict[str, float]:
     numbers = step_on_schedule(
         step,
         training.optimiser,
-        [Term(compared(rankings, training.cut), training.loss_of)],
+        [Term(compared(rankings, training.batching), training.loss_of)],
         settings=training.settings.optim,
         peak=training.peak,
         total_steps=training.total_steps,
-        world=training.cut.world,
+        world=training.batching.world,
     )
     num_tokens = sum(len(tokens) for ranking in rankings for tokens in ranking.sequences)
     seconds = time.perf_counter() - began
@@ -223,7 +223,7 @@ def measure(training: Training, place: Place, step: int, progress: Progress) -> 
     rankings = [ranking for found in training.data.held_out.values() for ranking in found]
     if not rankings:
         return
-    rewards = training.cut.per_sequence([ranking.sequences for ranking in rankings], training.rewards)
+    rewards = training.batching.per_sequence([ranking.sequences for ranking in rankings], training.rewards)
     numbers, measurements = measured(rankings, rewards)
     place.folder.log(step, "held_out", **numbers)
     progress.say(
@@ -282,5 +282,5 @@ def centred(training: Training) -> RewardModel:
     """
     first = training.data.sets[0]
     best = [first.at(int(record)).sequences[:1] for record in first.training[:MAX_REFERENCE_RANKINGS]]
-    rewards = np.concatenate(training.cut.per_sequence(best, training.rewards))
+    rewards = np.concatenate(training.batching.per_sequence(best, training.rewards))
     return replace(training.reward_model, offset=training.reward_model.offset + float(rewards.mean()))

@@ -24,14 +24,14 @@ from heed.errors import UserError
 from heed.forest.build import build
 from heed.forest.plan import deal
 from heed.forest.weights import weigh
-from heed.models.check import ChosenScore, choose_score
+from heed.models.decode.sample import greedy
 from heed.models.load import num_positions, restore, save
-from heed.models.sample import greedy
 from heed.models.score import autocast
-from heed.recipes.datasets import Data, preparation_of, prepare_data
-from heed.recipes.loop import Loop, Place, go_through, in_run_folder
-from heed.recipes.opening import Opened, open_for_tuning
-from heed.recipes.pace import step_on_schedule
+from heed.models.self_check import ChosenScore, choose_score
+from heed.recipes.training.data_sets import Data, preparation_of, prepare_data
+from heed.recipes.training.loop import Loop, Place, go_through, in_run_folder
+from heed.recipes.training.scheduled_step import step_on_schedule
+from heed.recipes.training.setup import Opened, open_for_tuning
 from heed.train.optimiser import adamw
 from heed.train.progress import Progress
 from heed.train.run import Checkpoint, Run

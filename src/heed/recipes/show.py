@@ -157,7 +157,7 @@ def _tokenizer(settings: ShowSettings) -> Tokenizer:
     if (Path(settings.model) / "tokenizer.json").is_file():
         return Tokenizer.from_folder(settings.model)
     # A hub name, or an older layout: transformers knows where to look. Imported late, because it takes seconds.
-    from heed.recipes.opening import open_tokenizer
+    from heed.recipes.training.setup import open_tokenizer
 
     return open_tokenizer(settings.model)
 

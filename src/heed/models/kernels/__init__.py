@@ -1,0 +1,1 @@
+"""The same mathematics in fewer passes over memory, on a CPU."""

@@ -1,0 +1,134 @@
+"""Before training: prove on this model and this data that the forest computes what the model computes.
+
+Some families accept an attention function and never call it; hybrid models have layers that are not attention; scales
+and soft-caps sit where a shortcut may miss them. So a forest is scored both ways, and a model that disagrees with
+itself is trained one sequence per row, by its own forward.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from heed.forest.build import build
+from heed.models.attention.layout import ForestLayout
+from heed.models.heads.token_logp import TokenScores
+from heed.models.score import BY_FOREST, BY_ROWS, ONE_BY_ONE, Score, Way, forest_score, plain_score
+from heed.types import Forest, Tokens
+
+TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}
+"""largest difference of a log-probability in nats; some families cast to float32 inside, so float64 gains little"""
+
+LONGEST_DECIDES = ("longrope", "dynamic")
+"""kinds of RoPE whose frequencies depend on the longest position of a forward"""
+
+
+@dataclass(frozen=True, eq=False)
+class ChosenScore:
+    """How this model's log-probabilities are computed, and why."""
+
+    model: PreTrainedModel
+    way: Way
+    shares_prefixes: bool
+    """how forests for it are to be built"""
+    note: str
+    """one line for the user"""
+
+    def nll(self, forest: Forest) -> Score:
+        """sum_n weight[n] * NLL[n] with its gradient, and the detached log p of each trained token."""
+        return self.way.nll(self.model, forest)
+
+    def logp(self, forest: Forest, temperature: float = 1.0, *, with_entropy: bool = False) -> TokenScores:
+        """log p of each trained token with its gradient; see `token_logp`."""
+        return self.way.logp(self.model, forest, temperature=temperature, with_entropy=with_entropy)
+
+    def states(self, forest: Forest) -> Float[Tensor, "T width"]:
+        """The final hidden state of every buffer token, with its gradient."""
+        return self.way.states(self.model, forest)
+
+
+def choose_score(
+    model: PreTrainedModel, longest: Tokens, *, longest_in_data: int, num_positions: int | None, share: bool
+) -> ChosenScore:
+    """Compare the forest with the model's own forward on a probe made of the data; fall back where they differ.
+
+    Args:
+        longest: the longest sequence of the first step.
+        longest_in_data: tokens of the longest sequence there is: a sliding window that none outgrows needs no probing.
+        share: whether the user wants prefixes shared; the forest serves either way.
+    """
+    config = model.config.get_text_config()
+    if (kind := rope_kind(config)) is not None:
+        return ChosenScore(
+            model, ONE_BY_ONE, False, f"{kind} RoPE depends on the longest row: one sequence per forward"
+        )
+    if getattr(config, "attention_chunk_size", None):
+        return ChosenScore(model, BY_ROWS, False, "chunked attention cannot be replaced: one sequence per row")
+    probe = probe_sequences(longest, sliding_window(config), longest_in_data, num_positions)
+    reason = disagreement(model, probe)
+    if reason is not None:
+        return ChosenScore(model, BY_ROWS, False, f"{reason}: one sequence per row, by the model's own forward")
+    return ChosenScore(model, BY_FOREST, share, "the forest computes what the model computes")
+
+
+@torch.no_grad()
+def disagreement(model: PreTrainedModel, probe: Sequence[Tokens]) -> str | None:
+    """Why the forest must not be used with this model, or None if it may."""
+    forest = build(probe)
+    layout = ForestLayout.of(forest, model.get_input_embeddings().weight.device)
+    try:
+        _, logp = forest_score(model, forest, layout)
+    except (TypeError, ValueError, RuntimeError, AttributeError, NotImplementedError) as error:
+        return f"the model's forward does not take a forest ({type(error).__name__}: {str(error).splitlines()[0][:80]})"
+    num_layers = model.config.get_text_config().num_hidden_layers
+    if layout.num_attention_calls != num_layers:
+        return f"attention was reached {layout.num_attention_calls} times in {num_layers} layers"
+    _, expected = plain_score(model, build(probe, share=False), rows_per_forward=1)
+    difference = float((logp - expected).abs().max())
+    tolerance = TOLERANCE.get(logp.dtype, 1e-3)
+    return None if difference <= tolerance else f"log-probs differ by {difference:.1e} nats from the model's own"
+
+
+def probe_sequences(
+    longest: Tokens, window: int | None, longest_in_data: int, num_positions: int | None
+) -> tuple[Tokens, ...]:
+    """Three sequences that branch at two levels: the longest of the first step, and two that leave it half-way.
+
+    If some sequence of the data outgrows the sliding window, the first is repeated until it does too.
+    """
+    ids = longest.ids
+    if window is not None and longest_in_data > window:
+        length = min(longest_in_data, window + max(16, len(ids)), num_positions or longest_in_data)
+        ids = np.resize(ids, max(length, len(ids)))
+    half = max(1, len(ids) // 2)
+    second = np.concatenate([ids[:half], ids[half - 1 :: -1][:32]])
+    third = np.concatenate([second[: half + (len(second) - half) // 2], ids[:32]])
+    limit = num_positions or max(len(ids), len(second), len(third))
+    return tuple(everything_trained(x[:limit]) for x in (ids, second, third))
+
+
+def everything_trained(ids: np.ndarray) -> Tokens:
+    """A sequence in which every token but the first is predicted."""
+    weight = np.ones(len(ids), dtype=np.float32)
+    weight[0] = 0
+    return Tokens(ids.astype(np.int32), weight)
+
+
+def sliding_window(config: Any) -> int | None:
+    """The model's sliding window where some layer uses one."""
+    window = getattr(config, "sliding_window", None)
+    unused = getattr(config, "use_sliding_window", True) is False
+    return None if unused or not isinstance(window, int) else window
+
+
+def rope_kind(config: Any) -> str | None:
+    """The kind of rotary position embedding, where it is one that looks at a forward's longest row; else None."""
+    parameters = getattr(config, "rope_parameters", None) or {}
+    by_layer_type = [parameters, *(value for value in parameters.values() if isinstance(value, dict))]
+    kinds = {each.get("rope_type") for each in by_layer_type}
+    return next((kind for kind in LONGEST_DECIDES if kind in kinds), None)

@@ -1,0 +1,1 @@
+"""The stages of `heed demo`: examining the model, preferences and methods."""

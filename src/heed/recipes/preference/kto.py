@@ -1,0 +1,194 @@
+"""The objective that learns from single answers, each called good or bad: KTO.
+
+    desirable    w_D (1 - sigma(beta (h - z0)))
+    undesirable  w_U (1 - sigma(beta (z0 - h))),   h = log pi(y | x) - log pi_ref(y | x)
+
+(Ethayarajh et al. 2024, arXiv:2402.01306, eq. 8.) z0 is how far the policy has moved on answers that do not belong to
+their prompts: each prompt of the data with the answer to the next other prompt, in a fixed random order. The weights
+balance the two sides: w_D n_D = w_U n_U, with the larger weight 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from heed.data.preferences import JudgedTokens
+from heed.errors import UserError
+from heed.forest.build import build
+from heed.objectives.preference import kto_loss, kto_reference_point
+from heed.recipes.preference.data import PreferenceData
+from heed.recipes.preference.pairwise import Answers
+from heed.recipes.preference.reference import Group, ReferenceLogp, digest
+from heed.recipes.training.micro_batches import MicroBatching
+from heed.train.step import Mean, Statistics
+from heed.types import Forest, Tokens
+
+
+@dataclass(frozen=True, eq=False)
+class JudgedForest:
+    """Judged answers in one forest."""
+
+    forest: Forest
+    is_desirable: Tensor
+    """(S,) bool"""
+    weight: Tensor
+    """(S,) float64; 1 before the step divides it"""
+    reference_logp: Tensor
+    """(S,) of each answer under the reference, in nats"""
+    reference_point: Tensor
+    """() z0 of the whole step, in nats"""
+
+    @property
+    def total_weight(self) -> float:
+        """Answers."""
+        return float(self.weight.sum())
+
+    def divided_by(self, count: float) -> JudgedForest:
+        """The same with every weight divided by `count`."""
+        return replace(self, weight=self.weight / count)
+
+
+class Partners:
+    """For each judged answer, its prompt with the answer to the next other prompt of its data, randomly ordered."""
+
+    def __init__(self, data: PreferenceData[JudgedTokens]) -> None:
+        self._partner: dict[bytes, Tokens] = {}
+        chains = [[items.at(int(record)).tokens for record in items.training] for items in data.sets]
+        chains += [[judged.tokens for judged in found] for found in data.held_out.values()]
+        for chain in chains:
+            # Files list good answers before bad ones: in their order, whatever does not belong would be a good one.
+            mixed = [chain[int(place)] for place in np.random.default_rng(len(chain)).permutation(len(chain))]
+            prompts = [prompt_of(tokens) for tokens in mixed]
+            if len(set(prompts)) < 2:
+                continue
+            for number, tokens in enumerate(mixed):
+                places = ((number + by) % len(mixed) for by in range(1, len(mixed)))
+                other = next(mixed[place] for place in places if prompts[place] != prompts[number])
+                self._partner[digest(tokens)] = mismatched(tokens, other)
+
+    def of(self, tokens: Tokens) -> Tokens | None:
+        """The answer that does not belong; None where all the data asks one and the same."""
+        return self._partner.get(digest(tokens))
+
+
+def prompt_of(tokens: Tokens) -> bytes:
+    """What stands before the answer."""
+    return tokens.ids[: int(np.flatnonzero(tokens.weight)[0])].tobytes()
+
+
+def mismatched(tokens: Tokens, other: Tokens) -> Tokens:
+    """The prompt of one with the answer of another."""
+    ours, theirs = (int(np.flatnonzero(each.weight)[0]) for each in (tokens, other))
+    return Tokens(
+        np.concatenate([tokens.ids[:ours], other.ids[theirs:]]),
+        np.concatenate([tokens.weight[:ours], other.weight[theirs:]]),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Kto:
+    """Learning from judged answers: what `dpo.py` needs to know of it."""
+
+    answers: Answers
+    batching: MicroBatching
+    beta: float
+    desirable_weight: float
+    undesirable_weight: float
+    partners: Partners
+    reference: ReferenceLogp
+
+    @staticmethod
+    def sequences_for_reference(data: PreferenceData[JudgedTokens], partners: Partners) -> Iterator[Group]:
+        """All answers that are trained or measured, and those that do not belong."""
+        measured = (judged for found in data.held_out.values() for judged in found)
+        trained = (items.at(int(record)) for items in data.sets for record in items.training)
+        for judged in (*trained, *measured):
+            partner = partners.of(judged.tokens)
+            yield (judged.tokens,) if partner is None else (judged.tokens, partner)
+
+    def batches(self, judged: Sequence[JudgedTokens]) -> list[JudgedForest]:
+        """A step over these answers as this process's micro-batches, with the z0 of all of them."""
+        point = self.reference_point(judged)
+        batches = []
+        for forward in self.batching.forwards([(each.tokens,) for each in judged]):
+            some = [judged[i] for i in forward]
+            sequences = [each.tokens for each in some]
+            batches.append(
+                JudgedForest(
+                    build(sequences, share=self.batching.share),
+                    torch.tensor([each.is_desirable for each in some]),
+                    torch.ones(len(some), dtype=torch.float64),
+                    torch.from_numpy(self.reference(sequences)),
+                    point,
+                )
+            )
+        return batches
+
+    @torch.no_grad()
+    def reference_point(self, judged: Sequence[JudgedTokens]) -> Tensor:
+        """z0 over the whole step, on every process; 0 where no answer can be mismatched."""
+        others = [partner for each in judged if (partner := self.partners.of(each.tokens)) is not None]
+        if not others:
+            return torch.zeros((), dtype=torch.float64)
+        ratios: dict[int, float] = {}
+        for forward in self.batching.forwards([(tokens,) for tokens in others]):
+            sequences = [others[i] for i in forward]
+            logp = self.answers.logp(build(sequences, share=self.batching.share)).cpu()
+            ratios |= zip(forward, (logp - torch.from_numpy(self.reference(sequences))).tolist(), strict=True)
+        everywhere = {i: ratio for part in self.batching.world.gather_objects(ratios) for i, ratio in part.items()}
+        return kto_reference_point(torch.tensor([everywhere[i] for i in range(len(others))], dtype=torch.float64))
+
+    def loss_of(self, batch: JudgedForest) -> tuple[Tensor, Statistics]:
+        """The weighted loss of all answers with its gradient, and what the step reports of it."""
+        logp = self.answers.logp(batch.forest)
+        ratio = logp - batch.reference_logp.to(logp)
+        good = batch.is_desirable.to(logp.device)
+        loss = kto_loss(
+            ratio,
+            good,
+            batch.reference_point.to(logp),
+            beta=self.beta,
+            desirable_weight=self.desirable_weight,
+            undesirable_weight=self.undesirable_weight,
+        )
+        reward = self.beta * (ratio.detach() - batch.reference_point.to(logp))
+
+        def mean(of: Tensor) -> Mean:
+            return float(of.sum()), len(of)
+
+        return (batch.weight.to(loss) * loss).sum(), {
+            "accuracy": mean(((reward > 0) == good).double()),
+            "margin": mean(torch.where(good, reward, -reward)),
+            "chosen_logp": mean(logp.detach()[good]),
+            "rejected_logp": mean(logp.detach()[~good]),
+            "chosen_reward": mean(reward[good]),
+            "rejected_reward": mean(reward[~good]),
+            "kl_reference_point": (float(batch.reference_point), 1),
+        }
+
+
+def balanced(data: PreferenceData[JudgedTokens]) -> tuple[float, float]:
+    """(w_D, w_U) with which both sides weigh the same: the rarer side 1, the other less.
+
+    Raises:
+        UserError: all training answers are judged alike. The weights are a ratio of the two counts, which is then not
+            defined, and there is nothing to tell apart: the loss would push every answer the same way.
+    """
+    good = [items.at(int(record)).is_desirable for items in data.sets for record in items.training]
+    num_good, num_bad = sum(good), len(good) - sum(good)
+    if not num_good or not num_bad:
+        raise UserError(
+            "all answers are judged alike, and KTO learns from the difference",
+            where=", ".join(items.path for items in data.sets),
+            found=f"{num_good:,} answers to give, {num_bad:,} not to give",
+            expected="answers of both kinds to train on",
+            fix="heed sft learns from answers to give alone; for KTO add records with label false"
+            if num_good
+            else "add records with label true: what to say instead cannot be learnt from what not to say",
+        )
+    return min(1.0, num_bad / num_good), min(1.0, num_good / num_bad)

@@ -1,0 +1,120 @@
+"""The objectives that compare two answers by their own log-probabilities: DPO, IPO, SimPO."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from heed.data.preferences import RankedTokens
+from heed.models.score import autocast
+from heed.models.self_check import ChosenScore
+from heed.objectives.preference import Comparisons, dpo_loss, ipo_loss, is_ranked_right, simpo_loss
+from heed.objectives.ragged import lengths_of, sum_by_sequence
+from heed.preference_config import DpoSettings
+from heed.recipes.preference.comparisons import ComparedForest, compared, on_device
+from heed.recipes.preference.data import PreferenceData
+from heed.recipes.preference.reference import Group, ReferenceLogp
+from heed.recipes.training.micro_batches import MicroBatching
+from heed.train.step import Mean, Statistics
+from heed.types import Forest
+
+Compare = Callable[[Tensor, Tensor, Tensor, Comparisons], tuple[Tensor, Tensor]]
+"""(logp (S,), reference logp (S,), tokens (S,), comparisons) -> (loss (P,), implicit rewards (S,))"""
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """How whole answers are scored by the model that learns."""
+
+    chosen: ChosenScore
+    device: torch.device
+    dtype: str
+
+    def token_logp(self, forest: Forest) -> Tensor:
+        """(N,) log p of each trained token, in nats, with its gradient."""
+        with autocast(self.device, self.dtype):
+            return self.chosen.logp(forest).logp
+
+    def logp(self, forest: Forest) -> Tensor:
+        """(S,) log p of each answer, summed over its tokens in float64, in nats, with its gradient."""
+        logp = self.token_logp(forest).double()
+        return sum_by_sequence(logp, forest.sequence.to(logp.device), forest.num_sequences)
+
+
+def comparison_of(settings: DpoSettings, beta: float) -> Compare:
+    """The objective by its name, and the implicit reward that goes with it."""
+
+    def dpo(logp: Tensor, reference: Tensor, lengths: Tensor, pairs: Comparisons) -> tuple[Tensor, Tensor]:
+        ratio = logp - reference
+        winner, loser = ratio[pairs.winner], ratio[pairs.loser]
+        smoothing = settings.label_smoothing
+        return dpo_loss(winner, loser, pairs.is_tie, beta=beta, label_smoothing=smoothing), beta * ratio
+
+    def ipo(logp: Tensor, reference: Tensor, lengths: Tensor, pairs: Comparisons) -> tuple[Tensor, Tensor]:
+        ratio = (logp - reference) / lengths
+        return ipo_loss(ratio[pairs.winner], ratio[pairs.loser], pairs.is_tie, beta=beta), beta * ratio
+
+    def simpo(logp: Tensor, reference: Tensor, lengths: Tensor, pairs: Comparisons) -> tuple[Tensor, Tensor]:
+        mean = logp / lengths
+        winner, loser = mean[pairs.winner], mean[pairs.loser]
+        gamma, smoothing = settings.gamma, settings.label_smoothing
+        return (
+            simpo_loss(winner, loser, pairs.is_tie, beta=beta, gamma=gamma, label_smoothing=smoothing),
+            beta * mean,
+        )
+
+    return {"dpo": dpo, "ipo": ipo, "simpo": simpo}[settings.objective]
+
+
+@dataclass(frozen=True, eq=False)
+class Pairwise:
+    """Learning from rankings: what `dpo.py` needs to know of it."""
+
+    answers: Answers
+    batching: MicroBatching
+    compare: Compare
+    reference: ReferenceLogp
+
+    @staticmethod
+    def sequences_for_reference(data: PreferenceData[RankedTokens]) -> Iterator[Group]:
+        """All answers that are trained or measured."""
+        for items in data.sets:
+            yield from (items.at(int(record)).sequences for record in items.training)
+        for rankings in data.held_out.values():
+            yield from (ranking.sequences for ranking in rankings)
+
+    def batches(self, rankings: Sequence[RankedTokens]) -> list[ComparedForest]:
+        """A step over these rankings as this process's micro-batches."""
+        return compared(rankings, self.batching, lambda ranking: self.reference(ranking.sequences))
+
+    def loss_of(self, batch: ComparedForest) -> tuple[Tensor, Statistics]:
+        """The weighted loss of all comparisons with its gradient, and what the step reports of it."""
+        assert batch.reference_logp is not None
+        logp = self.answers.logp(batch.forest)
+        lengths = lengths_of(batch.forest.sequence, batch.forest.num_sequences)
+        pairs = on_device(batch.compared, logp.device)
+        loss, rewards = self.compare(logp, batch.reference_logp.to(logp), lengths.to(logp), pairs)
+        weighted = (pairs.weight.to(loss) * loss).sum()
+        return weighted, statistics(pairs, logp.detach(), rewards.detach())
+
+
+def statistics(pairs: Comparisons, logp: Tensor, rewards: Tensor) -> Statistics:
+    """How comparisons come out by implicit reward, and where both sides stand; ties aside."""
+    strict = ~pairs.is_tie
+    winner, loser = pairs.winner[strict], pairs.loser[strict]
+
+    def mean(of: Tensor) -> Mean:
+        return float(of.sum()), len(winner)
+
+    return {
+        "accuracy": mean(is_ranked_right(rewards[winner], rewards[loser])),
+        "margin": mean(rewards[winner] - rewards[loser]),
+        "chosen_logp": mean(logp[winner]),
+        "rejected_logp": mean(logp[loser]),
+        "chosen_reward": mean(rewards[winner]),
+        "rejected_reward": mean(rewards[loser]),
+        "num_comparisons": len(pairs.weight),
+    }

@@ -1,0 +1,287 @@
+"""The data sets of a run: prepared once into its folder, then drawn from in an order that is a pure function."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from heed.config import DataSource
+from heed.data.mixture import DatasetShare, draw_order, draws_per_epoch
+from heed.data.prepare import (
+    Account,
+    Preparation,
+    PreparedSet,
+    TooLong,
+    account_json,
+    left_out_lines,
+    open_prepared,
+    prepare,
+)
+from heed.data.store import TokenStore, fingerprint
+from heed.data.wordings import draw
+from heed.dist.world import World
+from heed.errors import UserError
+from heed.models.load import num_positions
+from heed.recipes.training.setup import Opened
+from heed.train import files
+from heed.train.progress import Progress
+from heed.types import Tokens
+
+ACCOUNT, LEFT_OUT = "account.json", "left_out.jsonl"
+"""files beside a data set's tokens: what became of its records, and which were left out or cut"""
+
+MAX_MEASURED = 512
+"""held-out conversations of a data set that are measured; the rest stay held out"""
+
+Plan = list[tuple[DataSource, Preparation, str]]
+"""data sets, what is done with the records of each, and the name of its folder"""
+
+Prepare = Callable[[DataSource, Path, Preparation, str, Callable[[int], None]], Account]
+"""(data set, folder, preparation, fingerprint, progress) -> what became of its records"""
+
+
+class AnswerSettings(Protocol):
+    """What the settings of a recipe that learns from given answers say of its data."""
+
+    @property
+    def max_length(self) -> int | None: ...
+    @property
+    def too_long(self) -> TooLong: ...
+    @property
+    def max_bad_records(self) -> float: ...
+    @property
+    def held_out_share(self) -> float: ...
+
+
+class DataSet(Protocol):
+    """A prepared data set, whatever it holds."""
+
+    @property
+    def path(self) -> str: ...
+    @property
+    def training(self) -> np.ndarray: ...
+    @property
+    def held_out(self) -> np.ndarray: ...
+
+
+@dataclass(eq=False)
+class Draws:
+    """The order in which records are drawn from data sets."""
+
+    shares: tuple[DatasetShare, ...]
+    seed: int
+    _order: tuple[int, tuple[np.ndarray, np.ndarray, np.ndarray]] | None = None
+    """the epoch that is being drawn, and its draws"""
+
+    @property
+    def in_epoch(self) -> int:
+        """Draws of one epoch."""
+        return sum(draws_per_epoch(self.shares))
+
+    def of_step(self, step: int, batch_size: int, num_draws: int) -> Iterator[tuple[int, int, int]]:
+        """(data set, place among its training records, visit) of the draws of a step (from 1).
+
+        These are draws [(step - 1) * batch_size, step * batch_size) of the run. A pure function of its arguments: a
+        resumed run needs no state but the step. The last step of a run may hold fewer, so that every epoch is whole.
+        """
+        for position in range((step - 1) * batch_size, min(step * batch_size, num_draws)):
+            epoch, place = divmod(position, self.in_epoch)
+            if self._order is None or self._order[0] != epoch:
+                self._order = (epoch, draw_order(self.shares, self.seed, epoch))
+            dataset, record, visit = (int(column[place]) for column in self._order[1])
+            yield dataset, record, visit
+
+
+@dataclass(frozen=True, eq=False)
+class Mixture:
+    """Data sets and how often each is drawn."""
+
+    sets: tuple[PreparedSet, ...]
+    draws: Draws
+
+    @property
+    def draws_in_epoch(self) -> int:
+        """Conversations in one epoch."""
+        return self.draws.in_epoch
+
+    def batch(self, step: int, batch_size: int, num_draws: int) -> list[tuple[Tokens, ...]]:
+        """The conversations of a step (from 1) of a run of `num_draws`: a pure function, as `Draws.of_step` is."""
+        chosen = []
+        for dataset, record, visit in self.draws.of_step(step, batch_size, num_draws):
+            prepared = self.sets[dataset]
+            at = int(prepared.training[record])
+            chosen.append(prepared.conversation(at, draw(self.draws.seed, at, visit, prepared.num_wordings(at))))
+        return chosen
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """What a run trains on and what it measures itself on."""
+
+    training: Mixture
+    held_out: dict[str, list[tuple[Tokens, ...]]]
+    """conversations by data set"""
+    longest: int
+    """tokens of the longest record"""
+
+
+def prepare_data(
+    sources: tuple[DataSource, ...],
+    eval_sources: tuple[DataSource, ...],
+    folder: Path,
+    preparation: Preparation,
+    *,
+    seed: int,
+    settings: str,
+    world: World,
+) -> Data:
+    """Prepare every data set that is not yet prepared in the run's folder, and say what became of its records.
+
+    Args:
+        folder: of the run; prepared data goes to its `data`, the account to `data.json` and `left_out.jsonl`.
+        settings: all that preparation depends on besides the files, as text.
+    """
+    plan = plan_of(sources, eval_sources, preparation)
+    folders = [folder / "data" / name for _, _, name in plan]
+
+    def prepare_on_first() -> None:
+        prepare_all(plan, folder, settings, _prepare_conversations)
+        write_accounts(folder, folders)
+
+    world.on_first(prepare_on_first)
+    opened = [open_prepared(source.path, to) for (source, _, _), to in zip(plan, folders, strict=True)]
+    training, measured = opened[: len(sources)], opened[len(sources) :] or opened
+    for prepared in training:
+        refuse_nothing_left(
+            prepared,
+            fix="look at what was left out: heed show shows it; a larger --max-length or --held-out-share 0 keeps more",
+        )
+    held_out = {
+        name: [
+            each.conversation(int(i), draw(seed, int(i), 0, each.num_wordings(int(i))))
+            for i in each.held_out[:MAX_MEASURED]
+        ]
+        for name, each in zip(short_names(measured), measured, strict=True)
+    }
+    longest = max(int(prepared.store.num_tokens.max()) for prepared in training)
+    mixture = Mixture(tuple(training), draws_from(training, sources, seed))
+    return Data(mixture, {k: v for k, v in held_out.items() if v}, longest)
+
+
+def _prepare_conversations(
+    source: DataSource, to: Path, preparation: Preparation, mark: str, progress: Callable[[int], None]
+) -> Account:
+    return prepare(source.path, source.wordings, to, preparation, fingerprint=mark, progress=progress)
+
+
+# ---- what data sets of all kinds have in common
+
+
+def preparation_of(settings: AnswerSettings, opened: Opened) -> Preparation:
+    """What is done with every record of a run that learns from given answers.
+
+    Raises:
+        UserError: `max_length` is more than the model has positions, which cannot be meant.
+    """
+    limit = num_positions(opened.loaded.model)
+    if settings.max_length is not None and limit is not None and settings.max_length > limit:
+        raise UserError(
+            "max_length is more than the model can read",
+            where="--max-length",
+            found=f"{settings.max_length:,} tokens",
+            expected=f"at most {limit:,}, the model's positions",
+            fix=f"--max-length {limit}, or leave it out",
+        )
+    return Preparation(
+        template=opened.template,
+        tokenizer=opened.tokenizer,
+        max_length=settings.max_length or limit,
+        too_long=settings.too_long,
+        max_bad_records=settings.max_bad_records,
+        held_out_share=settings.held_out_share,
+        limited_by=None if settings.max_length is None else "--max-length",
+    )
+
+
+def plan_of(
+    sources: tuple[DataSource, ...], eval_sources: tuple[DataSource, ...], preparation: Preparation, prefix: str = ""
+) -> Plan:
+    """Data sets to train on, then those to measure on; where there are such, the first hold nothing out.
+
+    Args:
+        prefix: of the folders' names, so that a run may hold data of several kinds.
+    """
+    for_training = replace(preparation, held_out_share=0.0) if eval_sources else preparation
+    for_eval = replace(preparation, held_out_share=1.0)
+    plan = [(source, for_training, f"{prefix}train-{i}") for i, source in enumerate(sources)]
+    return plan + [(source, for_eval, f"{prefix}eval-{i}") for i, source in enumerate(eval_sources)]
+
+
+def prepare_all(plan: Plan, folder: Path, settings: str, prepare_one: Prepare) -> None:
+    """Prepare what is not prepared yet in a run's folder, and say what became of its records.
+
+    Args:
+        settings: all that preparation depends on besides the files, as text.
+    """
+    for source, preparation, name in plan:
+        target = folder / "data" / name
+        depends_on = {"settings": settings, "source": source.path, "share": preparation.held_out_share}
+        mark = fingerprint(depends_on, files_of(source))
+        was_prepared = (target / ACCOUNT).exists()
+        if was_prepared and TokenStore.matching(target, mark) is not None:
+            continue
+        with Progress("reading", unit="records") as progress:
+            if was_prepared:
+                progress.say(f"{source.path} has changed since this run began: it is read again")
+            account = prepare_one(source, target, preparation, mark, progress.update)
+        for line in account.lines(preparation.max_length, preparation.too_long):
+            progress.say(line)
+        files.write_text(target / LEFT_OUT, "".join(f"{line}\n" for line in left_out_lines(account)))
+        files.write_json(target / ACCOUNT, account_json(account))  # last: it says that the rest is there
+
+
+def files_of(source: DataSource) -> list[Path]:
+    """The files on this machine that a data set is read from, and that of its wordings."""
+    places = [Path(path).expanduser() for path in (source.path, source.wordings) if path is not None]
+    inside = [path for place in places for path in (sorted(place.rglob("*")) if place.is_dir() else [place])]
+    return [path for path in inside if path.is_file()]
+
+
+def write_accounts(folder: Path, prepared: Sequence[Path]) -> None:
+    """`data.json`: what became of the records of all data sets; `left_out.jsonl`: which were left out or cut."""
+    accounts = [json.loads((each / ACCOUNT).read_text(encoding="utf-8")) for each in prepared]
+    files.write_json(folder / "data.json", accounts)
+    files.write_text(folder / LEFT_OUT, "".join((each / LEFT_OUT).read_text(encoding="utf-8") for each in prepared))
+
+
+def draws_from(training: Sequence[DataSet], sources: Sequence[DataSource], seed: int) -> Draws:
+    """How often, and in what order, records are drawn from the data sets that were prepared from these sources."""
+    shares = (
+        DatasetShare(len(prepared.training), source.weight, source.cap)
+        for prepared, source in zip(training, sources, strict=True)
+    )
+    return Draws(tuple(shares), seed)
+
+
+def short_names(prepared: Sequence[DataSet]) -> list[str]:
+    """A name for each data set: the last part of its path, numbered where two are the same."""
+    names = [Path(each.path).name for each in prepared]
+    return [name if names.count(name) == 1 else f"{name} ({i + 1})" for i, name in enumerate(names)]
+
+
+def refuse_nothing_left(prepared: DataSet, *, fix: str) -> None:
+    """A data set from which no record can be drawn is a mistake."""
+    if len(prepared.training):
+        return
+    raise UserError(
+        "no records are left to train on",
+        where=prepared.path,
+        found=f"{len(prepared.held_out):,} records held out, none to train on",
+        expected="at least one record for training",
+        fix=fix,
+    )

@@ -1,0 +1,146 @@
+"""Open a base model for tuning: its tokenizer, the chat template it will speak, and an adapter if one is trained."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from heed.config import Lora, lora_alpha
+from heed.data.choice import choose_template
+from heed.data.render import ChatTemplate
+from heed.data.stops import stop_tokens
+from heed.data.tokens import Tokenizer, fit_template
+from heed.errors import UserError
+from heed.models.adapters.lora import add_adapter, keep_base
+from heed.models.kernels.speed import speed_up
+from heed.models.load import (
+    LoadedModel,
+    SavedTokenizer,
+    add_tokens,
+    load_model,
+    load_tokenizer,
+    prepare_training,
+    tokenizer_facts,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """A model ready to be tuned, and the words it will be tuned in."""
+
+    loaded: LoadedModel
+    template: ChatTemplate
+    tokenizer: Tokenizer
+    stops: tuple[str, ...]
+    """tokens that end a response"""
+    new_token_ids: tuple[int, ...]
+    """added to the vocabulary"""
+
+    @property
+    def stop_ids(self) -> list[int]:
+        """The ids of the stop tokens."""
+        return [stop_id for stop in self.stops if (stop_id := self.tokenizer.backend.token_to_id(stop)) is not None]
+
+    def saved_template(self) -> str | dict[str, str]:
+        """The chat template as the tuned model's tokenizer keeps it."""
+        named = dict(self.template.alternatives)
+        return {"default": self.template.source, **named} if named else self.template.source
+
+
+def open_tokenizer(model: str) -> Tokenizer:
+    """The tokenizer of a model folder or hub name, in heed's words."""
+    return wrapped(load_tokenizer(model), model)
+
+
+def wrapped(saved_tokenizer: SavedTokenizer, name: str) -> Tokenizer:
+    """A transformers tokenizer in heed's words; `name` says whose it is."""
+    facts = tokenizer_facts(saved_tokenizer)
+    template = None
+    if facts.templates:
+        others = tuple((name, source) for name, source in facts.templates.items() if name != "default")
+        template = ChatTemplate(facts.templates["default"], name, alternatives=others)
+        template = template.with_tokens(facts.variables, facts.special_tokens)
+    return Tokenizer.wrap(
+        facts.backend, facts.variables, special_tokens=facts.special_tokens, adds_bos=facts.adds_bos, template=template
+    )
+
+
+class TuningSettings(Protocol):
+    """What the settings of a recipe that tunes one model say of it."""
+
+    @property
+    def model(self) -> str: ...
+    @property
+    def template(self) -> str | None: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def gradient_checkpointing(self) -> bool: ...
+    @property
+    def lora(self) -> Lora: ...
+
+
+def open_base(
+    name: str,
+    template_name: str | None,
+    device: torch.device,
+    date: datetime.date,
+    seed: int,
+    say: Callable[[str], None],
+) -> Opened:
+    """Load the base, settle its template, and add the template's tokens. Nothing is made ready for training yet.
+
+    Args:
+        name: folder or hub name of the model.
+        template_name: as the setting `template`.
+        seed: of the new tokens' rows.
+    """
+    saved_tokenizer = load_tokenizer(name)
+    own = wrapped(saved_tokenizer, name)
+    template, new_tokens = choose_template(template_name, own, say)
+    template = replace(template, date=date)
+    model = load_model(name, device)
+    new_ids = add_tokens(model, saved_tokenizer, new_tokens, seed)
+    if new_ids:
+        say(f"added the tokens {' '.join(new_tokens)}; they are trained")
+    tokenizer = wrapped(saved_tokenizer, name)
+    template = fit_template(template, tokenizer)
+    return Opened(
+        LoadedModel(model, saved_tokenizer), template, tokenizer, checked_stops(template, tokenizer), tuple(new_ids)
+    )
+
+
+def open_for_tuning(
+    settings: TuningSettings, device: torch.device, run_folder: Path, date: datetime.date, say: Callable[[str], None]
+) -> Opened:
+    """Open the base as `open_base` does, and make it ready to be trained, with an adapter if one is wanted."""
+    opened = open_base(settings.model, settings.template, device, date, settings.seed, say)
+    loaded, rank = opened.loaded, settings.lora.rank
+    if rank:
+        keep_base(loaded, run_folder / "base", new_token_ids=opened.new_token_ids, stop_tokens=opened.stops)
+        loaded = add_adapter(
+            loaded, rank=rank, alpha=lora_alpha(settings.lora), new_token_ids=opened.new_token_ids, seed=settings.seed
+        )
+    speed_up(loaded.model)
+    prepare_training(loaded.model, gradient_checkpointing=settings.gradient_checkpointing)
+    return replace(opened, loaded=loaded)
+
+
+def checked_stops(template: ChatTemplate, tokenizer: Tokenizer) -> tuple[str, ...]:
+    """The tokens that end a response; each must be one token, or generation could not stop at it."""
+    stops = stop_tokens(template)
+    split = [stop for stop in stops if tokenizer.backend.token_to_id(stop) is None]
+    if stops and not split:
+        return stops
+    raise UserError(
+        "the chat template does not end a response with a token of this model",
+        where=f"template {template.name}",
+        found=f"{split[0]!r}, which is several tokens" if split else "nothing after the response",
+        expected="a special token after every response, at which generation stops",
+        fix="--template alpaca ends with the model's own end token; or write {{ eos_token }} after the content",
+    )
