@@ -4,6 +4,7 @@ import datetime
 
 import pytest
 
+from heed.cli.main import COMMANDS
 from heed.config import (
     DataSource,
     MergeSettings,
@@ -209,3 +210,20 @@ def test_alpha_is_twice_the_rank_unless_given():
 @pytest.mark.parametrize("cls", [SftSettings, ShowSettings, MergeSettings])
 def test_every_option_says_what_it_is_for(cls):
     assert all(option.help and "\n" not in option.help for option in options(cls))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_path_may_start_in_the_home_folder_in_every_setting_that_names_one(command, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/somebody")
+    names = {"model", "out", "template", "tokenizer", "html", "base", "reward", "runs"}
+    cls = COMMANDS[command]
+    given = {option.key: "~/x" for option in options(cls) if option.key in names or option.required}
+    settings = load_settings(cls, None, {key: ["~/x"] if key == "runs" else value for key, value in given.items()})
+    for name in names & given.keys():
+        value = getattr(settings, name)
+        assert (value[0] if name == "runs" else value) == "/home/somebody/x", name
+
+
+def test_a_home_folder_of_nobody_is_refused():
+    with pytest.raises(UserError, match="nobody-of-that-name"):
+        load_settings(SftSettings, None, {"model": "m", "data": "d", "out": "~nobody-of-that-name/x"})

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from heed.errors import UserError
-from heed.settings import Number, Settings, Text, Whole, dump, load_settings
+from heed.settings import Number, PathText, Settings, Text, Whole, dump, load_settings
 
 __all__ = [
     "ChatSettings",
@@ -46,7 +46,7 @@ class DataSource(Settings):
     cap: Whole | None = Field(
         None, ge=1, description="records that count at most, so that a huge data set does not drown others"
     )
-    wordings: Text | None = Field(None, description="file of instruction wordings with slots, for labelled records")
+    wordings: PathText | None = Field(None, description="file of instruction wordings with slots, for labelled records")
 
 
 Sources = Annotated[tuple[DataSource, ...], BeforeValidator(_sources)]
@@ -89,9 +89,11 @@ class SftSettings(Settings):
     heed sft CONFIG.yaml --optim.lr 1e-4
     """
 
-    model: Text = Field(title="Model, data, run", description="folder or hub name of the base model")
+    common = "model data out template max_length epochs batch_size max_tokens dtype device optim.lr lora.rank"
+
+    model: PathText = Field(title="Model, data, run", description="folder or hub name of the base model")
     data: Sources = Field(min_length=1, description="file or hub name of a data set; may be given several times")
-    out: Text = Field(description="folder of this run; a run found there is resumed if its settings match")
+    out: PathText = Field(description="folder of this run; a run found there is resumed if its settings match")
     eval_data: Sources = Field((), description="data only measured, never trained on [default: a held-out share]")
     held_out_share: Number = Field(
         0.05, ge=0, lt=1, description="share of conversations held out by hash where there is no --eval-data"
@@ -99,7 +101,7 @@ class SftSettings(Settings):
     max_bad_records: Number = Field(
         0.0005, ge=0, le=1, description="share of unusable records up to which they are left out and listed"
     )
-    template: Text | None = Field(
+    template: PathText | None = Field(
         None,
         title="Conversations",
         description="jinja file, folder, alpaca, chatml or plain [default: the model's own]",
@@ -159,15 +161,17 @@ class ShowSettings(Settings):
     data: Sources = Field(
         min_length=1, description="file or hub name of a data set, may be given several times; or a run, for its data"
     )
-    model: Text | None = Field(None, description="folder or hub name of a model, for its tokenizer and its template")
-    tokenizer: Text | None = Field(None, description="folder that holds a tokenizer.json, in place of --model")
-    template: Text | None = Field(
+    model: PathText | None = Field(
+        None, description="folder or hub name of a model, for its tokenizer and its template"
+    )
+    tokenizer: PathText | None = Field(None, description="folder that holds a tokenizer.json, in place of --model")
+    template: PathText | None = Field(
         None, description="jinja file, tokenizer_config.json, folder, alpaca, chatml, plain [default: the model's]"
     )
     date: datetime.date | None = Field(None, description="YYYY-MM-DD, for templates that print one [default: today]")
     record: Whole | None = Field(None, ge=1, description="number of the one record to show, counted from 1")
     limit: Whole = Field(3, ge=0, description="records to show of each data set; 0 shows all")
-    html: Text | None = Field(None, description="file to write as a page, in place of printing")
+    html: PathText | None = Field(None, description="file to write as a page, in place of printing")
     print_json: bool = Field(False, alias="json", description="print one JSON object per record, and nothing else")
 
 
@@ -177,8 +181,8 @@ class ChatSettings(Settings):
     heed chat --model RUN
     """
 
-    model: Text = Field(description="run folder, model folder or hub name")
-    template: Text | None = Field(
+    model: PathText = Field(description="run folder, model folder or hub name")
+    template: PathText | None = Field(
         None, description="jinja file, folder, alpaca, chatml or plain [default: the model's own]"
     )
     system: Text | None = Field(None, description="system prompt [default: none]")
@@ -198,9 +202,11 @@ class MergeSettings(Settings):
     heed merge --model RUN --out FOLDER
     """
 
-    model: Text = Field(description="run folder or adapter folder")
-    out: Text = Field(description="folder to write the merged model to; must be empty or absent")
-    base: Text | None = Field(None, description="folder or hub name of the base [default: the one the adapter names]")
+    model: PathText = Field(description="run folder or adapter folder")
+    out: PathText = Field(description="folder to write the merged model to; must be empty or absent")
+    base: PathText | None = Field(
+        None, description="folder or hub name of the base [default: the one the adapter names]"
+    )
     device: Device = Field("auto", description=DEVICE_HELP)
 
 
@@ -211,7 +217,7 @@ class DemoSettings(Settings):
     heed demo --full
     """
 
-    out: Text = Field("runs/demo", description="folder of the demonstration; one found there is gone on with")
+    out: PathText = Field("runs/demo", description="folder of the demonstration; one found there is gone on with")
     examples: Whole = Field(24_000, ge=100, description="instructions to tune on")
     questions: Whole = Field(10, ge=1, description="held-out questions of each task family in each split")
     full: bool = Field(False, description="also compare PPO, GRPO, DPO and best of n, and tune on fewer answers")
@@ -225,8 +231,8 @@ class ReportSettings(Settings):
     heed report runs/first runs/second --out both.html
     """
 
-    runs: tuple[Text, ...] = Field(min_length=1, description="run folder; several are compared on one page")
-    out: Text | None = Field(None, description="file to write [default: report.html in the first folder]")
+    runs: tuple[PathText, ...] = Field(min_length=1, description="run folder; several are compared on one page")
+    out: PathText | None = Field(None, description="file to write [default: report.html in the first folder]")
 
 
 def peak_learning_rate(

@@ -8,13 +8,13 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from heed.config import DEVICE_HELP, Device, Lora, Optim, PositiveNumber, Sources
-from heed.settings import Number, Settings, Text, Whole
+from heed.settings import Number, PathText, Settings, Whole
 
 Model = Annotated[
-    Text,
+    PathText,
     Field(title="Model, data, run", description="folder or hub name of the tuned model, such as a run of heed sft"),
 ]
-Out = Annotated[Text, Field(description="folder of this run; a run found there is resumed if its settings match")]
+Out = Annotated[PathText, Field(description="folder of this run; a run found there is resumed if its settings match")]
 Data = Annotated[Sources, Field(min_length=1, description="file or hub name of a data set; may be given several times")]
 EvalData = Annotated[Sources, Field(description="data only measured, never trained on [default: a held-out share]")]
 HeldOutShare = Annotated[Number, Field(ge=0, lt=1, description="share of prompts held out by hash")]
@@ -22,7 +22,7 @@ MaxBadRecords = Annotated[
     Number, Field(ge=0, le=1, description="share of unusable records up to which they are left out and listed")
 ]
 Template = Annotated[
-    Text | None,
+    PathText | None,
     Field(title="Conversations", description="jinja file, folder, alpaca, chatml or plain [default: the model's own]"),
 ]
 Date = Annotated[
@@ -48,7 +48,9 @@ SaveEvery = Annotated[
 ]
 EvalEvery = Annotated[Whole, Field(ge=0, description="steps between measurements; 0 measures at start and end only")]
 LabelSmoothing = Annotated[Number, Field(ge=0, le=0.5, description="share of the labels that is believed to be wrong")]
-Reward = Annotated[Text, Field(description="run of heed reward, FILE.py:FUNCTION, or 'command: ...', 'regex: ...'...")]
+Reward = Annotated[
+    PathText, Field(description="run of heed reward, FILE.py:FUNCTION, or 'command: ...', 'regex: ...'...")
+]
 MaxPromptLength = Annotated[
     Whole | None, Field(ge=1, description="tokens of a prompt [default: the positions that an answer leaves]")
 ]
@@ -74,6 +76,8 @@ class RewardSettings(Settings):
 
     heed reward --model runs/tuned --data RANKINGS.jsonl --out runs/reward
     """
+
+    common = "model data out epochs batch_size max_length max_tokens device optim.lr lora.rank"
 
     model: Model
     data: Data
@@ -109,6 +113,8 @@ class DpoSettings(Settings):
     heed dpo --model runs/tuned --data PREFERENCES.jsonl --out runs/dpo
     heed dpo --model runs/tuned --data JUDGED.jsonl --objective kto --out runs/kto
     """
+
+    common = "model data out objective beta epochs batch_size max_length max_tokens device optim.lr lora.rank"
 
     model: Model
     data: Data
@@ -172,6 +178,8 @@ class PpoSettings(Settings):
     heed ppo --model runs/tuned --reward "contains: words" --data PROMPTS.jsonl --out runs/ppo
     """
 
+    common = "model reward data out steps batch_size max_new_tokens max_tokens device kl.beta lr rank"
+
     model: Model
     reward: Reward
     data: Data
@@ -208,6 +216,8 @@ class GrpoSettings(Settings):
 
     heed grpo --model runs/tuned --reward "equals: answer" --data PROMPTS.jsonl --out runs/grpo
     """
+
+    common = "model reward data out steps batch_size group_size max_new_tokens max_tokens device kl.beta lr rank"
 
     model: Model
     reward: Reward

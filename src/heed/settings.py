@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import difflib
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import PydanticUndefined
 
 from heed.errors import UserError
@@ -29,6 +30,9 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
+    common: ClassVar[str] = ""
+    """keys of the settings that the first screen of the help explains, with spaces between; empty: all of them"""
+
 
 AnySettings = TypeVar("AnySettings", bound=Settings)
 
@@ -42,6 +46,17 @@ def _not_a_truth_value(value: object) -> object:
 Whole = Annotated[int, BeforeValidator(_not_a_truth_value)]
 Number = Annotated[float, BeforeValidator(_not_a_truth_value)]
 Text = Annotated[str, Field(min_length=1)]
+
+
+def _from_home(path: str) -> str:
+    """`~` and `~user` at the start of a path are the home folder, wherever a shell has not seen to it."""
+    if path.startswith("~") and (expanded := os.path.expanduser(path)).startswith("~"):
+        raise ValueError(f"a path; nobody here is called {expanded.partition('/')[0][1:]}")
+    return os.path.expanduser(path)
+
+
+PathText = Annotated[str, Field(min_length=1), AfterValidator(_from_home)]
+"""a file or folder of this machine, or what a name of one may stand for: a hub name, a template's name"""
 
 
 @dataclass(frozen=True, slots=True)

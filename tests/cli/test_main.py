@@ -5,10 +5,11 @@ import os
 import sys
 
 import pytest
+from pydantic import Field, create_model
 
 from heed.cli.main import COMMANDS, main
 from heed.cli.usage import usage
-from heed.settings import options
+from heed.settings import Settings, flag, options
 
 
 def errors_of(capsys, words):
@@ -28,17 +29,59 @@ def test_help_names_every_command(capsys):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_gives_every_option_one_line_of_at_most_120_columns(command):
-    lines = usage(command, COMMANDS[command], columns=120).splitlines()
+def test_the_whole_help_gives_every_option_one_line_of_at_most_120_columns(command):
+    lines = usage(command, COMMANDS[command], columns=120, topic="all").splitlines()
     assert max(map(len, lines)) <= 120
     shown = [line.split()[0].replace("[no-]", "") for line in lines if line.startswith("  --")]
     assert shown == [option.flag for option in options(COMMANDS[command])]
     assert not [line for line in lines if line.startswith("     ")]
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_first_screen_of_help_names_every_option_and_explains_what_matters_most(command):
+    cls = COMMANDS[command]
+    lines = usage(command, cls, columns=120).splitlines()
+    assert len(lines) <= 45
+    assert max(map(len, lines)) <= 120
+    words = " ".join(lines).replace("[no-]", "").split()
+    assert [option.flag for option in options(cls) if option.flag not in words] == []
+    explained = [line.split()[0].replace("[no-]", "") for line in lines if line.startswith("  --")]
+    assert explained == [flag(key) for key in cls.common.split() or [option.key for option in options(cls)]]
+    assert all(option.flag in explained for option in options(cls) if option.required)
+
+
+def test_the_first_screen_of_help_stays_one_screen_with_fifty_options():
+    fields = {
+        f"setting_number_{n}": (int, Field(n, title=f"Part {n // 6}", description="what it does")) for n in range(50)
+    }
+    many = create_model("Many", __base__=Settings, __doc__="Do something.\n\n    heed many", **fields)
+    many.common = " ".join(list(fields)[:12])
+    lines = usage("many", many, columns=100).splitlines()
+    assert len(lines) <= 45
+    assert sum(line.startswith("  --") for line in lines) == 12
+
+
+def test_help_about_a_word_explains_what_it_names_and_nothing_else(capsys):
+    assert main(["sft", "--help", "lora"]) == 0
+    out = capsys.readouterr().out
+    assert "--lora.rank" in out
+    assert "--model " not in out.split("Low-rank")[1]
+    assert main(["sft", "--help", "batch-size"]) == 0
+    assert "--batch-size" in capsys.readouterr().out
+
+
+def test_help_about_nothing_that_is_there_names_the_nearest(capsys):
+    assert "--help optim.warmup" in errors_of(capsys, ["sft", "--help", "warmpu"])
+
+
+def test_help_is_given_wherever_it_is_asked_for(capsys):
+    assert main(["sft", "--no-such", "x", "--model", "--help"]) == 0
+    assert capsys.readouterr().out.startswith("usage: heed sft ")
+
+
 def test_help_on_a_narrow_terminal_wraps_below_the_text():
     lines = usage("sft", COMMANDS["sft"], columns=80).splitlines()
-    assert any(line.startswith(" " * 30) for line in lines)
+    assert any(line.startswith(" " * 20) for line in lines)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -95,7 +95,8 @@ def _run(command: str, words: Sequence[str]) -> None:
     cls = COMMANDS[command]
     said = parse(words, options(cls), positional=POSITIONAL.get(command))
     if said.wants_help:
-        print(usage(command, cls, columns=shutil.get_terminal_size((120, 24)).columns), end="")
+        columns = shutil.get_terminal_size((120, 24)).columns
+        print(usage(command, cls, columns=columns, topic=said.topic), end="")
         return
     settings = load_settings(cls, said.settings_file, said.overrides)
     # Imported here, so that help and mistakes are answered before torch is loaded.

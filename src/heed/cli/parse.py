@@ -16,23 +16,30 @@ class Words:
     settings_file: str | None = None
     overrides: dict[str, object] = field(default_factory=dict)
     wants_help: bool = False
+    topic: str | None = None
+    """what help is wanted about; None: what matters most"""
 
 
 def parse(arguments: Sequence[str], options: Sequence[Option], *, positional: str | None) -> Words:
     """Sort `--flag value`, `--flag=value`, `--switch`, `--no-switch` and words without a flag.
 
+    Where there is a `--help`, it and the topic after it are all that counts.
+
     A word without a flag that ends in .yaml or .yml is the settings file; any other one is a value of the
     option `positional`. Values stay text: the settings turn them into numbers and check them.
     """
     words = Words()
+    if asked := [at for at, word in enumerate(arguments) if word in ("-h", "--help")]:
+        words.wants_help = True
+        after = arguments[asked[0] + 1 : asked[0] + 2]
+        words.topic = after[0] if after and not after[0].startswith("-") else None
+        return words
     by_flag = {option.flag: option for option in options}
     by_key = {option.key: option for option in options}
     rest = list(arguments)
     while rest:
         word = rest.pop(0)
-        if word in ("-h", "--help"):
-            words.wants_help = True
-        elif word.startswith("--"):
+        if word.startswith("--"):
             name, equals, value = word.partition("=")
             name = name.replace("_", "-")
             option, switched_off = by_flag.get(name), False
