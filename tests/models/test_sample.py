@@ -158,6 +158,8 @@ def test_what_shares_the_batch_changes_nothing(family, sampling):
     assert_same(sample(model, PROMPTS[:2], **how), alone[:2])
     fewer = sample(model, PROMPTS, **(how | {"num_samples": 1}))
     assert_same(fewer, [some[:1] for some in alone])
+    places = [2, 0]
+    assert_same(sample(model, [PROMPTS[i] for i in places], numbers=places, **how), [alone[i] for i in places])
 
 
 def test_the_seed_decides():

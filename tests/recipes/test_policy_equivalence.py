@@ -5,9 +5,12 @@ advantages and every mean written out by hand.
 """
 
 import itertools
+import json
 import math
+import os
 from dataclasses import replace
 from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -602,6 +605,27 @@ def test_what_is_drawn_depends_on_the_seed():
     first, again, other = ([each.text for group in groups for each in group] for groups in drawn)
     assert first == again
     assert first != other
+
+
+def draws_of(world):
+    cast = fresh("llama", adapter=True)
+    cast = replace(cast, batching=replace(cast.batching, world=world))
+    groups = draw_answers(cast, PROMPTS, num_samples=2, max_new_tokens=6, seed=5)
+    return [[each.tokens.ids.tolist() for each in group] for group in groups]
+
+
+def one_of_two(rank, folder):
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank)}
+    torch.set_num_threads(1)
+    world = World.from_environment(init_method=f"file://{folder}/meeting")
+    (Path(folder) / f"drawn-{rank}.json").write_text(json.dumps(draws_of(world)))
+    world.close()
+
+
+def test_two_processes_draw_what_one_does(tmp_path):
+    torch.multiprocessing.spawn(one_of_two, args=(str(tmp_path),), nprocs=2)
+    first, second = (json.loads((tmp_path / f"drawn-{rank}.json").read_text()) for rank in range(2))
+    assert first == second == draws_of(World())
 
 
 def test_a_rule_is_asked_about_each_answer_with_its_prompt_and_record():

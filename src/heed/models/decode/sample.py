@@ -107,6 +107,7 @@ def sample(
     sampling: Sampling = GREEDY,
     num_samples: int = 1,
     seed: int = 0,
+    numbers: Sequence[int] | None = None,
     max_sequences: int = 64,
     on_done: Callable[[int], None] | None = None,
     stop_strings: Sequence[str] = (),
@@ -122,6 +123,7 @@ def sample(
         stop_ids: tokens that end an answer; may be empty.
         max_new_tokens: the most tokens of an answer; where the model's positions do not last, it ends with them.
         seed: 0 or more.
+        numbers: of the prompts, where they are some of many: each answer is then what it is among all of them.
         max_sequences: sequences that are decoded at a time; bounds the memory of their keys and values.
         on_done: called after every answer with the number of those that are done.
         stop_strings: texts that end an answer too, as soon as its own text, without the prompt's, holds one of them.
@@ -136,7 +138,7 @@ def sample(
     """
     if max_sequences < 1:
         raise ValueError(f"max_sequences is {max_sequences}: there must be one at least")
-    answers = unanswered(model, prompts, max_new_tokens, sampling, num_samples, seed)
+    answers = unanswered(model, prompts, max_new_tokens, sampling, num_samples, seed, numbers or range(len(prompts)))
     done: dict[tuple[int, int], Completion] = {}
 
     def finish(answer: Answer) -> None:
@@ -167,20 +169,21 @@ def unanswered(
     sampling: Sampling,
     num_samples: int,
     seed: int,
+    numbers: Sequence[int],
 ) -> list[Answer]:
-    """An empty answer for each sample of each prompt."""
+    """An empty answer for each sample of each prompt, with the numbers that its draws take."""
     if max_new_tokens < 1 or num_samples < 1:
         raise ValueError(f"{num_samples} answers of {max_new_tokens} tokens: there must be one at least")
     positions = num_positions(model)
     answers = []
-    for index, prompt in enumerate(prompts):
+    for index, (prompt, its_number) in enumerate(zip(prompts, numbers, strict=True)):
         room = max_new_tokens if positions is None else min(max_new_tokens, positions - len(prompt))
         if len(prompt) == 0:
             raise ValueError(f"prompt {index} has no tokens")
         if room < 1:
             raise ValueError(f"prompt {index} has {len(prompt)} tokens and leaves none of the {positions} positions")
         for number in range(num_samples):
-            uniform = uniform_numbers(seed, index, number, room) if sampling.temperature else []
+            uniform = uniform_numbers(seed, its_number, number, room) if sampling.temperature else []
             answers.append(Answer(index, number, room, uniform))
     return answers
 

@@ -92,7 +92,8 @@ def draw_answers(
 ) -> Groups:
     """`num_samples` answers of the policy to each prompt, the same on every process.
 
-    Each process draws for its share of the prompts; what it draws depends on the seed and the share alone.
+    Each process draws for its share of the prompts. What is drawn depends on the seed, on the prompt's place among all
+    prompts and on the answer's among its samples alone: not on how many processes there are.
     """
     world = cast.batching.world
     mine = list(range(len(prompts)))[world.rank :: world.size]
@@ -105,7 +106,8 @@ def draw_answers(
             max_new_tokens=max_new_tokens,
             sampling=Sampling(cast.temperature, top_p=1.0),
             num_samples=num_samples,
-            seed=seed + 100_003 * world.rank,
+            seed=seed,
+            numbers=mine,
             max_sequences=MAX_SEQUENCES,
         )
     found = {i: [(each.ids, each.stopped) for each in completions] for i, completions in zip(mine, drawn, strict=True)}
