@@ -47,6 +47,7 @@ TESTS = {
     "models/attention/row_attention.py": "tests/models/test_row_attention.py",
     "models/decode/draw.py": "tests/models/test_sample.py",
     "evaluate/intervals.py": "tests/evaluate/test_intervals.py",
+    "evaluate/clustered.py": "tests/evaluate/test_clustered.py",
     "evaluate/calibration.py": "tests/evaluate/test_calibration.py",
     "evaluate/bias.py": "tests/evaluate/test_bias.py",
     "evaluate/knowledge.py": "tests/evaluate/test_knowledge.py",
@@ -120,6 +121,7 @@ REWARD_RECIPE, ROLLOUT, POLICY_RECIPE = "recipes/reward.py", "recipes/policy/rol
 PPO, GRPO, PHASES = "recipes/ppo.py", "recipes/grpo.py", "recipes/policy/phases.py"
 ROTARY, BEST_OF = "models/kernels/rotary.py", "evaluate/best_of.py"
 RANKED, INTERRUPT = "evaluate/ranked.py", "train/interrupt.py"
+CLUSTERED = "evaluate/clustered.py"
 
 MUTATIONS = [
     M(BUILD, "no shift by one", "path[np.flatnonzero(tokens.weight) - 1]", "path[np.flatnonzero(tokens.weight)]"),
@@ -869,7 +871,7 @@ MUTATIONS = [
         "else logp * sampling.temperature",
     ),
     M(DRAW, "one token too many of top-k", "scaled.topk(sampling.top_k,", "scaled.topk(sampling.top_k + 1,"),
-    M(INTERVALS, "no z in the middle", "middle = num_successes + Z_95**2 / 2", "middle = num_successes"),
+    M(INTERVALS, "no z in the middle", "middle = share * count + Z_95**2 / 2", "middle = share * count"),
     M(INTERVALS, "half the reach", "reach = Z_95 *", "reach = 0.5 * Z_95 *"),
     M(CALIBRATION, "bins closed below", 'side="left")', 'side="right")'),
     M(CALIBRATION, "signed calibration error", "abs(one.accuracy - one.confidence)", "(one.accuracy - one.confidence)"),
@@ -1244,8 +1246,8 @@ MUTATIONS = [
     M(
         KTO,
         "the point of each forward's own",
-        "point = self.reference_point(judged)",
-        "point = self.reference_point(judged[:1])",
+        "point = self.reference_point(judged)\n        batches = []",
+        "point = self.reference_point(judged[:1])\n        batches = []",
     ),
     M(
         KTO,
@@ -1356,9 +1358,22 @@ MUTATIONS = [
     M(
         RANKED,
         "prompts that want length count",
-        "np.concatenate([each - each.mean() for each in rewards])",
-        "np.concatenate(list(rewards))",
+        "return clustered_correlation(lengths, rewards)",
+        "return clustered_correlation([np.concatenate(list(lengths))], [np.concatenate(list(rewards))])",
     ),
+    M(
+        CLUSTERED,
+        "comparisons of a prompt taken as independent",
+        "wilson_of_share(share, min(effective, float(n)))",
+        "wilson_of_share(share, float(n))",
+    ),
+    M(
+        CLUSTERED,
+        "a cluster's size taken for all alike",
+        "left = sums - float(sums.sum()) / total * counts",
+        "left = sums - sums.mean()",
+    ),
+    M(CLUSTERED, "the spread of Pearson's r by its numerator alone", "- r / 2 * (of_x + of_y)", "- 0 * (of_x + of_y)"),
     M(
         INTERRUPT,
         "a second Ctrl-C is only heard",

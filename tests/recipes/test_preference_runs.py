@@ -74,9 +74,13 @@ def test_a_reward_run_tells_of_every_step(green_reward):
     after = lines(green_reward / "metrics.jsonl", "held_out")[-1]
     assert measured["accuracy"] == {
         "accuracy": after["accuracy"], "low": after["accuracy_low"], "high": after["accuracy_high"],
-        "count": after["num_comparisons"],
+        "count": after["num_comparisons"], "num_prompts": after["num_prompts"],
     }  # fmt: skip
+    # Lists of four have more than one comparison: those of a prompt are not taken as independent.
+    assert after["num_prompts"] < after["num_comparisons"]
     assert measured["length_correlation"] == after["length_correlation"]
+    assert after["length_correlation_low"] <= after["length_correlation"] <= after["length_correlation_high"]
+    assert after["brier_low"] < after["brier"] < after["brier_high"]
     assert measured["calibration"]["ece"] == after["ece"]
     assert sum(each["count"] for each in measured["length_bins"]) > 10
     assert (green_reward / "report.html").is_file()
@@ -163,7 +167,14 @@ def test_direct_optimisation_prefers_what_people_prefer(tmp_path, tuned, ranked,
     assert after["accuracy"] > 0.9
     assert after["loss"] < before["loss"]
     assert after["chosen_logp"] - after["rejected_logp"] > before["chosen_logp"] - before["rejected_logp"] + 1
+    assert after["accuracy_low"] < after["accuracy"] <= after["accuracy_high"] <= 1
+    assert after["num_prompts"] <= after["num_comparisons"]
     assert all_finite(tmp_path / "run")
+    if objective == "dpo":
+        page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+        assert "Learning from pairs" in page
+        assert "The policy prefers the chosen answer in" in page
+        assert "reward model picks" not in page
     if objective == "dpo":  # the model is its own reference until its first step
         assert before["loss"] == pytest.approx(math.log(2), rel=1e-5)
         assert before["margin"] == pytest.approx(0, abs=1e-4)
@@ -184,6 +195,8 @@ def test_kto_learns_from_single_answers(tmp_path, tuned, rank):
     assert after["margin"] > 0.05
     assert after["loss"] < before["loss"]
     assert after["chosen_reward"] > after["rejected_reward"] + 0.05
+    assert after["accuracy_low"] < after["accuracy"] <= after["accuracy_high"]
+    assert after["num_prompts"] < 10  # three answers to each are one cluster
     if rank == 0:
         model = AutoModelForCausalLM.from_pretrained(tmp_path / "run")
         tokenizer = AutoTokenizer.from_pretrained(tmp_path / "run")

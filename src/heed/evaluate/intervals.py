@@ -1,6 +1,7 @@
 """How sure a share, a difference of two shares or a mean is: 95% intervals.
 
-All of them take the items as drawn independently, so repeated questions about one fact make them too narrow.
+All of them take the items as drawn independently, so repeated questions about one fact make them too narrow: for items
+that go together, such as the comparisons among the answers to one prompt, see `clustered.py`.
 """
 
 from __future__ import annotations
@@ -91,11 +92,23 @@ def wilson(num_successes: int, count: int) -> tuple[float, float]:
         raise ValueError("a share of no items has no value and no interval")
     if not 0 <= num_successes <= count:
         raise ValueError(f"{num_successes} of {count} items is no share")
-    middle = num_successes + Z_95**2 / 2
-    reach = Z_95 * math.sqrt(num_successes * (count - num_successes) / count + Z_95**2 / 4)
+    return wilson_of_share(num_successes / count, count)
+
+
+def wilson_of_share(share: float, count: float) -> tuple[float, float]:
+    """`wilson` of a share that was observed among an effective number of items, which need not be whole.
+
+    Args:
+        share: k/n, from 0 to 1.
+        count: n, above 0.
+    """
+    if not count > 0 or not 0 <= share <= 1:
+        raise ValueError(f"a share of {share} of {count} items is no share")
+    middle = share * count + Z_95**2 / 2
+    reach = Z_95 * math.sqrt(share * (1 - share) * count + Z_95**2 / 4)
     # At the ends the formula gives exactly 0 and 1, its rounding may not.
-    low = 0.0 if num_successes == 0 else (middle - reach) / (count + Z_95**2)
-    high = 1.0 if num_successes == count else (middle + reach) / (count + Z_95**2)
+    low = 0.0 if share == 0 else (middle - reach) / (count + Z_95**2)
+    high = 1.0 if share == 1 else (middle + reach) / (count + Z_95**2)
     return low, high
 
 
@@ -162,12 +175,12 @@ def mean(values: Sequence[float]) -> Mean:
         raise ValueError("a mean of values that are not all finite has no interval")
     middle = math.fsum(numbers) / count
     variance = math.fsum((number - middle) ** 2 for number in numbers) / (count - 1)
-    reach = _student_95(count - 1) * math.sqrt(variance / count)
+    reach = student_95(count - 1) * math.sqrt(variance / count)
     return Mean(middle, middle - reach, middle + reach, count)
 
 
 @lru_cache
-def _student_95(degrees: int) -> float:
+def student_95(degrees: int) -> float:
     """The t that a Student variable exceeds in size with probability 0.05, by halving the range it must be in."""
     low, high = Z_95, 13.0  # its values for infinitely many degrees and, rounded up, for one
     for _ in range(60):

@@ -7,39 +7,48 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from heed.evaluate.clustered import clustered_correlation
+from heed.evaluate.intervals import Mean
+
 NUM_LENGTH_BINS = 10
 
 
-def held_out_comparisons(scores: Sequence[np.ndarray], rewards: Sequence[np.ndarray]) -> list[float]:
-    """r_better - r_worse for every two answers to a prompt of which one was ranked better, in the order given.
+def held_out_comparisons(scores: Sequence[np.ndarray], rewards: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """For each prompt, r_better - r_worse of every two answers of which one was ranked better, in the order given.
 
     Args:
         scores: (K,) of each prompt's answers, by whoever ranked them.
         rewards: (K,) of the same answers, by the reward model.
+
+    Returns:
+        A cluster for every prompt, for the intervals of `clustered.py`: comparisons of one prompt share its rewards.
     """
     return [
-        float(of_prompt[better] - of_prompt[worse])
+        np.array(
+            [
+                of_prompt[better] - of_prompt[worse]
+                for better in range(len(ranks))
+                for worse in range(len(ranks))
+                if ranks[better] > ranks[worse]
+            ],
+            dtype=np.float64,
+        )
         for ranks, of_prompt in zip(scores, rewards, strict=True)
-        for better in range(len(ranks))
-        for worse in range(len(ranks))
-        if ranks[better] > ranks[worse]
     ]
 
 
-def length_correlation(rewards: Sequence[np.ndarray], lengths: Sequence[np.ndarray]) -> float:
-    """Pearson's correlation of reward and length among answers to the same prompt, from -1 to 1.
+def length_correlation(rewards: Sequence[np.ndarray], lengths: Sequence[np.ndarray]) -> Mean:
+    """Pearson's correlation of reward and length among answers to the same prompt, from -1 to 1, and its interval.
 
     Both are taken as differences from their prompt's mean, so that prompts which want long answers, or good ones, do
-    not count. 0 where either does not differ anywhere.
+    not count. 0 where either does not differ anywhere. The interval is between prompts, as `clustered_correlation` has
+    it.
 
     Args:
         rewards: (K,) of each prompt's answers.
         lengths: (K,) of the same answers, in tokens.
     """
-    x = np.concatenate([each - each.mean() for each in lengths])
-    y = np.concatenate([each - each.mean() for each in rewards])
-    size = float(np.sqrt(np.square(x).sum() * np.square(y).sum()))
-    return float((x * y).sum()) / size if size else 0.0
+    return clustered_correlation(lengths, rewards)
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ from heed.recipes.training.setup import Opened, open_for_tuning
 from heed.train.optimiser import adamw
 from heed.train.progress import Progress
 from heed.train.run import Checkpoint
-from heed.train.step import Statistics, Term, evaluate
+from heed.train.step import Statistics, Term
 
 SHARE_OF_TUNING_RATE = 0.1
 """of the learning rate that suits supervised tuning: preferences move a model that can answer already"""
@@ -52,6 +52,10 @@ class Learning(Protocol):
 
     def batches(self, items: Sequence[Any]) -> list[Any]:
         """A step over these items as this process's micro-batches."""
+        ...
+
+    def measure(self, items: Sequence[Any]) -> dict[str, float]:
+        """What a step over these held-out items would report, with an interval of its accuracy."""
         ...
 
     def loss_of(self, batch: Any) -> tuple[Tensor, Statistics]:
@@ -192,9 +196,12 @@ def measure(tuning: Tuning, place: Place, step: int, progress: Progress) -> None
     items = [item for found in tuning.data.held_out.values() for item in found]
     if not items:
         return
-    numbers = evaluate(tuning.learning.batches(items), tuning.learning.loss_of, world=place.world)
+    numbers = tuning.learning.measure(items)
     place.folder.log(step, "held_out", **numbers)
-    progress.say(f"step {step:,}: held-out loss {numbers['loss']:.4f}, {numbers['accuracy']:.1%} right")
+    progress.say(
+        f"step {step:,}: held-out loss {numbers['loss']:.4f}, {numbers['accuracy']:.1%} right "
+        f"[{numbers['accuracy_low']:.1%}, {numbers['accuracy_high']:.1%}]"
+    )
 
 
 def save_model(tuning: Tuning, to: Path) -> None:

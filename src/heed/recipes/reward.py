@@ -24,7 +24,7 @@ from heed.config import dump, peak_learning_rate
 from heed.data.preferences import RankedTokens
 from heed.errors import UserError
 from heed.evaluate.calibration import calibration
-from heed.evaluate.intervals import accuracy
+from heed.evaluate.clustered import clustered_accuracy, clustered_mean
 from heed.evaluate.ranked import held_out_comparisons, length_bins, length_correlation
 from heed.models.heads.scalar import RewardModel, new_reward_model, restore_reward_model, save_reward_model
 from heed.models.load import num_positions
@@ -240,27 +240,43 @@ def measured(
     """The numbers of a measurement for `metrics.jsonl`, and all of it for the report."""
     margins = held_out_comparisons([ranking.scores for ranking in rankings], rewards)
     right = [margin > 0 for margin in margins]
-    share = accuracy(right)
-    sureness = calibration([1 / (1 + math.exp(-abs(margin))) for margin in margins], right)
+    share = clustered_accuracy([np.heaviside(margin, 0.5) for margin in margins])
+    sureness = [1 / (1 + np.exp(-np.abs(margin))) for margin in margins]
+    all_margins = np.concatenate(margins)
+    calibrated = calibration(np.concatenate(sureness).tolist(), np.concatenate(right).tolist())
+    brier = clustered_interval([np.square(sure - is_right) for sure, is_right in zip(sureness, right, strict=True)])
     lengths = [np.array([np.count_nonzero(tokens.weight) for tokens in r.sequences]) for r in rankings]
     correlation = length_correlation(rewards, lengths)
+    of_length = {"length_correlation_low": correlation.low, "length_correlation_high": correlation.high}
     numbers = {
         "accuracy": share.accuracy,
         "accuracy_low": share.low,
         "accuracy_high": share.high,
         "num_comparisons": share.count,
-        "loss": float(np.mean([np.logaddexp(0.0, -margin) for margin in margins])),
-        "ece": sureness.ece,
-        "brier": sureness.brier,
-        "length_correlation": correlation,
+        "num_prompts": len(rankings),
+        "loss": float(np.logaddexp(0.0, -all_margins).mean()),
+        "ece": calibrated.ece,
+        "brier": calibrated.brier,
+        **brier,
+        "length_correlation": correlation.mean,
+        **of_length,
         "reward_mean": float(np.concatenate(list(rewards)).mean()),
     }
     return numbers, {
-        "accuracy": asdict(share),
-        "calibration": asdict(sureness),
-        "length_correlation": correlation,
+        "accuracy": {**asdict(share), "num_prompts": len(rankings)},
+        "calibration": {**asdict(calibrated), **brier},
+        "length_correlation": correlation.mean,
+        **of_length,
         "length_bins": [asdict(each) for each in length_bins(rewards, lengths)],
     }
+
+
+def clustered_interval(squared_errors: Sequence[np.ndarray]) -> dict[str, float]:
+    """The Brier score's interval between prompts; a single prompt says nothing of it."""
+    if len(squared_errors) < 2:
+        return {}
+    found = clustered_mean(squared_errors)
+    return {"brier_low": found.low, "brier_high": found.high}
 
 
 def save_model(training: Training, to: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -42,6 +43,9 @@ class Calibration:
     """mean squared difference between the probability of an answer and 1 if it was right, else 0"""
     count: int
     bins: tuple[Bin, ...]
+    brier_low: float = math.nan
+    brier_high: float = math.nan
+    """95% interval of the Brier score, where it was measured"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +134,9 @@ class RewardMeasurements:
     """of sigma(|r_a - r_b|) as the confidence that the answer with the higher reward is the better one"""
     length_correlation: float
     """of reward and length in tokens, from -1 to 1"""
+    length_correlation_low: float
+    length_correlation_high: float
+    """its 95% interval"""
     length_correlation_of_gold: float
     """the same of the true reward"""
     length_bins: tuple[LengthBin, ...]
@@ -269,6 +276,8 @@ def _calibration(value: Mapping[str, Any]) -> Calibration:
         ece=number(value.get("ece")),
         brier=number(value.get("brier")),
         count=int(value.get("count", 0)),
+        brier_low=number(value.get("brier_low")),
+        brier_high=number(value.get("brier_high")),
         bins=tuple(
             Bin(
                 number(each["low"]),
@@ -293,6 +302,8 @@ def reward_measurements(value: Mapping[str, Any]) -> RewardMeasurements:
         noise_ceiling=number(value.get("noise_ceiling")),
         calibration=_calibration(value["calibration"]) if value.get("calibration") else None,
         length_correlation=number(value.get("length_correlation")),
+        length_correlation_low=number(value.get("length_correlation_low")),
+        length_correlation_high=number(value.get("length_correlation_high")),
         length_correlation_of_gold=number(value.get("length_correlation_of_gold")),
         length_bins=tuple(
             LengthBin(number(each["length"]), number(each["reward"]), int(each.get("count", 0)))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from heed.report.charts import Axis
 from heed.report.curves import both_phases, curve_figure, optimiser_figures, over_steps, series_of
-from heed.report.parts import Figure, Item, Panel, Section, capital
+from heed.report.parts import Figure, Item, Panel, Section, capital, interval
 from heed.report.read import Curve, RunRecords
+from heed.report.reward_runs import accuracy_over_steps, final_accuracy
 from heed.report.svg import percent, quantity
 
 SIDES = ("chosen", "rejected")
@@ -23,7 +25,7 @@ def pair_section(runs: Sequence[RunRecords]) -> Section | None:
     loss = "The objective itself; DPO begins at log 2 = 0.69, other objectives elsewhere."
     found: list[Item | None] = [
         *both_phases(runs, "margin", "Implicit reward margin", Axis("chosen minus rejected"), margin),
-        *both_phases(runs, "accuracy", "Accuracy", Axis("pairs decided right", 0, 1, is_share=True), accuracy),
+        *accuracy_figures(runs, accuracy),
         side_figure(runs, "logp", "Log-probability of the answers", "nats per answer", logp_told),
         side_figure(runs, "reward", "Implicit rewards", "reward per answer", reward_told),
         *both_phases(runs, "loss", "Loss", Axis("loss per pair"), loss),
@@ -31,6 +33,14 @@ def pair_section(runs: Sequence[RunRecords]) -> Section | None:
     ]
     items = tuple(item for item in found if item is not None)
     return Section("pairs", "Learning from pairs", "", items) if items else None
+
+
+def accuracy_figures(runs: Sequence[RunRecords], caption: str) -> list[Figure]:
+    """Accuracy over steps, held out with its interval as a band where that was measured."""
+    if any("accuracy_low" in run.curves.get("held_out", {}) for run in runs):
+        figure = accuracy_over_steps(runs)
+        return [] if figure is None else [replace(figure, caption=f"{caption} {figure.caption}")]
+    return both_phases(runs, "accuracy", "Accuracy", Axis("pairs decided right", 0, 1, is_share=True), caption)
 
 
 def sides_of(run: RunRecords, key: str) -> tuple[str, dict[str, Curve]]:
@@ -126,6 +136,8 @@ def pair_verdict(runs: Sequence[RunRecords]) -> str:
             + ", ".join(f"{run.name} {percent(accuracy)}" for run, accuracy, _ in ranked[1:])
             + "."
         )
-    _, accuracy, margin = known[0]
+    run, accuracy, margin = known[0]
+    measured = final_accuracy(run)
+    share = percent(accuracy) if measured is None else interval(measured)
     wide = f", by a margin of {quantity(float(margin[-1]))} on average" if margin is not None and len(margin) else ""
-    return f"The policy prefers the chosen answer in {percent(accuracy)} of held-out pairs{wide}."
+    return f"The policy prefers the chosen answer in {share} of held-out pairs{wide}."

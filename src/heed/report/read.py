@@ -194,13 +194,14 @@ def read_run(folder: Path, name: str) -> RunRecords:
 def kind_of(curves: Mapping[str, Mapping[str, Curve]], *, has_reward: bool) -> Kind:
     """What a run with these numbers learned; one that has kept none yet is taken for imitation."""
     names = {name for phase in curves.values() for name in phase}
-    if has_reward or "num_comparisons" in names:
+    if has_reward:
         return "reward"
     if "kl_per_sequence" in names:
         return "policy"
+    # Before comparisons are looked for: policies learned from pairs count theirs too.
     if names & {"chosen_logp", "rejected_logp", "chosen_reward", "rejected_reward"}:
         return "pairs"
-    return "reward" if {"accuracy", "margin"} <= names else "imitation"
+    return "reward" if "num_comparisons" in names or {"accuracy", "margin"} <= names else "imitation"
 
 
 def curves_of(lines: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Curve]]:

@@ -91,7 +91,7 @@ def accuracy_figure(scores: Sequence[tuple[str, str, Score]], ceiling: float) ->
     caption = (
         "Share of held-out comparisons in which the answer that was ranked higher gets the higher reward"
         + (f", {count:,} of them" if count else "")
-        + "; the whisker is the 95% interval, and a coin would be right in 50%."
+        + "; the whisker is the 95% interval between prompts, and a coin would be right in 50%."
     )
     if len(scores) == 1 and math.isfinite(ceiling):
         gap = 100 * (ceiling - scores[0][2].value)
@@ -227,8 +227,12 @@ def numbers(runs: Sequence[RunRecords]) -> Table | None:
             interval(score) if score else "not measured",
             _decimals(measured.noise_ceiling if measured else math.nan, is_share=True),
             _decimals(calibration.ece if calibration else math.nan),
-            _decimals(calibration.brier if calibration else math.nan),
-            _decimals(measured.length_correlation if measured else math.nan),
+            _with_interval(calibration.brier, calibration.brier_low, calibration.brier_high) if calibration else "",
+            _with_interval(
+                measured.length_correlation, measured.length_correlation_low, measured.length_correlation_high
+            )
+            if measured
+            else "",
             f"{score.count:,}" if score and score.count else "",
         )
         rows.append((run.name, *cells))
@@ -237,7 +241,7 @@ def numbers(runs: Sequence[RunRecords]) -> Table | None:
     head = ("run", "accuracy", "labels allow", "ECE", "Brier score", "r with length", "comparisons")
     used = [i for i in range(len(head)) if any(row[i] for row in rows)]
     return Table(
-        "On held-out rankings, with 95% intervals",
+        "On held-out rankings, with 95% intervals; the comparisons of a prompt go together in them",
         tuple(head[i] for i in used),
         tuple(tuple(row[i] for i in used) for row in rows),
     )
@@ -245,6 +249,13 @@ def numbers(runs: Sequence[RunRecords]) -> Table | None:
 
 def _decimals(value: float, *, is_share: bool = False) -> str:
     return "" if not math.isfinite(value) else percent(value) if is_share else f"{value:.3f}"
+
+
+def _with_interval(value: float, low: float, high: float) -> str:
+    """`0.183 (0.171 to 0.195)`; without what is not known."""
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return _decimals(value)
+    return f"{value:.3f} ({low:.3f} to {high:.3f})".replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def reward_verdict(runs: Sequence[RunRecords]) -> str:

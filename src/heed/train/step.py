@@ -102,13 +102,15 @@ def accumulate_gradient(terms: Sequence[Term[Any]], *, world: World) -> dict[str
             means.append(statistics)
     gathered = world.gather_objects((loss_sum, summed(means)))
     over_step = summed(sums for _, sums in gathered)
+    return {"loss": sum(loss for loss, _ in gathered), **as_numbers(over_step)}
+
+
+def as_numbers(statistics: Statistics) -> dict[str, float]:
+    """Sums and counts as means; what was counted nowhere has none, and is left out."""
     return {
-        "loss": sum(loss for loss, _ in gathered),
-        **{
-            name: value[0] / value[1] if isinstance(value, tuple) else value
-            for name, value in over_step.items()
-            if not isinstance(value, tuple) or value[1]  # what was counted nowhere has no mean
-        },
+        name: value[0] / value[1] if isinstance(value, tuple) else value
+        for name, value in statistics.items()
+        if not isinstance(value, tuple) or value[1]
     }
 
 

@@ -22,10 +22,10 @@ from heed.errors import UserError
 from heed.forest.build import build
 from heed.objectives.preference import kto_loss, kto_reference_point
 from heed.recipes.preference.data import PreferenceData
-from heed.recipes.preference.pairwise import Answers
+from heed.recipes.preference.pairwise import Answers, interval_of
 from heed.recipes.preference.reference import Group, ReferenceLogp, digest
 from heed.recipes.training.micro_batches import MicroBatching
-from heed.train.step import Mean, Statistics
+from heed.train.step import Mean, Statistics, as_numbers
 from heed.types import Forest, Tokens
 
 
@@ -143,33 +143,59 @@ class Kto:
         everywhere = {i: ratio for part in self.batching.world.gather_objects(ratios) for i, ratio in part.items()}
         return kto_reference_point(torch.tensor([everywhere[i] for i in range(len(others))], dtype=torch.float64))
 
-    def loss_of(self, batch: JudgedForest) -> tuple[Tensor, Statistics]:
-        """The weighted loss of all answers with its gradient, and what the step reports of it."""
-        logp = self.answers.logp(batch.forest)
-        ratio = logp - batch.reference_logp.to(logp)
-        good = batch.is_desirable.to(logp.device)
+    def measure(self, judged: Sequence[JudgedTokens]) -> dict[str, float]:
+        """What a step over these answers would report, and the accuracy's interval between prompts."""
+        point = self.reference_point(judged)
+        groups = [(each.tokens,) for each in judged]
+        logp = torch.from_numpy(np.concatenate(self.batching.per_sequence(groups, self.answers.logp)))
+        good = torch.tensor([each.is_desirable for each in judged])
+        loss, reward = self.judge(logp, torch.from_numpy(self.reference(each.tokens for each in judged)), good, point)
+        by_prompt: dict[bytes, list[float]] = {}
+        for each, is_right in zip(judged, ((reward > 0) == good).double().tolist(), strict=True):
+            by_prompt.setdefault(prompt_of(each.tokens), []).append(is_right)
+        return {
+            "loss": float(loss.mean()),
+            **as_numbers(statistics(logp, reward, good, point)),
+            **interval_of([np.array(correct) for correct in by_prompt.values()]),
+            "num_prompts": len(by_prompt),
+        }
+
+    def judge(self, logp: Tensor, reference: Tensor, good: Tensor, point: Tensor) -> tuple[Tensor, Tensor]:
+        """(S,) the loss of each answer, with its gradient, and (S,) its implicit reward beyond z0, without one."""
+        ratio = logp - reference
         loss = kto_loss(
             ratio,
             good,
-            batch.reference_point.to(logp),
+            point,
             beta=self.beta,
             desirable_weight=self.desirable_weight,
             undesirable_weight=self.undesirable_weight,
         )
-        reward = self.beta * (ratio.detach() - batch.reference_point.to(logp))
+        return loss, self.beta * (ratio.detach() - point)
 
-        def mean(of: Tensor) -> Mean:
-            return float(of.sum()), len(of)
+    def loss_of(self, batch: JudgedForest) -> tuple[Tensor, Statistics]:
+        """The weighted loss of all answers with its gradient, and what the step reports of it."""
+        logp = self.answers.logp(batch.forest)
+        good, point = batch.is_desirable.to(logp.device), batch.reference_point.to(logp)
+        loss, reward = self.judge(logp, batch.reference_logp.to(logp), good, point)
+        return (batch.weight.to(loss) * loss).sum(), statistics(logp.detach(), reward, good, point)
 
-        return (batch.weight.to(loss) * loss).sum(), {
-            "accuracy": mean(((reward > 0) == good).double()),
-            "margin": mean(torch.where(good, reward, -reward)),
-            "chosen_logp": mean(logp.detach()[good]),
-            "rejected_logp": mean(logp.detach()[~good]),
-            "chosen_reward": mean(reward[good]),
-            "rejected_reward": mean(reward[~good]),
-            "kl_reference_point": (float(batch.reference_point), 1),
-        }
+
+def statistics(logp: Tensor, reward: Tensor, good: Tensor, point: Tensor) -> Statistics:
+    """How answers come out against z0 by implicit reward, and where both kinds stand."""
+
+    def mean(of: Tensor) -> Mean:
+        return float(of.sum()), len(of)
+
+    return {
+        "accuracy": mean(((reward > 0) == good).double()),
+        "margin": mean(torch.where(good, reward, -reward)),
+        "chosen_logp": mean(logp[good]),
+        "rejected_logp": mean(logp[~good]),
+        "chosen_reward": mean(reward[good]),
+        "rejected_reward": mean(reward[~good]),
+        "kl_reference_point": (float(point), 1),
+    }
 
 
 def balanced(data: PreferenceData[JudgedTokens]) -> tuple[float, float]:

@@ -5,20 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from heed.data.preferences import RankedTokens
+from heed.evaluate.clustered import clustered_accuracy
+from heed.evaluate.ranked import held_out_comparisons
 from heed.models.score import autocast
 from heed.models.self_check import ChosenScore
-from heed.objectives.preference import Comparisons, dpo_loss, ipo_loss, is_ranked_right, simpo_loss
+from heed.objectives.preference import Comparisons, comparisons, dpo_loss, ipo_loss, is_ranked_right, simpo_loss
 from heed.objectives.ragged import lengths_of, sum_by_sequence
 from heed.preference_config import DpoSettings
 from heed.recipes.preference.comparisons import ComparedForest, compared, on_device
 from heed.recipes.preference.data import PreferenceData
 from heed.recipes.preference.reference import Group, ReferenceLogp
 from heed.recipes.training.micro_batches import MicroBatching
-from heed.train.step import Mean, Statistics
+from heed.train.step import Mean, Statistics, as_numbers
 from heed.types import Forest
 
 Compare = Callable[[Tensor, Tensor, Tensor, Comparisons], tuple[Tensor, Tensor]]
@@ -90,6 +93,23 @@ class Pairwise:
         """A step over these rankings as this process's micro-batches."""
         return compared(rankings, self.batching, lambda ranking: self.reference(ranking.sequences))
 
+    def measure(self, rankings: Sequence[RankedTokens]) -> dict[str, float]:
+        """What a step over these rankings would report, and the accuracy's interval between prompts."""
+        groups = [ranking.sequences for ranking in rankings]
+        logp = torch.from_numpy(np.concatenate(self.batching.per_sequence(groups, self.answers.logp)))
+        reference = torch.from_numpy(np.concatenate([self.reference(group) for group in groups]))
+        lengths = torch.tensor([np.count_nonzero(tokens.weight) for group in groups for tokens in group])
+        pairs = comparisons([len(group) for group in groups], [ranking.scores.tolist() for ranking in rankings])
+        loss, rewards = self.compare(logp, reference, lengths.to(logp), pairs)
+        ends = np.cumsum([len(group) for group in groups])[:-1]
+        margins = held_out_comparisons([r.scores for r in rankings], np.split(rewards.numpy(), ends))
+        return {
+            "loss": float((pairs.weight * loss).sum()) / len(rankings),
+            **as_numbers(statistics(pairs, logp, rewards)),
+            **interval_of([np.heaviside(margin, 0.5) for margin in margins]),
+            "num_prompts": len(rankings),
+        }
+
     def loss_of(self, batch: ComparedForest) -> tuple[Tensor, Statistics]:
         """The weighted loss of all comparisons with its gradient, and what the step reports of it."""
         assert batch.reference_logp is not None
@@ -99,6 +119,12 @@ class Pairwise:
         loss, rewards = self.compare(logp, batch.reference_logp.to(logp), lengths.to(logp), pairs)
         weighted = (pairs.weight.to(loss) * loss).sum()
         return weighted, statistics(pairs, logp.detach(), rewards.detach())
+
+
+def interval_of(correct: Sequence[np.ndarray]) -> dict[str, float]:
+    """The accuracy with its 95% interval, from what is right for each prompt."""
+    found = clustered_accuracy(correct)
+    return {"accuracy": found.accuracy, "accuracy_low": found.low, "accuracy_high": found.high}
 
 
 def statistics(pairs: Comparisons, logp: Tensor, rewards: Tensor) -> Statistics:
