@@ -27,6 +27,7 @@ format: .venv/heed-dev
 
 docs: .venv/heed-dev
 	$(BIN)/python tools/make_docs.py
+	$(BIN)/python tools/make_api.py
 
 # A base model becomes an assistant, with numbers; what an earlier demonstration did is not done again.
 demo: .venv/heed-dev

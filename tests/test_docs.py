@@ -46,6 +46,12 @@ def test_the_settings_page_is_the_one_the_settings_write():
     assert make_docs.PAGE.read_text(encoding="utf-8") == make_docs.text(), "type: make docs"
 
 
+def test_the_written_arguments_and_the_page_are_current():
+    make_api = tool("make_api")
+    assert make_api.ARGUMENTS.read_text(encoding="utf-8") == make_api.arguments(), "type: make docs"
+    assert make_api.PAGE.read_text(encoding="utf-8") == make_api.page(), "type: make docs"
+
+
 def test_the_mistake_in_the_readme_is_answered_as_shown(capsys):
     command = "heed sft --model base --data answers.jsonl --out runs/first --optim.warmpu 0.1"
     assert main(shlex.split(command)[1:]) == 2

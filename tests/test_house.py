@@ -14,7 +14,7 @@ from heed.preference_config import DpoSettings, GrpoSettings, PpoSettings, Rewar
 from heed.settings import options
 
 ROOT = Path(__file__).parents[1] / "src" / "heed"
-FILES = sorted(ROOT.rglob("*.py"))
+FILES = sorted(path for path in ROOT.rglob("*.py") if path.name != "arguments.py")  # which is generated
 MAX_LINES_OF_A_FILE = 450
 MAX_LINES_OF_A_FUNCTION = 75
 MAX_OPTIONS = 50
@@ -31,6 +31,7 @@ MAY_IMPORT = {
     "report": set(),
     "recipes": {"data", "forest", "objectives", "dist", "models", "train", "evaluate", "report", "lab"},
     "cli": {"recipes"},
+    "api": {"recipes", "data", "cli"},
 }
 """what each package may import of ours besides itself and the modules at the top"""
 
@@ -94,7 +95,7 @@ def broken_rules(package: str, source: str) -> list[str]:
 
 def package_of(path: Path) -> str:
     parts = path.relative_to(ROOT).parts
-    return parts[0] if len(parts) > 1 else ""
+    return parts[0] if len(parts) > 1 else "api" if path.stem == "api" else ""
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))

@@ -1,1 +1,80 @@
-"""heed: exact, fast instruction and preference tuning of language models, measured."""
+"""heed: exact, fast instruction and preference tuning of language models, measured.
+
+    import heed
+
+    run = heed.sft(model="path/to/base", data="answers.jsonl", out="runs/first", epochs=2)
+    heed.load(run).answers(["Name a fruit."])
+
+The names in `__all__` are what heed promises to keep; they are documented in docs/api.md. Nothing heavy is loaded
+before one of them is used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from heed.api import (
+        Run,
+        ShownRecords,
+        dpo,
+        grpo,
+        load,
+        merge,
+        ppo,
+        read,
+        reward,
+        sft,
+        show,
+        write_report,
+    )
+    from heed.errors import UserError
+    from heed.recipes.use import Model
+    from heed.types import Conversation, Finding, Forest, Judged, Message, Prompt, Ranking, Tokens
+
+_PLACES = {
+    **dict.fromkeys(("sft", "reward", "dpo", "ppo", "grpo", "merge", "write_report"), "heed.api"),
+    **dict.fromkeys(("read", "show", "load", "Run", "ShownRecords"), "heed.api"),
+    "Model": "heed.recipes.use",
+    "UserError": "heed.errors",
+    **dict.fromkeys(
+        ("Conversation", "Ranking", "Judged", "Prompt", "Message", "Finding", "Tokens", "Forest"), "heed.types"
+    ),
+}
+"""where each name is defined"""
+
+__all__ = [
+    "Conversation",
+    "Finding",
+    "Forest",
+    "Judged",
+    "Message",
+    "Model",
+    "Prompt",
+    "Ranking",
+    "Run",
+    "ShownRecords",
+    "Tokens",
+    "UserError",
+    "dpo",
+    "grpo",
+    "load",
+    "merge",
+    "ppo",
+    "read",
+    "reward",
+    "sft",
+    "show",
+    "write_report",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module 'heed' has no attribute {name!r}")
+    return getattr(importlib.import_module(_PLACES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -140,7 +140,7 @@ def load_settings(cls: type[AnySettings], yaml_path: str | Path | None, override
 
     A flag for `steps` takes the place of the file's `epochs`, and the other way round.
     """
-    in_file = _flat(cls, _read_yaml(Path(yaml_path)), str(yaml_path), prefix="") if yaml_path is not None else {}
+    in_file = flat(cls, _read_yaml(Path(yaml_path)), str(yaml_path)) if yaml_path is not None else {}
     for one, other in (("steps", "epochs"), ("epochs", "steps")):
         if overrides.get(one) is not None and other not in overrides:
             in_file.pop(other, None)
@@ -230,20 +230,20 @@ def _repeated_key(node: Node) -> str | None:
     return next((twice for child in children if (twice := _repeated_key(child)) is not None), None)
 
 
-def _flat(cls: type[Settings], values: Mapping[object, object], path: str, *, prefix: str) -> dict[str, object]:
-    """Nested sections as dotted keys; a file may also write `optim.lr` itself."""
+def flat(cls: type[Settings], values: Mapping[Any, object], path: str, *, prefix: str = "") -> dict[str, object]:
+    """Nested sections as dotted keys; `optim.lr` itself may be written, too. `path` says where the values stand."""
     sections = {
         field.alias or name: field.annotation
         for name, field in cls.model_fields.items()
         if isinstance(field.annotation, type) and issubclass(field.annotation, Settings)
     }
-    flat: dict[str, object] = {}
+    dotted: dict[str, object] = {}
     for key, value in values.items():
         inner = sections.get(str(key))
         if inner is None:
             found = {f"{prefix}{key}": value}
         elif isinstance(value, Mapping) or value is None:
-            found = _flat(inner, value or {}, path, prefix=f"{prefix}{key}.")
+            found = flat(inner, value or {}, path, prefix=f"{prefix}{key}.")
         else:
             names = [option.key for option in _options(inner, prefix="", section="")]
             raise UserError(
@@ -253,16 +253,16 @@ def _flat(cls: type[Settings], values: Mapping[object, object], path: str, *, pr
                 expected=f"below it one or more of {', '.join(names)}",
                 fix=f"write '{prefix}{key}.{names[0]}: {value}' if that is what was meant",
             )
-        for again in flat.keys() & found.keys():
+        for again in dotted.keys() & found.keys():
             raise UserError(
                 f"'{again}' is given twice",
                 where=path,
-                found=f"{again} as {flat[again]!r} and as {found[again]!r}",
+                found=f"{again} as {dotted[again]!r} and as {found[again]!r}",
                 expected="each setting once",
                 fix=f"remove one '{again}'",
             )
-        flat |= found
-    return flat
+        dotted |= found
+    return dotted
 
 
 def _nested(values: Mapping[str, object]) -> dict[str, Any]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.text import Text
@@ -23,6 +25,8 @@ CONTEXT = ("#6e6e6e", "#959595")
 """two shades each, in turn, so that the edges of tokens can be seen; readable on light and dark terminals"""
 OPEN, CLOSE = "⟦", "⟧"
 """around trained text where there is no colour"""
+PLAIN: dict[str, Any] = {"highlight": False, "soft_wrap": True, "emoji": False, "markup": False}
+"""a console that prints what it is given and nothing of its own"""
 SHARED = "underline "
 """what another answer begins with, too"""
 
@@ -35,7 +39,7 @@ def show(settings: ShowSettings) -> None:
     elif settings.html is not None:
         _write_page(items, Path(settings.html))
     else:
-        _print_terminal(items)
+        _print(items, Console(**PLAIN))
 
 
 def _print_json(items: Iterable[Shown | Finding]) -> None:
@@ -79,8 +83,14 @@ def _write_page(items: Iterable[Shown | Finding], path: Path) -> None:
     print(f"{path}: sequences {len(shown) - num_findings:,}, unusable records {num_findings:,}", file=sys.stderr)
 
 
-def _print_terminal(items: Iterable[Shown | Finding]) -> None:
-    console = Console(highlight=False, soft_wrap=True, emoji=False, markup=False)
+def as_text(items: Iterable[Shown | Finding]) -> str:
+    """What is printed where there is no colour."""
+    text = io.StringIO()
+    _print(items, Console(file=text, color_system=None, **PLAIN))
+    return text.getvalue()
+
+
+def _print(items: Iterable[Shown | Finding], console: Console) -> None:
     coloured = console.color_system is not None and not console.no_color
     dataset = None
     for item in items:

@@ -302,6 +302,18 @@ def load_reward_model(name: str, device: torch.device) -> RewardModel:
     return RewardModel(loaded, head.to(device), float(note.get("offset", 0.0)), note.get("base"))
 
 
+def is_reward_model(name: str) -> bool:
+    """Whether a folder says of itself that it scores answers: one that heed wrote, or a sequence classifier."""
+    if read_note(name):
+        return True
+    for file in (Path(name) / "adapter_config.json", Path(name) / "config.json"):
+        if file.is_file():
+            config = json.loads(file.read_text(encoding="utf-8"))
+            kinds = (config.get("task_type"), *(config.get("architectures") or ()))
+            return any(str(kind).endswith(("SEQ_CLS", "ForSequenceClassification")) for kind in kinds)
+    return False
+
+
 def read_note(name: str) -> dict[str, Any]:
     """What `reward.json` says; nothing where there is none."""
     path = Path(name) / NOTE

@@ -1,0 +1,388 @@
+"""The arguments of `heed.sft` and its brothers, for editors and type checkers.
+
+Written by `python tools/make_api.py` from the settings; do not edit.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+from typing import TYPE_CHECKING, Literal, Required, TypedDict
+
+if TYPE_CHECKING:
+    from heed.api import Data
+
+
+class LossArguments(TypedDict, total=False):
+    """Loss"""
+
+    mean_over: Literal["token", "sequence"]
+    """what weighs the same as any other"""
+
+
+class OptimArguments(TypedDict, total=False):
+    """Optimiser (AdamW)"""
+
+    lr: float | Literal["auto"]
+    """peak; auto: 2.7e-3 at 0.26M parameters, 1.4e-4 at 124M, 2e-5 at 7B; LoRA x10"""
+    warmup: float
+    """share of the steps in which the learning rate rises from 0"""
+    weight_decay: float
+    """pull of matrices towards 0, per unit of learning rate"""
+    max_norm: float
+    """gradient norm above which the gradient is scaled down"""
+    schedule: Literal["cosine", "linear", "constant"]
+    """way of the learning rate after warm-up"""
+
+
+class LoraArguments(TypedDict, total=False):
+    """Low-rank adapter (LoRA)"""
+
+    rank: int
+    """rank of the adapter; 0 trains all parameters of the model itself"""
+    alpha: float | None
+    """scale of the adapter is alpha / rank [default: 2 x rank]"""
+
+
+class SftArguments(TypedDict, total=False):
+    """Tune a base language model on instructions and answers."""
+
+    model: Required[str | os.PathLike[str]]
+    """folder or hub name of the base model"""
+    data: Required[Data]
+    """file or hub name of a data set; may be given several times"""
+    out: Required[str | os.PathLike[str]]
+    """folder of this run; a run found there is resumed if its settings match"""
+    eval_data: Data
+    """data only measured, never trained on [default: a held-out share]"""
+    held_out_share: float
+    """share of conversations held out by hash where there is no --eval-data"""
+    max_bad_records: float
+    """share of unusable records up to which they are left out and listed"""
+    template: str | os.PathLike[str] | None
+    """jinja file, folder, alpaca, chatml or plain [default: the model's own]"""
+    date: datetime.date | str | None
+    """YYYY-MM-DD, for templates that print one [default: first day of the run]"""
+    max_length: int | None
+    """tokens of a conversation [default: the model's positions]"""
+    too_long: Literal["error", "drop", "truncate"]
+    """what happens to longer ones"""
+    steps: int | None
+    """optimiser steps, in place of --epochs"""
+    epochs: int | None
+    """passes over the data [default: 2]"""
+    batch_size: int
+    """conversations per optimiser step, over all devices"""
+    max_tokens: int | None
+    """tokens per forward, for memory alone [default: enough to keep the device busy]"""
+    share_prefixes: bool
+    """compute a beginning that conversations share only once"""
+    gradient_checkpointing: bool
+    """compute activations twice to hold fewer in memory"""
+    dtype: Literal["float32", "bfloat16"]
+    """activations; trained weights stay float32"""
+    device: str | os.PathLike[str]
+    """auto, cpu, cuda or cuda:N; auto takes the GPU if there is one"""
+    seed: int
+    """fixes the order of the data and every random start"""
+    save_every: int
+    """steps between checkpoints; 0 saves at the end only"""
+    keep_checkpoints: int
+    """number of latest checkpoints that are kept"""
+    eval_every: int
+    """steps between measurements; 0 measures at start and end only"""
+    loss: LossArguments
+    """Loss"""
+    optim: OptimArguments
+    """Optimiser (AdamW)"""
+    lora: LoraArguments
+    """Low-rank adapter (LoRA)"""
+
+
+class RewardArguments(TypedDict, total=False):
+    """Train a reward model on ranked answers: which of two answers is the better one?"""
+
+    model: Required[str | os.PathLike[str]]
+    """folder or hub name of the tuned model, such as a run of heed sft"""
+    data: Required[Data]
+    """file or hub name of a data set; may be given several times"""
+    out: Required[str | os.PathLike[str]]
+    """folder of this run; a run found there is resumed if its settings match"""
+    eval_data: Data
+    """data only measured, never trained on [default: a held-out share]"""
+    held_out_share: float
+    """share of prompts held out by hash"""
+    max_bad_records: float
+    """share of unusable records up to which they are left out and listed"""
+    template: str | os.PathLike[str] | None
+    """jinja file, folder, alpaca, chatml or plain [default: the model's own]"""
+    date: datetime.date | str | None
+    """YYYY-MM-DD, for templates that print one [default: first day of the run]"""
+    max_length: int | None
+    """tokens of a prompt with an answer [default: the model's positions]"""
+    too_long: Literal["error", "drop", "truncate"]
+    """what happens to longer ones"""
+    epochs: int
+    """passes over the data"""
+    batch_size: int
+    """prompts with all their answers per step, over all devices"""
+    max_tokens: int | None
+    """tokens per forward, for memory alone [default: enough to keep the device busy]"""
+    gradient_checkpointing: bool
+    """compute activations twice to hold fewer in memory"""
+    dtype: Literal["float32", "bfloat16"]
+    """activations; trained weights stay float32"""
+    device: str | os.PathLike[str]
+    """auto, cpu, cuda or cuda:N; auto takes the GPU if there is one"""
+    seed: int
+    """fixes the order of the data and every random start and draw"""
+    save_every: int
+    """steps between checkpoints; 0 saves at the end only"""
+    eval_every: int
+    """steps between measurements; 0 measures at start and end only"""
+    margin: float
+    """lead asked for per point of score between two answers"""
+    centring: float
+    """pull of rewards towards 0, which comparisons leave open"""
+    label_smoothing: float
+    """share of the labels that is believed to be wrong"""
+    optim: OptimArguments
+    """Optimiser (AdamW)"""
+    lora: LoraArguments
+    """Low-rank adapter (LoRA)"""
+
+
+class DpoArguments(TypedDict, total=False):
+    """Tune a model on preferences directly, without a reward model (DPO, IPO, SimPO, KTO)."""
+
+    model: Required[str | os.PathLike[str]]
+    """folder or hub name of the tuned model, such as a run of heed sft"""
+    data: Required[Data]
+    """file or hub name of a data set; may be given several times"""
+    out: Required[str | os.PathLike[str]]
+    """folder of this run; a run found there is resumed if its settings match"""
+    eval_data: Data
+    """data only measured, never trained on [default: a held-out share]"""
+    held_out_share: float
+    """share of prompts held out by hash"""
+    max_bad_records: float
+    """share of unusable records up to which they are left out and listed"""
+    template: str | os.PathLike[str] | None
+    """jinja file, folder, alpaca, chatml or plain [default: the model's own]"""
+    date: datetime.date | str | None
+    """YYYY-MM-DD, for templates that print one [default: first day of the run]"""
+    max_length: int | None
+    """tokens of a prompt with an answer [default: the model's positions]"""
+    too_long: Literal["error", "drop", "truncate"]
+    """what happens to longer ones"""
+    epochs: int
+    """passes over the data"""
+    batch_size: int
+    """prompts with all their answers per step, over all devices"""
+    max_tokens: int | None
+    """tokens per forward, for memory alone [default: enough to keep the device busy]"""
+    gradient_checkpointing: bool
+    """compute activations twice to hold fewer in memory"""
+    dtype: Literal["float32", "bfloat16"]
+    """activations; trained weights stay float32"""
+    device: str | os.PathLike[str]
+    """auto, cpu, cuda or cuda:N; auto takes the GPU if there is one"""
+    seed: int
+    """fixes the order of the data and every random start and draw"""
+    save_every: int
+    """steps between checkpoints; 0 saves at the end only"""
+    eval_every: int
+    """steps between measurements; 0 measures at start and end only"""
+    objective: Literal["dpo", "ipo", "simpo", "kto"]
+    """what is learnt from; kto: single judged answers"""
+    beta: float | Literal["auto"]
+    """pull towards the model it starts from; auto: 0.1, and 2.0 for simpo"""
+    label_smoothing: float
+    """share of the labels that is believed to be wrong"""
+    gamma: float
+    """lead that simpo asks of the better answer"""
+    optim: OptimArguments
+    """Optimiser (AdamW)"""
+    lora: LoraArguments
+    """Low-rank adapter (LoRA)"""
+
+
+class KlArguments(TypedDict, total=False):
+    """Distance from the model it starts from (KL, nats per answer)"""
+
+    beta: float
+    """price of a nat in the reward, at the start"""
+    target: float | None
+    """KL that beta is adapted to [default: beta stays]"""
+    budget: float | None
+    """KL at which the run ends early [default: none]"""
+
+
+class PtxArguments(TypedDict, total=False):
+    """Against forgetting (PPO-ptx)"""
+
+    data: Data
+    """conversations that are trained on beside the rewards, as heed sft reads them"""
+    weight: float
+    """of their loss per token, beside the policy's of 1"""
+
+
+class PpoArguments(TypedDict, total=False):
+    """Let a model answer prompts and learn from the rewards (PPO with a KL penalty)."""
+
+    model: Required[str | os.PathLike[str]]
+    """folder or hub name of the tuned model, such as a run of heed sft"""
+    reward: Required[str | os.PathLike[str]]
+    """run of heed reward, FILE.py:FUNCTION, or 'command: ...', 'regex: ...'..."""
+    data: Required[Data]
+    """file or hub name of a data set; may be given several times"""
+    out: Required[str | os.PathLike[str]]
+    """folder of this run; a run found there is resumed if its settings match"""
+    max_bad_records: float
+    """share of unusable records up to which they are left out and listed"""
+    template: str | os.PathLike[str] | None
+    """jinja file, folder, alpaca, chatml or plain [default: the model's own]"""
+    date: datetime.date | str | None
+    """YYYY-MM-DD, for templates that print one [default: first day of the run]"""
+    max_prompt_length: int | None
+    """tokens of a prompt [default: the positions that an answer leaves]"""
+    too_long: Literal["error", "drop", "truncate"]
+    """what happens to longer ones"""
+    steps: int
+    """batches of answers that are sampled and learnt from"""
+    batch_size: int
+    """answers per batch, each to a prompt of its own"""
+    max_new_tokens: int
+    """tokens of an answer at most"""
+    temperature: float
+    """of sampling, and of every log-probability"""
+    epochs: int
+    """passes over each batch"""
+    minibatches: int
+    """optimiser steps per pass"""
+    max_tokens: int | None
+    """tokens per forward, for memory alone [default: enough to keep the device busy]"""
+    gradient_checkpointing: bool
+    """compute activations twice to hold fewer in memory"""
+    dtype: Literal["float32", "bfloat16"]
+    """activations; trained weights stay float32"""
+    device: str | os.PathLike[str]
+    """auto, cpu, cuda or cuda:N; auto takes the GPU if there is one"""
+    seed: int
+    """fixes the order of the data and every random start and draw"""
+    save_every: int
+    """steps between checkpoints; 0 saves at the end only"""
+    clip: float
+    """relative change of a token's probability at which it stops learning"""
+    missing_stop: float
+    """taken off the score of an answer that did not end by itself"""
+    lr: float | Literal["auto"]
+    """auto: a tenth of what suits supervised tuning"""
+    rank: int
+    """of the adapters on one base; 0 trains all parameters of models of their own"""
+    kl: KlArguments
+    """Distance from the model it starts from (KL, nats per answer)"""
+    ptx: PtxArguments
+    """Against forgetting (PPO-ptx)"""
+
+
+class KlOfGroupsArguments(TypedDict, total=False):
+    """Distance from the model it starts from (KL, nats per answer)"""
+
+    beta: float
+    """weight of its estimate in the loss, per answer"""
+    budget: float | None
+    """KL at which the run ends early [default: none]"""
+
+
+class GrpoArguments(TypedDict, total=False):
+    """Let a model answer each prompt several times and learn from which answers were better (GRPO, RLOO)."""
+
+    model: Required[str | os.PathLike[str]]
+    """folder or hub name of the tuned model, such as a run of heed sft"""
+    reward: Required[str | os.PathLike[str]]
+    """run of heed reward, FILE.py:FUNCTION, or 'command: ...', 'regex: ...'..."""
+    data: Required[Data]
+    """file or hub name of a data set; may be given several times"""
+    out: Required[str | os.PathLike[str]]
+    """folder of this run; a run found there is resumed if its settings match"""
+    max_bad_records: float
+    """share of unusable records up to which they are left out and listed"""
+    template: str | os.PathLike[str] | None
+    """jinja file, folder, alpaca, chatml or plain [default: the model's own]"""
+    date: datetime.date | str | None
+    """YYYY-MM-DD, for templates that print one [default: first day of the run]"""
+    max_prompt_length: int | None
+    """tokens of a prompt [default: the positions that an answer leaves]"""
+    too_long: Literal["error", "drop", "truncate"]
+    """what happens to longer ones"""
+    steps: int
+    """batches of answers that are sampled and learnt from"""
+    batch_size: int
+    """answers per batch, a multiple of the group size"""
+    group_size: int
+    """answers per prompt"""
+    max_new_tokens: int
+    """tokens of an answer at most"""
+    temperature: float
+    """of sampling, and of every log-probability"""
+    epochs: int
+    """passes over each batch"""
+    minibatches: int
+    """optimiser steps per pass"""
+    max_tokens: int | None
+    """tokens per forward, for memory alone [default: enough to keep the device busy]"""
+    gradient_checkpointing: bool
+    """compute activations twice to hold fewer in memory"""
+    dtype: Literal["float32", "bfloat16"]
+    """activations; trained weights stay float32"""
+    device: str | os.PathLike[str]
+    """auto, cpu, cuda or cuda:N; auto takes the GPU if there is one"""
+    seed: int
+    """fixes the order of the data and every random start and draw"""
+    save_every: int
+    """steps between checkpoints; 0 saves at the end only"""
+    advantage: Literal["group", "centred", "leave-one-out"]
+    """what a score is compared with"""
+    mean_over: Literal["sequence", "token", "length"]
+    """what weighs the same as any other; length: a constant"""
+    clip: float
+    """relative change of a token's probability at which it stops learning"""
+    missing_stop: float
+    """taken off the score of an answer that did not end by itself"""
+    lr: float | Literal["auto"]
+    """auto: a tenth of what suits supervised tuning"""
+    rank: int
+    """of the adapter; 0 trains all parameters of the model itself"""
+    kl: KlOfGroupsArguments
+    """Distance from the model it starts from (KL, nats per answer)"""
+
+
+class MergeArguments(TypedDict, total=False):
+    """Fold an adapter into its base model, and check that the logits agree."""
+
+    model: Required[str | os.PathLike[str]]
+    """run folder or adapter folder"""
+    out: Required[str | os.PathLike[str]]
+    """folder to write the merged model to; must be empty or absent"""
+    base: str | os.PathLike[str] | None
+    """folder or hub name of the base [default: the one the adapter names]"""
+    device: str | os.PathLike[str]
+    """auto, cpu, cuda or cuda:N; auto takes the GPU if there is one"""
+
+
+class ShowArguments(TypedDict, total=False):
+    """Show conversations or ranked answers of a data set as the model will read them, the trained tokens in colour."""
+
+    model: str | os.PathLike[str] | None
+    """folder or hub name of a model, for its tokenizer and its template"""
+    tokenizer: str | os.PathLike[str] | None
+    """folder that holds a tokenizer.json, in place of --model"""
+    template: str | os.PathLike[str] | None
+    """jinja file, tokenizer_config.json, folder, alpaca, chatml, plain [default: the model's]"""
+    date: datetime.date | str | None
+    """YYYY-MM-DD, for templates that print one [default: today]"""
+    record: int | None
+    """number of the one record to show, counted from 1"""
+    limit: int
+    """records to show of each data set; 0 shows all"""
