@@ -40,6 +40,7 @@ bench: .venv/heed-bench
 	OMP_NUM_THREADS=2 $(BIN)/python bench/reward.py
 	OMP_NUM_THREADS=2 $(BIN)/python bench/ppo_memory.py
 	OMP_NUM_THREADS=2 $(BIN)/python bench/sample.py
+	$(BIN)/python bench/busy.py
 
 clean:
 	rm -rf build .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -39,11 +39,15 @@ AGAIN = {
 }
 """what is said of a command that was stopped with Ctrl-C"""
 
+SPINNING = "GOMP_SPINCOUNT"
+"""how often a thread of libgomp looks for work before it sleeps"""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # nothing leaves the machine
+    wait_briefly()
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         # What is read and shown is text in any language, whatever the terminal's locale says.
         if isinstance(stream, io.TextIOWrapper) and stream.encoding.lower() not in ("utf-8", "utf8"):
@@ -69,6 +73,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         return _tell(full)
     return 0
+
+
+def wait_briefly() -> None:
+    """Let OpenMP's threads sleep soon when they wait for one another, unless the user has said how they wait.
+
+    On a machine with other work, a thread that is kept from its core would else keep all others spinning. libgomp reads
+    this when torch is loaded. Measured by bench/busy.py.
+    """
+    if not {SPINNING, "OMP_WAIT_POLICY"} & os.environ.keys():
+        os.environ[SPINNING] = "1000"
 
 
 def _command(words: Sequence[str]) -> None:
