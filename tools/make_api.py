@@ -61,9 +61,9 @@ print(run.load().answers(["Name a fruit."]))
 `import heed` loads nothing heavy; torch comes with the first use. The arguments of `heed.sft`, `reward`, `dpo`, `ppo`,
 `grpo`, `merge` and `show` are the settings of those commands, [one table each](settings.md); editors complete them.
 Mistakes are `heed.UserError`s in the same five parts as on the command line. The functions and classes are what heed
-promises to keep. On a machine with other work, set `GOMP_SPINCOUNT=1000` before Python starts, as the command line does
-for itself: threads that wait for one another then sleep instead of spinning ([measured](../bench/RESULTS.md)). Written by
-`python tools/make_api.py` from the docstrings; do not edit."""
+promises to keep. On a machine with other work, set `GOMP_SPINCOUNT=1000` before Python starts, as the command line
+does for itself: threads that wait for one another then sleep instead of spinning ([measured](../bench/RESULTS.md)).
+Written by `python tools/make_api.py` from the docstrings; do not edit."""
 
 
 def spelt(annotation: Any) -> str:
