@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny import make_tokenizer
 
-from heed.models.decode.sample import GREEDY, Sampling, before_stop, sample, tell
+from heed.models.decode.sample import GREEDY, Sampling, before_stop, sample, stream
 from heed.models.decode.stop_strings import StopStrings
 
 TOKENIZER = make_tokenizer().backend_tokenizer
@@ -128,7 +128,7 @@ def test_a_told_answer_ends_with_the_string_too():
     end = first_end(free.ids, (string,), lettered)
     told: list[int] = []
     how = {"stop_ids": [89], "max_new_tokens": 12, "sampling": GREEDY, "on_token": told.append}
-    tell(model, PROMPTS[0], stop_strings=[string], decode=lettered, **how)
+    stream(model, PROMPTS[0], stop_strings=[string], decode=lettered, **how)
     assert told == free.ids[:end]
 
 

@@ -26,7 +26,7 @@ from heed.recipes import demo
 from heed.recipes.demonstration import methods as demo_methods
 from heed.recipes.demonstration.exam import Exam, as_talk, with_shots
 from heed.recipes.demonstration.methods import DPO_BETAS, LONGER, Ground, arrived, as_compared, by_choice, by_ppo
-from heed.recipes.demonstration.preferences import Size, answers, scores_by, topics_of
+from heed.recipes.demonstration.preferences import Size, answers, scores_by, texts_of, topics_of
 
 SMALL = ["--examples", "100", "--questions", "1"]
 EXPENSES = ("seconds", "peak_memory_bytes", "run")
@@ -176,7 +176,7 @@ def test_the_best_of_one_has_the_mean_of_all_answers_and_of_more_a_higher_score(
     given = answers(ground.model, tasks, num_samples=4, seed=3, title="answering")
     gold = [
         merits(topics_of(ground.world, task), text).gold
-        for task, texts in zip(tasks, given.texts, strict=True)
+        for task, texts in zip(tasks, texts_of(given), strict=True)
         for text in texts
     ]
     assert len(points) == 3

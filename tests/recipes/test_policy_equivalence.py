@@ -34,8 +34,8 @@ from test_preference_equivalence import (
 
 from heed.data.prompts import PromptTokens
 from heed.dist.world import World
-from heed.models.decode.draw import Sampling
-from heed.models.decode.sample import sample
+from heed.models.decode.answers import Answer
+from heed.models.decode.sample import Completion
 from heed.models.heads import language as language_head
 from heed.models.kernels.speed import speed_up
 from heed.models.load import LoadedModel, prepare_training
@@ -43,22 +43,26 @@ from heed.models.roles import roles_on_one_base, separate_models
 from heed.models.score import trunk_of
 from heed.models.self_check import ChosenScore
 from heed.objectives.policy import constant_length_weights, sequence_mean_weights, token_mean_weights
-from heed.preference_config import PpoSettings
 from heed.recipes import grpo, ppo
-from heed.recipes.policy.learning import Experience, Opening, experienced, policy_loss_of, shuffled
 from heed.recipes.policy.rollout import (
-    Answer,
-    Cast,
-    Said,
-    draw_answers,
-    less_missing_stops,
-    score_answers,
-    what_roles_say,
+    RoleOutputs,
+    Rollout,
+    RolloutModels,
+    draw_rollout,
+    role_outputs,
+    score_rollout,
+)
+from heed.recipes.policy.update import (
+    Experience,
+    experiences_of,
+    micro_batches_of,
+    policy_loss_of,
+    shuffled_minibatches,
 )
 from heed.recipes.training.micro_batches import MicroBatching
 from heed.recipes.training.setup import Opened
 from heed.train.step import Term
-from heed.types import Message, Origin, Tokens
+from heed.types import Message, Origin
 
 pytestmark = [
     # transformers 5.23 gave these new names, and says so when peft or we use the old ones.
@@ -79,31 +83,31 @@ def chunk_elements_stay(monkeypatch):
 
 
 def prompt(ids):
-    asked = (Message("user", "made up"),)
-    return PromptTokens(np.array([*ids, ASSISTANT], dtype=np.int32), asked, {}, Origin("made up", 1))
+    messages = (Message("user", "made up"),)
+    return PromptTokens(np.array([*ids, ASSISTANT], dtype=np.int32), messages, {}, Origin("made up", 1))
 
 
 def answered(to, ids, *, stopped):
-    weight = np.zeros(len(to) + len(ids), dtype=np.float32)
-    weight[len(to) :] = 1
-    return Answer(to, Tokens(np.concatenate([to.ids, np.array(ids, np.int32)]), weight), "made up", stopped)
+    return Answer.of(to.ids.tolist(), Completion(list(ids), [0.0] * len(ids), stopped), "made up")
 
 
-def made_up_groups():
+def made_up_rollout():
     """Answers of one token and of many, stopped and not, alone and in groups, two of a group the same."""
     first, second = prompt(question(1, 4)), prompt(question(2, 9))
     third, fourth = prompt(question(3, 2, [BOS])), prompt(question(4, 5))
     same = answered(second, [*words(30, 3), END], stopped=True)
-    return [
+    groups = [
         [answered(first, [*words(10, 7), END], stopped=True), answered(first, words(11, 12), stopped=False)],
         [same, answered(second, [END], stopped=True), same, answered(second, [*words(31, 8), END], stopped=True)],
         [answered(third, words(40, 1), stopped=False)],
         [answered(fourth, [*words(50, n), END], stopped=True) for n in (2, 5, 9)],
     ]
+    return Rollout([first, second, third, fourth], groups)
 
 
-GROUPS = made_up_groups()
-ANSWERS = [each for group in GROUPS for each in group]
+ROLLOUT = made_up_rollout()
+GROUPS, ANSWERS = ROLLOUT.groups, ROLLOUT.answers
+LENGTHS = [answer.num_tokens for answer in ANSWERS]
 
 
 def made(family, dtype, *, adapter, attention="sdpa", with_value=True):
@@ -130,8 +134,8 @@ def made(family, dtype, *, adapter, attention="sdpa", with_value=True):
     return roles
 
 
-def cast_of(roles, *, way="forest", share=True, max_tokens=ALL, temperature=1.0, rule=None, stops=(END,)):
-    """The recipe's own cast, with nothing loaded from disk."""
+def models_of(roles, *, way="forest", share=True, max_tokens=ALL, temperature=1.0, reward_function=None, stops=(END,)):
+    """The recipe's own models, with nothing loaded from disk."""
     nothing: Any = None
 
     class Backend:
@@ -145,20 +149,21 @@ def cast_of(roles, *, way="forest", share=True, max_tokens=ALL, temperature=1.0,
         backend = Backend()
 
     tokenizer: Any = OwnTokenizer()
-    played = [role for role in (roles.policy, roles.reference, roles.value) if role is not None]
-    chosen = {role.model: ChosenScore(role.model, SCORES[way], share, "") for role in played}
+    present = [role for role in (roles.policy, roles.reference, roles.value) if role is not None]
+    forwards = {role.model: ChosenScore(role.model, SCORES[way], share, "") for role in present}
     opened = Opened(roles.loaded, nothing, tokenizer, stops, ())
-    return Cast(roles, opened, chosen, MicroBatching(max_tokens, share, World()), "float32", temperature, rule)
+    batching = MicroBatching(max_tokens, share, World())
+    return RolloutModels(roles, opened, forwards, batching, "float32", temperature, reward_function)
 
 
 def ready(family, dtype, way):
-    """The cast as a recipe has it when it begins to learn."""
+    """The models as a recipe has them when it begins to learn."""
     language_head.CHUNK_ELEMENTS = way.chunk_elements
     roles = made(family, dtype, adapter=way.adapter)
     for role in {id(r.model): r for r in (roles.policy, roles.reference, roles.value)}.values():
         speed_up(role.model)
         prepare_training(role.model, gradient_checkpointing=way.checkpointing)
-    return cast_of(roles, way=way.score, share=way.share, max_tokens=way.max_tokens, temperature=TEMPERATURE)
+    return models_of(roles, way=way.score, share=way.share, max_tokens=way.max_tokens, temperature=TEMPERATURE)
 
 
 # -- the reference ----------------------------------------------------------------------------------------------------
@@ -183,8 +188,8 @@ def plain_values(role, model, tokens):
 
 
 @cache
-def drawn(family, adapter):
-    """What is learnt from, near enough to what the roles say now for some tokens to be clipped and others not."""
+def experienced(family, adapter):
+    """What is learnt from, near enough to what the roles compute now for some tokens to be clipped and others not."""
     roles, rng = reference_roles(family, adapter), np.random.default_rng(3)
     experiences = []
     with torch.no_grad(), CastsToFloat64():
@@ -194,13 +199,12 @@ def drawn(family, adapter):
             with roles.value.active() as model:
                 value = plain_values(roles.value, model, each.tokens).numpy()
             n = len(logp)
-            said = Said(
-                logp=logp + rng.normal(0, 0.25, n),
-                reference_logp=logp + rng.normal(0, 1, n),
-                entropy=np.zeros(n),
-                value=value + rng.normal(0, 0.25, n),
-            )
-            experiences.append(Experience(each, said, rng.normal(0, 1, n), value + rng.normal(0, 1, n)))
+            old_logp = logp + rng.normal(0, 0.25, n)
+            reference_logp = logp + rng.normal(0, 1, n)
+            old_value = value + rng.normal(0, 0.25, n)
+            advantage, returns = rng.normal(0, 1, n), value + rng.normal(0, 1, n)
+            columns = map(torch.from_numpy, (old_logp, reference_logp, advantage, old_value, returns))
+            experiences.append(Experience(each, *columns))
     each = iter(experiences)
     return [[next(each) for _ in group] for group in GROUPS]
 
@@ -217,9 +221,9 @@ def expected_policy_gradient(family, adapter, mean_over, kl_weight):
     roles = reference_roles(family, adapter)
     losses, num_clipped = [], 0
     with CastsToFloat64(), roles.policy.active() as model:
-        for each in (e for group in drawn(family, adapter) for e in group):
+        for each in (e for group in experienced(family, adapter) for e in group):
             logp = tempered_logp(model, each.answer.tokens)
-            ratio = torch.exp(logp - torch.from_numpy(each.said.logp))
+            ratio = torch.exp(logp - each.old_logp)
             of_tokens = []
             for r, a in zip(ratio, each.advantage.tolist(), strict=True):
                 held = min(max(float(r.detach()), 1 - CLIP), 1 + CLIP)
@@ -227,7 +231,7 @@ def expected_policy_gradient(family, adapter, mean_over, kl_weight):
                 num_clipped += is_clipped
                 of_tokens.append(r * 0 - a * held if is_clipped else -a * r)
             loss = torch.stack(of_tokens)
-            losses.append(loss + kl_weight * (logp - torch.from_numpy(each.said.reference_logp)) ** 2 / 2)
+            losses.append(loss + kl_weight * (logp - each.reference_logp) ** 2 / 2)
         loss = mean_of(losses, mean_over)
         found = gradients(roles.policy.trained_parameters(), loss)
     return float(loss.detach()), found, num_clipped / sum(len(each) for each in losses)
@@ -238,10 +242,10 @@ def expected_value_gradient(family, adapter):
     roles = reference_roles(family, adapter)
     losses, num_clipped = [], 0
     with CastsToFloat64(), roles.value.active() as model:
-        for each in (e for group in drawn(family, adapter) for e in group):
+        for each in (e for group in experienced(family, adapter) for e in group):
             value = plain_values(roles.value, model, each.answer.tokens)
             of_tokens = []
-            for v, old, target in zip(value, each.said.value.tolist(), each.returns.tolist(), strict=True):
+            for v, old, target in zip(value, each.old_value.tolist(), each.returns.tolist(), strict=True):
                 held = min(max(float(v.detach()), old - 0.2), old + 0.2)
                 is_clipped = abs(held - target) > abs(float(v.detach()) - target)
                 num_clipped += is_clipped
@@ -258,10 +262,10 @@ def expected_value_gradient(family, adapter):
 @every_family
 @every_way()
 def test_the_gradient_of_ppos_policy_is_the_formulas(way, dtype, family):
-    cast = ready(family, dtype, way)
-    batches = experienced(drawn(family, way.adapter), cast.batching, token_mean_weights)
-    named = cast.roles.policy.trained_parameters()
-    found = gradient_of_a_step(named, [Term(batches, policy_loss_of(cast, clip=CLIP))], dtype)
+    models = ready(family, dtype, way)
+    batches = micro_batches_of(experienced(family, way.adapter), models.batching, token_mean_weights)
+    named = models.roles.policy.trained_parameters()
+    found = gradient_of_a_step(named, [Term(batches, policy_loss_of(models, clip=CLIP))], dtype)
     loss, gradient, clip_fraction = expected_policy_gradient(family, way.adapter, "token", 0.0)
     check(found, (loss, gradient), dtype)
     assert 0.05 < clip_fraction < 0.6
@@ -271,13 +275,10 @@ def test_the_gradient_of_ppos_policy_is_the_formulas(way, dtype, family):
 @every_family
 @every_way(lambda way: way.chunk_elements == LARGE_CHUNK)
 def test_the_gradient_of_ppos_values_is_the_formulas(way, dtype, family):
-    cast = ready(family, dtype, way)
-    nothing: Any = None
-    settings = PpoSettings(model="none", reward="none", data=["none"], out="none")
-    training = ppo.Training(settings, Opening(cast, nothing, []), nothing, nothing, 0.0, 0.0)
-    batches = experienced(drawn(family, way.adapter), cast.batching, token_mean_weights)
-    named = cast.roles.value.trained_parameters()
-    found = gradient_of_a_step(named, [Term(batches, partial(ppo.value_loss_of, training))], dtype)
+    models = ready(family, dtype, way)
+    batches = micro_batches_of(experienced(family, way.adapter), models.batching, token_mean_weights)
+    named = models.roles.value.trained_parameters()
+    found = gradient_of_a_step(named, [Term(batches, ppo.value_loss_of(models, models.roles.value))], dtype)
     loss, gradient, clip_fraction = expected_value_gradient(family, way.adapter)
     check(found, (loss, gradient), dtype)
     assert 0.05 < clip_fraction < 0.6
@@ -294,10 +295,10 @@ WEIGHTS = {
 @every_family
 @every_way()
 def test_the_gradient_of_grpo_is_the_formulas(way, dtype, family):
-    cast = ready(family, dtype, way)
-    batches = experienced(drawn(family, way.adapter), cast.batching, WEIGHTS["sequence"])
-    term = Term(batches, policy_loss_of(cast, clip=CLIP, kl_weight=KL_WEIGHT))
-    found = gradient_of_a_step(cast.roles.policy.trained_parameters(), [term], dtype)
+    models = ready(family, dtype, way)
+    batches = micro_batches_of(experienced(family, way.adapter), models.batching, WEIGHTS["sequence"])
+    term = Term(batches, policy_loss_of(models, clip=CLIP, kl_weight=KL_WEIGHT))
+    found = gradient_of_a_step(models.roles.policy.trained_parameters(), [term], dtype)
     check(found, expected_policy_gradient(family, way.adapter, "sequence", KL_WEIGHT)[:2], dtype)
 
 
@@ -305,27 +306,26 @@ def test_the_gradient_of_grpo_is_the_formulas(way, dtype, family):
 @pytest.mark.parametrize("mean_over", ["token", "length"])
 @every_way(lambda way: way.max_tokens == SEVERAL and not way.checkpointing, float32=False)
 def test_grpos_other_means_are_the_formulas(way, dtype, mean_over, family):
-    cast = ready(family, dtype, way)
-    batches = experienced(drawn(family, way.adapter), cast.batching, WEIGHTS[mean_over])
-    term = Term(batches, policy_loss_of(cast, clip=CLIP, kl_weight=KL_WEIGHT))
-    found = gradient_of_a_step(cast.roles.policy.trained_parameters(), [term], dtype)
+    models = ready(family, dtype, way)
+    batches = micro_batches_of(experienced(family, way.adapter), models.batching, WEIGHTS[mean_over])
+    term = Term(batches, policy_loss_of(models, clip=CLIP, kl_weight=KL_WEIGHT))
+    found = gradient_of_a_step(models.roles.policy.trained_parameters(), [term], dtype)
     check(found, expected_policy_gradient(family, way.adapter, mean_over, KL_WEIGHT)[:2], dtype)
 
 
 def test_the_settings_name_each_mean():
-    nothing: Any = None
     sequence = torch.tensor([0, 0, 0, 1])
     for name, weights in WEIGHTS.items():
         settings = grpo.GrpoSettings(
             model="none", reward="none", data=["none"], out="none", mean_over=name, max_new_tokens=LENGTH
         )
-        found = grpo.Training(settings, nothing, nothing, 0.0).weights_of(sequence, 2)
+        found = grpo.weights_of(settings)(sequence, 2)
         expected = weights(sequence, 2)
         assert found.weight.tolist() == expected.weight.tolist()
         assert found.total == expected.total
 
 
-# -- what the roles say -----------------------------------------------------------------------------------------------
+# -- what the roles compute -------------------------------------------------------------------------------------------
 
 
 @every_family
@@ -334,13 +334,16 @@ def test_the_settings_name_each_mean():
     ("way", "share", "max_tokens"),
     [("forest", True, ALL), ("forest", True, SEVERAL), ("forest", False, ONE_GROUP), ("padded rows", False, SEVERAL)],
 )
-def test_what_the_roles_say_of_an_answer_does_not_depend_on_the_cut(family, adapter, way, share, max_tokens):
+def test_what_the_roles_compute_of_an_answer_does_not_depend_on_the_cut(family, adapter, way, share, max_tokens):
     roles = made(family, torch.float64, adapter=adapter)
-    cast = cast_of(roles, way=way, share=share, max_tokens=max_tokens, temperature=TEMPERATURE)
+    models = models_of(roles, way=way, share=share, max_tokens=max_tokens, temperature=TEMPERATURE)
     with CastsToFloat64():
-        said = what_roles_say(cast, GROUPS)
+        outputs = role_outputs(models, ROLLOUT)
+    assert outputs.sequence.tolist() == [i for i, n in enumerate(LENGTHS) for _ in range(n)]
+    columns = (outputs.logp, outputs.reference_logp, outputs.value, outputs.entropy)
+    by_answer = zip(*(column.split(LENGTHS) for column in columns), strict=True)
     expected = reference_roles(family, adapter)
-    for each, answer in zip(said, ANSWERS, strict=True):
+    for found, answer in zip(by_answer, ANSWERS, strict=True):
         with torch.no_grad(), CastsToFloat64():
             with expected.policy.active() as model:
                 logits = model(input_ids=torch.tensor([answer.tokens.ids.tolist()])).logits[0] / TEMPERATURE
@@ -349,12 +352,10 @@ def test_what_the_roles_say_of_an_answer_does_not_depend_on_the_cut(family, adap
                 reference_logp = tempered_logp(model, answer.tokens)
             with expected.value.active() as model:
                 value = plain_values(expected.value, model, answer.tokens)
-        rows = torch.softmax(logits[len(answer.prompt) - 1 : -1], dim=-1)
-        torch.testing.assert_close(torch.from_numpy(each.logp), logp, rtol=1e-9, atol=1e-9)
-        torch.testing.assert_close(torch.from_numpy(each.reference_logp), reference_logp, rtol=1e-9, atol=1e-9)
-        torch.testing.assert_close(torch.from_numpy(each.value), value, rtol=1e-9, atol=1e-9)
+        rows = torch.softmax(logits[answer.prompt_length - 1 : -1], dim=-1)
         entropy = -(rows * rows.log()).sum(-1)
-        torch.testing.assert_close(torch.from_numpy(each.entropy), entropy, rtol=1e-9, atol=1e-9)
+        for column, theirs in zip(found, (logp, reference_logp, value, entropy), strict=True):
+            torch.testing.assert_close(column, theirs, rtol=1e-9, atol=1e-9)
 
 
 def fresh(family, *, adapter, temperature=1.0, dtype=torch.float32, max_tokens=ALL):
@@ -369,7 +370,7 @@ def fresh(family, *, adapter, temperature=1.0, dtype=torch.float32, max_tokens=A
     for model in {id(r.model): r.model for r in (roles.policy, roles.reference, roles.value)}.values():
         speed_up(model)
         prepare_training(model, gradient_checkpointing=False)
-    return cast_of(roles, temperature=temperature, max_tokens=max_tokens)
+    return models_of(roles, temperature=temperature, max_tokens=max_tokens)
 
 
 PROMPTS = [prompt(question(i, 2 + i)) for i in range(6)]
@@ -378,115 +379,123 @@ PROMPTS = [prompt(question(i, 2 + i)) for i in range(6)]
 @every_family
 @pytest.mark.parametrize("adapter", [False, True])
 def test_before_anything_is_learnt_the_kl_to_the_reference_is_exactly_0(family, adapter):
-    cast = fresh(family, adapter=adapter, temperature=0.8)
-    said = what_roles_say(cast, draw_answers(cast, PROMPTS, num_samples=2, max_new_tokens=9, seed=0))
-    for each in said:
-        assert np.array_equal(each.logp, each.reference_logp)
-        assert not each.value.any(), "a value that has learnt nothing says 0"
+    models = fresh(family, adapter=adapter, temperature=0.8)
+    outputs = role_outputs(models, draw_rollout(models, PROMPTS, num_samples=2, max_new_tokens=9, seed=0))
+    assert torch.equal(outputs.logp, outputs.reference_logp)
+    assert not outputs.value.any(), "a value that has learnt nothing is 0"
 
 
 @every_family
 @pytest.mark.parametrize("adapter", [False, True])
 def test_the_first_minibatch_has_ratio_1_and_nothing_clipped(family, adapter):
-    cast = fresh(family, adapter=adapter, temperature=0.8, max_tokens=120)
-    groups = draw_answers(cast, PROMPTS, num_samples=2, max_new_tokens=9, seed=1)
-    said = what_roles_say(cast, groups)
-    score = np.random.default_rng(0).normal(size=len(said))
-    experiences, _ = ppo.credited(groups, said, score, beta=0.1)
-    first = shuffled(experiences, 2, seed=0, step=1, epoch=0)[0]
-    batches = experienced(first, cast.batching, token_mean_weights)
-    term = Term(batches, policy_loss_of(cast, clip=CLIP))
-    numbers, _ = gradient_of_a_step(cast.roles.policy.trained_parameters(), [term], torch.float32)
+    models = fresh(family, adapter=adapter, temperature=0.8, max_tokens=120)
+    rollout = draw_rollout(models, PROMPTS, num_samples=2, max_new_tokens=9, seed=1)
+    outputs = role_outputs(models, rollout)
+    score = torch.from_numpy(np.random.default_rng(0).normal(size=len(rollout.answers)))
+    experiences = experiences_of(rollout, outputs, *ppo.credit(score, outputs, beta=0.1))
+    first = shuffled_minibatches(experiences, 2, seed=0, step=1, epoch=0)[0]
+    batches = micro_batches_of(first, models.batching, token_mean_weights)
+    term = Term(batches, policy_loss_of(models, clip=CLIP))
+    numbers, _ = gradient_of_a_step(models.roles.policy.trained_parameters(), [term], torch.float32)
     assert numbers["ratio_mean"] == pytest.approx(1, abs=1e-5)
     assert numbers["ratio_square_mean"] == pytest.approx(1, abs=2e-5)
     assert numbers["approximate_kl"] == pytest.approx(0, abs=1e-8)
     assert numbers["clip_fraction"] == 0
-    advantage = np.concatenate([each.advantage for group in first for each in group])
+    advantage = torch.cat([each.advantage for group in first for each in group]).numpy()
     assert numbers["loss"] == pytest.approx(-advantage.mean(), abs=1e-5)
 
 
 # -- credit -----------------------------------------------------------------------------------------------------------
 
 
-def by_definition(score, said, *, beta, gamma=1.0, lam=0.95):
+def by_definition(score, outputs, *, beta, gamma=1.0, lam=0.95):
     """(advantages before whitening, returns) of each answer: sums over all later tokens, written out."""
     advantages, returns = [], []
-    for value, each in zip(score, said, strict=True):
-        n = len(each.logp)
-        reward = [-beta * (each.logp[t] - each.reference_logp[t]) for t in range(n)]
-        reward[-1] += value
-        after = [*each.value[1:], 0.0]
-        surprise = [reward[t] + gamma * after[t] - each.value[t] for t in range(n)]
+    for i, last in enumerate(score.tolist()):
+        of_answer = outputs.sequence == i
+        logp, reference, value = (x[of_answer].tolist() for x in (outputs.logp, outputs.reference_logp, outputs.value))
+        n = len(logp)
+        reward = [-beta * (logp[t] - reference[t]) for t in range(n)]
+        reward[-1] += last
+        after = [*value[1:], 0.0]
+        surprise = [reward[t] + gamma * after[t] - value[t] for t in range(n)]
         advantage = [sum((gamma * lam) ** k * surprise[t + k] for k in range(n - t)) for t in range(n)]
         advantages.append(np.array(advantage))
-        returns.append(np.array(advantage) + each.value)
+        returns.append(np.array(advantage) + value)
     return advantages, returns
 
 
-def said_of(groups, seed):
-    rng = np.random.default_rng(seed)
+def outputs_of(lengths, seed):
+    rng, total = np.random.default_rng(seed), sum(lengths)
+    columns = rng.normal(-2, 1, total), rng.normal(-2, 1, total), rng.uniform(0, 3, total), rng.normal(0, 1, total)
+    sequence = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
+    return RoleOutputs(*map(torch.from_numpy, columns), sequence=sequence)
 
-    def of(answer):
-        n = answer.num_tokens
-        return Said(rng.normal(-2, 1, n), rng.normal(-2, 1, n), rng.uniform(0, 3, n), rng.normal(0, 1, n))
 
-    return [of(each) for group in groups for each in group]
+def scores(seed):
+    return torch.from_numpy(np.random.default_rng(seed).normal(size=len(ANSWERS)))
 
 
 def test_ppos_credit_is_the_definitions():
-    said, score = said_of(GROUPS, 4), np.random.default_rng(5).normal(size=len(ANSWERS))
-    experiences, foreseen = ppo.credited(GROUPS, said, score, beta=0.3)
-    advantages, returns = by_definition(score, said, beta=0.3)
-    everything = np.concatenate(advantages)
+    outputs, score = outputs_of(LENGTHS, 4), scores(5)
+    found = ppo.credit(score, outputs, beta=0.3)
+    advantage, returns = map(np.concatenate, by_definition(score, outputs, beta=0.3))
+    whitened = (advantage - advantage.mean()) / math.sqrt(advantage.var() + 1e-8)
+    np.testing.assert_allclose(found[0], whitened, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(found[1], returns, rtol=1e-9, atol=1e-9)
+
+
+def test_every_answer_gets_what_was_computed_of_it():
+    outputs, column = outputs_of(LENGTHS, 4), torch.arange(float(sum(LENGTHS)))
+    experiences = experiences_of(ROLLOUT, outputs, column, -column)
+    assert [len(group) for group in experiences] == [len(group) for group in GROUPS]
     found = [each for group in experiences for each in group]
-    for each, answer, advantage, target in zip(found, ANSWERS, advantages, returns, strict=True):
-        assert each.answer is answer
-        whitened = (advantage - everything.mean()) / math.sqrt(everything.var() + 1e-8)
-        np.testing.assert_allclose(each.advantage, whitened, rtol=1e-9, atol=1e-9)
-        np.testing.assert_allclose(each.returns, target, rtol=1e-9, atol=1e-9)
-    target, value = np.concatenate(returns), np.concatenate([each.value for each in said])
-    assert foreseen == pytest.approx(1 - (target - value).var() / target.var())
+    assert [each.answer for each in found] == ANSWERS
+    for i, each in enumerate(found):
+        of_answer = outputs.sequence == i
+        assert torch.equal(each.old_logp, outputs.logp[of_answer])
+        assert torch.equal(each.reference_logp, outputs.reference_logp[of_answer])
+        assert torch.equal(each.old_value, outputs.value[of_answer])
+        assert torch.equal(each.advantage, column[of_answer])
+        assert torch.equal(each.returns, -column[of_answer])
 
 
 def test_the_score_is_credited_at_the_stop_token_and_nowhere_else():
-    said = [replace(each, value=np.zeros_like(each.value)) for each in said_of(GROUPS, 6)]
-    nothing, one = np.zeros(len(ANSWERS)), np.zeros(len(ANSWERS))
+    outputs = outputs_of(LENGTHS, 6)
+    outputs = replace(outputs, value=torch.zeros_like(outputs.value))
+    nothing, one = torch.zeros(len(ANSWERS), dtype=torch.float64), torch.zeros(len(ANSWERS), dtype=torch.float64)
     one[0] = 1.0
     # By how much returns change: with values of 0 that is 0.95 to the power of the distance to the end.
-    before, after = (ppo.credited(GROUPS, said, score, beta=0.3)[0] for score in (nothing, one))
-    changes = [a.returns - b.returns for a, b in zip(itertools.chain(*after), itertools.chain(*before), strict=True)]
+    before, after = (ppo.credit(score, outputs, beta=0.3)[1] for score in (nothing, one))
     n = ANSWERS[0].num_tokens
     assert ANSWERS[0].tokens.ids[-1] == END
-    np.testing.assert_allclose(changes[0], 0.95 ** np.arange(n - 1, -1, -1), rtol=1e-9)
-    assert not any(change.any() for change in changes[1:])
+    np.testing.assert_allclose((after - before)[:n], 0.95 ** np.arange(n - 1, -1, -1), rtol=1e-9)
+    assert torch.equal(after[n:], before[n:])
 
 
 def test_other_answers_change_an_answers_credit_through_whitening_alone():
-    said, score = said_of(GROUPS, 7), np.random.default_rng(8).normal(size=len(ANSWERS))
-    everything, _ = ppo.credited(GROUPS, said, score, beta=0.2)
+    outputs, score = outputs_of(LENGTHS, 7), scores(8)
+    together, returns = ppo.credit(score, outputs, beta=0.2)
     num_first = len(GROUPS[0])
-    alone, _ = ppo.credited(GROUPS[:1], said[:num_first], score[:num_first], beta=0.2)
-    together = np.concatenate([each.advantage for each in everything[0]])
-    apart = np.concatenate([each.advantage for each in alone[0]])
-    assert np.abs(together - apart).max() > 0.05
+    n = sum(LENGTHS[:num_first])
+    columns = (x[:n] for x in (outputs.logp, outputs.reference_logp, outputs.entropy, outputs.value, outputs.sequence))
+    apart, returns_apart = ppo.credit(score[:num_first], RoleOutputs(*columns), beta=0.2)
+    assert (together[:n] - apart).abs().max() > 0.05
     # The one is the other but for a shift and a scale.
-    slope, shift = np.polyfit(apart, together, 1)
+    slope, shift = np.polyfit(apart, together[:n], 1)
     assert slope > 0
-    np.testing.assert_allclose(together, slope * apart + shift, atol=1e-9)
-    for ours, theirs in zip(everything[0], alone[0], strict=True):
-        np.testing.assert_array_equal(ours.returns, theirs.returns)
+    np.testing.assert_allclose(together[:n], slope * apart + shift, atol=1e-9)
+    np.testing.assert_array_equal(returns[:n], returns_apart)
 
 
 @pytest.mark.parametrize("adapter", [False, True])
 def test_credit_does_not_depend_on_the_cut(adapter):
-    score = np.random.default_rng(2).normal(size=len(ANSWERS))
     credits = []
     for max_tokens, share in ((ALL, True), (SEVERAL, True), (ONE_GROUP, False)):
-        cast = cast_of(made("llama", torch.float64, adapter=adapter), share=share, max_tokens=max_tokens)
+        models = models_of(made("llama", torch.float64, adapter=adapter), share=share, max_tokens=max_tokens)
         with CastsToFloat64():
-            said = what_roles_say(cast, GROUPS)
-        experiences, _ = ppo.credited(GROUPS, said, score, beta=0.1)
-        credits.append(np.concatenate([each.advantage for group in experiences for each in group]))
+            outputs = role_outputs(models, ROLLOUT)
+        credits.append(ppo.credit(scores(2), outputs, beta=0.1)[0].numpy())
     np.testing.assert_allclose(credits[1], credits[0], atol=1e-9)
     np.testing.assert_allclose(credits[2], credits[0], atol=1e-9)
     assert credits[0].mean() == pytest.approx(0, abs=1e-9)
@@ -502,115 +511,102 @@ GROUP_ADVANTAGES = {
 
 @pytest.mark.parametrize("kind", GROUP_ADVANTAGES)
 def test_every_token_of_an_answer_has_its_advantage_in_the_group(kind):
-    said, score = said_of(GROUPS, 9), np.random.default_rng(10).normal(size=len(ANSWERS))
-    experiences = grpo.credited(GROUPS, said, score, kind=kind)
-    at = 0
-    for group, found in zip(GROUPS, experiences, strict=True):
-        expected = GROUP_ADVANTAGES[kind](score[at : at + len(group)])
-        at += len(group)
-        for answer, each, advantage in zip(group, found, expected, strict=True):
-            assert each.answer is answer
-            np.testing.assert_allclose(each.advantage, np.full(answer.num_tokens, advantage), atol=1e-12)
+    score, sequence = scores(10), outputs_of(LENGTHS, 9).sequence
+    found = grpo.credit(score, ROLLOUT.group, sequence, kind=kind).split(LENGTHS)
+    expected = [GROUP_ADVANTAGES[kind](score[ROLLOUT.group == i].numpy()) for i in range(len(GROUPS))]
+    for of_tokens, advantage in zip(found, np.concatenate(expected), strict=True):
+        np.testing.assert_allclose(of_tokens, np.full(len(of_tokens), advantage), atol=1e-12)
 
 
 def test_the_spread_says_how_many_groups_teach_nothing():
-    score = np.array([1.0, 2.0, 5.0, 5.0, 5.0, 5.0, 3.0, 1.0, 1.0, 4.0])
-    numbers = grpo.spread(score, GROUPS)
+    score = torch.tensor([1.0, 2.0, 5.0, 5.0, 5.0, 5.0, 3.0, 1.0, 1.0, 4.0], dtype=torch.float64)
+    numbers = grpo.spread(score, ROLLOUT.group)
     assert numbers["share_of_groups_without_signal"] == 2 / 4
     assert numbers["group_std"] == pytest.approx((math.sqrt(0.5) + 0 + 0 + math.sqrt(3)) / 4)
 
 
-def test_only_what_did_not_stop_pays_for_it():
-    score = np.arange(10.0)
-    found = less_missing_stops(score, GROUPS, penalty=1.5)
-    stopped = np.array([each.stopped for each in ANSWERS])
-    np.testing.assert_array_equal(found, np.where(stopped, score, score - 1.5))
-    assert (found < score).sum() == 2
+def test_a_rollout_knows_which_answers_stopped_and_whose_prompt_is_whose():
+    assert ROLLOUT.stopped.tolist() == [each.stopped for each in ANSWERS]
+    assert ROLLOUT.stopped.logical_not().sum() == 2
+    assert ROLLOUT.group.tolist() == [0, 0, 1, 1, 1, 1, 2, 3, 3, 3]
+    assert ROLLOUT.prompt_of == [ROLLOUT.prompts[i] for i in ROLLOUT.group.tolist()]
 
 
 # -- drawing and learning are of one distribution ---------------------------------------------------------------------
 
 
-def moved(cast, seed):
+def moved(models, seed):
     """Move what the policy learns, as steps would."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for _, parameter in cast.roles.policy.trained_parameters():
+        for _, parameter in models.roles.policy.trained_parameters():
             parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
 
 
 @every_family
 @pytest.mark.parametrize("adapter", [False, True])
 def test_the_sampler_says_what_the_training_forward_says_also_after_steps(family, adapter):
-    cast = fresh(family, adapter=adapter)
+    models = fresh(family, adapter=adapter)
     for seed in range(3):
-        with cast.roles.policy.active() as model:
-            completions = sample(
-                model, [p.ids.tolist() for p in PROMPTS], stop_ids=[END], max_new_tokens=12,
-                sampling=Sampling(1.0, top_p=1.0), num_samples=2, seed=seed,
-            )  # fmt: skip
-        groups = draw_answers(cast, PROMPTS, num_samples=2, max_new_tokens=12, seed=seed)
-        said = what_roles_say(cast, groups)
-        drawn_by_sampler = [each for of_prompt in completions for each in of_prompt]
-        for each, completion, answer in zip(said, drawn_by_sampler, itertools.chain(*groups), strict=True):
-            assert answer.tokens.ids[len(answer.prompt) :].tolist() == completion.ids
-            np.testing.assert_allclose(each.logp, completion.logp, atol=1e-4)
-        moved(cast, seed)
+        rollout = draw_rollout(models, PROMPTS, num_samples=2, max_new_tokens=12, seed=seed)
+        sampler_logp = np.concatenate([each.sampler_logp for each in rollout.answers])
+        np.testing.assert_allclose(role_outputs(models, rollout).logp, sampler_logp, atol=1e-4)
+        moved(models, seed)
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 1.7])
 def test_answers_are_drawn_at_the_temperature_of_their_log_probabilities(temperature):
-    cast = fresh("llama", adapter=True, temperature=temperature)
-    groups = draw_answers(cast, PROMPTS, num_samples=60, max_new_tokens=4, seed=0)
-    said = what_roles_say(cast, groups)
+    models = fresh("llama", adapter=True, temperature=temperature)
+    rollout = draw_rollout(models, PROMPTS, num_samples=60, max_new_tokens=4, seed=0)
+    outputs = role_outputs(models, rollout)
     # On samples of its own a distribution's log p is, on average, its negative entropy; on another's it is not.
-    surplus = np.concatenate([each.logp + each.entropy for each in said])
+    surplus = (outputs.logp + outputs.entropy).numpy()
     error = surplus.std() / math.sqrt(len(surplus))
     assert abs(surplus.mean()) < 4 * error
-    other = replace(cast, temperature=1.2 if temperature == 1.0 else 1.0)
-    wrong = np.concatenate([each.logp + each.entropy for each in what_roles_say(other, groups)])
+    other = replace(models, temperature=1.2 if temperature == 1.0 else 1.0)
+    of_other = role_outputs(other, rollout)
+    wrong = (of_other.logp + of_other.entropy).numpy()
     assert abs(wrong.mean()) > 4 * error, "a wrong temperature must be seen"
 
 
 def test_the_learning_sees_the_temperature():
-    cast = fresh("llama", adapter=False, temperature=TEMPERATURE, dtype=torch.float64)
+    models = fresh("llama", adapter=False, temperature=TEMPERATURE, dtype=torch.float64)
     with CastsToFloat64():
-        said = what_roles_say(cast, GROUPS)
-        expected = [tempered_logp(cast.roles.policy.model, each.tokens).detach().numpy() for each in ANSWERS]
-        at_1 = [logp_of(cast.roles.policy.model, each.tokens).detach().numpy() for each in ANSWERS]
-    np.testing.assert_allclose(np.concatenate([each.logp for each in said]), np.concatenate(expected), atol=1e-9)
+        outputs = role_outputs(models, ROLLOUT)
+        expected = [tempered_logp(models.roles.policy.model, each.tokens).detach().numpy() for each in ANSWERS]
+        at_1 = [logp_of(models.roles.policy.model, each.tokens).detach().numpy() for each in ANSWERS]
+    np.testing.assert_allclose(outputs.logp, np.concatenate(expected), atol=1e-9)
     assert np.abs(np.concatenate(expected) - np.concatenate(at_1)).max() > 0.1
 
 
 def test_an_answer_ends_with_its_first_stop_token_and_its_text_leaves_it_out():
-    cast = fresh("llama", adapter=False)
-    likeliest = replace(cast, opened=replace(cast.opened, stops=tuple(range(0, VOCABULARY, 5))))
-    groups = draw_answers(likeliest, PROMPTS, num_samples=8, max_new_tokens=6, seed=3)
-    answers = [each for group in groups for each in group]
+    models = fresh("llama", adapter=False)
+    likeliest = replace(models, opened=replace(models.opened, stops=tuple(range(0, VOCABULARY, 5))))
+    answers = draw_rollout(likeliest, PROMPTS, num_samples=8, max_new_tokens=6, seed=3).answers
     assert any(each.stopped for each in answers)
     assert any(not each.stopped for each in answers)
     for each in answers:
-        ids = each.tokens.ids[len(each.prompt) :].tolist()
+        ids = each.tokens.ids[each.prompt_length :].tolist()
         assert each.stopped == (ids[-1] % 5 == 0)
         assert not [token for token in ids[:-1] if token % 5 == 0]
         assert each.text == " ".join(map(str, ids[:-1] if each.stopped else ids))
         assert each.num_tokens == len(ids)
         assert each.stopped or each.num_tokens == 6
-        assert np.flatnonzero(each.tokens.weight).tolist() == list(range(len(each.prompt), len(each.tokens)))
+        assert np.flatnonzero(each.tokens.weight).tolist() == list(range(each.prompt_length, len(each.tokens)))
 
 
 def test_what_is_drawn_depends_on_the_seed():
-    cast = fresh("llama", adapter=True)
-    drawn = [draw_answers(cast, PROMPTS, num_samples=1, max_new_tokens=6, seed=seed) for seed in (1, 1, 2)]
-    first, again, other = ([each.text for group in groups for each in group] for groups in drawn)
+    models = fresh("llama", adapter=True)
+    drawn = [draw_rollout(models, PROMPTS, num_samples=1, max_new_tokens=6, seed=seed) for seed in (1, 1, 2)]
+    first, again, other = ([each.text for each in rollout.answers] for rollout in drawn)
     assert first == again
     assert first != other
 
 
 def draws_of(world):
-    cast = fresh("llama", adapter=True)
-    cast = replace(cast, batching=replace(cast.batching, world=world))
-    groups = draw_answers(cast, PROMPTS, num_samples=2, max_new_tokens=6, seed=5)
+    models = fresh("llama", adapter=True)
+    models = replace(models, batching=replace(models.batching, world=world))
+    groups = draw_rollout(models, PROMPTS, num_samples=2, max_new_tokens=6, seed=5).groups
     return [[each.tokens.ids.tolist() for each in group] for group in groups]
 
 
@@ -628,21 +624,20 @@ def test_two_processes_draw_what_one_does(tmp_path):
     assert first == second == draws_of(World())
 
 
-def test_a_rule_is_asked_about_each_answer_with_its_prompt_and_record():
-    asked = []
+def test_a_users_function_is_called_with_each_answer_its_prompt_and_record():
+    calls = []
 
-    def rule(prompts, answers, records):
-        asked.extend(zip(prompts, answers, records, strict=True))
+    def function(prompts, answers, records):
+        calls.extend(zip(prompts, answers, records, strict=True))
         return [float(len(each)) for each in answers]
 
-    rules: Any = rule
-    cast = replace(fresh("llama", adapter=True), rule=rules)
+    reward_function: Any = function
+    models = replace(fresh("llama", adapter=True), reward_function=reward_function)
     prompts = [replace(p, messages=(Message("user", f"q{i}"),), fields={"i": i}) for i, p in enumerate(PROMPTS)]
-    groups = draw_answers(cast, prompts, num_samples=2, max_new_tokens=3, seed=0)
-    score = score_answers(cast, groups)
-    answers = [each for group in groups for each in group]
-    assert asked == [(f"q{i // 2}", each.text, {"i": i // 2}) for i, each in enumerate(answers)]
-    assert score.tolist() == [float(len(each.text)) for each in answers]
+    rollout = draw_rollout(models, prompts, num_samples=2, max_new_tokens=3, seed=0)
+    score = score_rollout(models, rollout)
+    assert calls == [(f"q{i // 2}", each.text, {"i": i // 2}) for i, each in enumerate(rollout.answers)]
+    assert score.tolist() == [float(len(each.text)) for each in rollout.answers]
 
 
 # -- what the matrix means --------------------------------------------------------------------------------------------
@@ -658,12 +653,12 @@ def test_answers_to_one_prompt_share_it_and_are_never_cut_apart():
 
 def test_minibatches_are_new_in_every_pass_and_phase_and_hold_everything_once():
     parts = {
-        (seed, step, epoch): shuffled(list(range(10)), 3, seed=seed, step=step, epoch=epoch)
+        (seed, step, epoch): shuffled_minibatches(list(range(10)), 3, seed=seed, step=step, epoch=epoch)
         for seed, step, epoch in itertools.product(range(2), range(1, 3), range(2))
     }
     assert len({str(each) for each in parts.values()}) == len(parts)
     for each in parts.values():
         assert sorted(itertools.chain(*each)) == list(range(10))
         assert [len(part) for part in each] == [4, 3, 3]
-    assert shuffled(list(range(10)), 3, seed=1, step=2, epoch=1) == parts[1, 2, 1]
-    assert [len(part) for part in shuffled([1, 2], 5, seed=0, step=1, epoch=0)] == [1, 1]
+    assert shuffled_minibatches(list(range(10)), 3, seed=1, step=2, epoch=1) == parts[1, 2, 1]
+    assert [len(part) for part in shuffled_minibatches([1, 2], 5, seed=0, step=1, epoch=0)] == [1, 1]

@@ -15,9 +15,9 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Bloo
 
 from heed.models.self_check import choose_score
 from heed.preference_config import GrpoSettings, PpoSettings
-from heed.recipes.policy import learning as policy
-from heed.recipes.policy.learning import open_policy
-from heed.recipes.policy.rollout import draw_answers, score_answers, what_roles_say
+from heed.recipes.policy import setup as policy_setup
+from heed.recipes.policy.rollout import draw_rollout, role_outputs, score_rollout
+from heed.recipes.policy.setup import open_policy
 from heed.recipes.training.loop import in_run_folder
 
 pytestmark = [
@@ -61,14 +61,14 @@ def opened(tmp_path, instruct, write):
         found = SimpleNamespace()
 
         def work(settings: Any, place: Any) -> None:
-            opening = open_policy(settings, place, with_value=with_value)
-            found.cast, prompts = opening.cast, opening.prompts.batch(1, 4, 4)
-            found.groups = draw_answers(opening.cast, prompts, num_samples=2, max_new_tokens=9, seed=0)
-            found.score = score_answers(opening.cast, found.groups)
-            found.said = what_roles_say(opening.cast, found.groups)
+            setup = open_policy(settings, place, with_value=with_value)
+            found.models, prompts = setup.models, setup.prompts.batch(1, 4, 4)
+            found.rollout = draw_rollout(setup.models, prompts, num_samples=2, max_new_tokens=9, seed=0)
+            found.score = score_rollout(setup.models, found.rollout)
+            found.outputs = role_outputs(setup.models, found.rollout)
 
         in_run_folder(settings, work)
-        found.answers = [answer for group in found.groups for answer in group]
+        found.answers = found.rollout.answers
         return found
 
     return run
@@ -84,7 +84,7 @@ def classified(folder: str, answers: Any) -> list[tuple[float, np.ndarray]]:
             score = float(classifier(input_ids=ids).logits[0, 0])
             states = classifier.transformer(input_ids=ids).last_hidden_state[0]
             everywhere = classifier.score(states)[:, 0].numpy()
-        found.append((score, everywhere[len(answer.prompt) - 1 : -1]))
+        found.append((score, everywhere[answer.prompt_length - 1 : -1]))
     return found
 
 
@@ -95,23 +95,25 @@ def test_a_reward_model_of_another_family_scores_as_it_does_alone(rewards, opene
     scores, values = zip(*classified(rewards[family], found.answers), strict=True)
     assert np.std(scores) > 0.1
     np.testing.assert_allclose(found.score, scores, atol=1e-4)
-    for said, value in zip(found.said, values, strict=True):
-        # With models of its own the value begins as the reward model, on an adapter of another base as 0.
-        np.testing.assert_allclose(said.value, value if rank == 0 else 0 * value, atol=1e-4)
+    # With models of its own the value begins as the reward model, on an adapter of another base as 0.
+    expected = np.concatenate(values)
+    np.testing.assert_allclose(found.outputs.value, expected if rank == 0 else 0 * expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("rank", [0, 2])
 @pytest.mark.parametrize("family", ["gpt2", "bloom"])
 def test_the_policy_says_the_same_whatever_family_scores_it(tmp_path, rewards, opened, family, rank):
     found = opened(rewards[family], rank=rank)
-    model = found.cast.roles.policy.model
-    for said, answer in zip(found.said, found.answers, strict=True):
+    model = found.models.roles.policy.model
+    expected = []
+    for answer in found.answers:
         ids = torch.tensor([answer.tokens.ids.tolist()])
         with torch.no_grad():
             logp = torch.log_softmax(model(input_ids=ids).logits[0], dim=-1)
-        at = np.arange(len(answer.prompt), len(answer.tokens))
-        np.testing.assert_allclose(said.logp, logp[at - 1, ids[0, at]].numpy(), atol=1e-4)
-        assert np.array_equal(said.logp, said.reference_logp)
+        at = np.arange(answer.prompt_length, len(answer.tokens))
+        expected.append(logp[at - 1, ids[0, at]].numpy())
+    np.testing.assert_allclose(found.outputs.logp, np.concatenate(expected), atol=1e-4)
+    assert torch.equal(found.outputs.logp, found.outputs.reference_logp)
 
 
 def test_a_model_that_falls_back_is_named_and_no_other(rewards, opened, capsys):
@@ -132,15 +134,15 @@ def test_models_that_the_forest_serves_are_told_of_once(rewards, opened, capsys)
 
 def test_a_reward_model_read_by_rows_leaves_the_policys_prompts_shared(rewards, opened):
     found = opened(rewards["bloom"], rank=2, with_value=False)
-    assert found.cast.batching.share
-    assert not found.cast.chosen[found.cast.roles.reward.model].shares_prefixes
-    forest = found.cast.batching.forest([[answer.tokens for answer in group] for group in found.groups])
+    assert found.models.batching.share
+    assert not found.models.forwards[found.models.roles.reward.model].shares_prefixes
+    forest = found.models.batching.forest(found.rollout.sequences)
     assert forest.num_tokens < 0.8 * forest.num_unshared_tokens
 
 
 def test_what_a_value_read_by_rows_reads_is_not_shared(rewards, opened):
-    assert not opened(rewards["bloom"], rank=0).cast.batching.share
-    assert opened(rewards["bloom"], rank=0, with_value=False).cast.batching.share
+    assert not opened(rewards["bloom"], rank=0).models.batching.share
+    assert opened(rewards["bloom"], rank=0, with_value=False).models.batching.share
 
 
 @pytest.mark.parametrize(("rank", "reward", "count"), [(2, "regex: e", 1), (2, "bloom", 2), (0, "gpt2", 4)])
@@ -151,11 +153,12 @@ def test_each_model_is_checked_once_however_many_roles_it_plays(rewards, opened,
         checked.append(model)
         return choose_score(model, *arguments, **options)
 
-    monkeypatch.setattr(policy, "choose_score", noted)
-    cast = opened(rewards.get(reward, reward), rank=rank).cast
-    roles = [role for role in (cast.roles.policy, cast.roles.reference, cast.roles.reward, cast.roles.value) if role]
+    monkeypatch.setattr(policy_setup, "choose_score", noted)
+    models = opened(rewards.get(reward, reward), rank=rank).models
+    roles = models.roles
+    present = [role for role in (roles.policy, roles.reference, roles.reward, roles.value) if role]
     assert len(checked) == len(set(checked)) == count
-    assert set(checked) == {role.model for role in roles} == set(cast.chosen)
+    assert set(checked) == {role.model for role in present} == set(models.forwards)
 
 
 @pytest.mark.parametrize(("command", "rank"), [("ppo", 0), ("ppo", 2), ("grpo", 0), ("grpo", 2)])

@@ -18,7 +18,7 @@ from heed.data.render import ChatTemplate
 from heed.data.stops import forbidden_pattern
 from heed.data.tokens import Tokenizer, fit_template
 from heed.errors import UserError
-from heed.models.decode.sample import Sampling, tell
+from heed.models.decode.sample import Sampling, stream
 from heed.models.load import LoadedModel, choose_device, load_model, load_tokenizer, num_positions, stop_ids_of
 from heed.recipes.training.setup import checked_stops, wrapped
 from heed.types import Message
@@ -81,7 +81,7 @@ class Chat:
         limit = self.settings.max_new_tokens
         ending = Ending.LIMIT if room is None or limit <= room else Ending.POSITIONS
         try:
-            tell(
+            stream(
                 self.loaded.model,
                 prompt,
                 stop_ids=self.stop_ids,

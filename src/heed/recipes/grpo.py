@@ -14,11 +14,9 @@ as in PPO's recipe. The answers to a prompt are in one forest, so the prompt is 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
 from heed.errors import UserError
@@ -27,24 +25,22 @@ from heed.objectives.advantage import (
     group_advantages,
     group_deviations,
     leave_one_out_advantages,
+    score_less_missing_stop,
 )
 from heed.objectives.policy import constant_length_weights, sequence_mean_weights, token_mean_weights
 from heed.preference_config import GrpoSettings
-from heed.recipes.policy.learning import (
-    Experience,
-    Opening,
+from heed.recipes.policy.phases import go_through_phases, is_over_budget, rate_of_phase, seed_of_phase
+from heed.recipes.policy.rollout import draw_rollout, log_samples, role_outputs, rollout_metrics, score_rollout
+from heed.recipes.policy.setup import PolicySetup, open_policy, optimiser_of, peak_rate
+from heed.recipes.policy.update import (
     WeightsOf,
-    experienced,
-    open_policy,
-    optimiser_of,
-    over_passes,
-    peak_rate,
+    experiences_of,
+    mean_over_steps,
+    micro_batches_of,
     policy_loss_of,
-    shuffled,
+    shuffled_minibatches,
     step_of,
 )
-from heed.recipes.policy.phases import draw_phase, go_through_phases, is_over_budget, rate_of_phase
-from heed.recipes.policy.rollout import Answer, Groups, Said
 from heed.recipes.training.loop import Place, in_run_folder
 from heed.train.optimiser import set_learning_rate
 from heed.train.step import Term
@@ -52,32 +48,114 @@ from heed.train.step import Term
 if TYPE_CHECKING:
     from torch import Tensor
 
-
-@dataclass(eq=False)
-class Training:
-    """Everything a phase needs, and what changes from one to the next."""
-
-    settings: GrpoSettings
-    opening: Opening
-    optimiser: torch.optim.Optimizer
-    peak: float
-
-    @property
-    def weights_of(self) -> WeightsOf:
-        """How much each token counts."""
-        length = partial(constant_length_weights, length=self.settings.max_new_tokens)
-        by_name: dict[str, WeightsOf] = {
-            "token": token_mean_weights,
-            "sequence": sequence_mean_weights,
-            "length": length,
-        }
-        return by_name[self.settings.mean_over]
+ADVANTAGES = {
+    "group": group_advantages,
+    "centred": centred_group_advantages,
+    "leave-one-out": leave_one_out_advantages,
+}
+"""by the setting `advantage`"""
 
 
 def run(settings: GrpoSettings) -> None:
     """Let the model learn from rewards into its run folder; go on where an earlier run stopped."""
     refuse_uneven_groups(settings)
     in_run_folder(settings, train)
+
+
+def train(settings: GrpoSettings, place: Place) -> None:
+    """From the opened run folder to the policy in it."""
+    setup = open_policy(settings, place, with_value=False)
+    optimiser = optimiser_of(setup.models.roles.policy)
+    go_through_phases(
+        settings,
+        setup,
+        place,
+        take_phase=lambda step: take_phase(settings, setup, optimiser, step, place),
+        state=lambda: {"optimiser": optimiser.state_dict()},
+        put_back=lambda kept: optimiser.load_state_dict(kept["optimiser"]),
+    )
+
+
+def take_phase(
+    settings: GrpoSettings, setup: PolicySetup, optimiser: torch.optim.Optimizer, step: int, place: Place
+) -> dict[str, float]:
+    """One phase: the policy answers prompts, and learns which answers were better; returns its metrics."""
+    models, policy = setup.models, setup.models.roles.policy
+
+    # The policy answers each prompt of a batch several times; every answer is scored.
+    began = time.perf_counter()
+    num_prompts = settings.batch_size // settings.group_size
+    prompts = setup.prompts.batch(step, num_prompts, settings.steps * num_prompts)
+    rollout = draw_rollout(
+        models,
+        prompts,
+        num_samples=settings.group_size,
+        max_new_tokens=settings.max_new_tokens,
+        seed=seed_of_phase(settings, step),
+    )
+    score = score_rollout(models, rollout)
+
+    # log p of every token under policy and reference.
+    outputs = role_outputs(models, rollout)
+    log_samples(place, step, rollout, score, outputs)
+    metrics = rollout_metrics(rollout, score, outputs)
+    seconds_sampling = time.perf_counter() - began
+
+    # How much better each answer is than the others to its prompt; every token of it has that advantage.
+    score = score_less_missing_stop(score, rollout.stopped, penalty=settings.missing_stop)
+    metrics |= spread(score, rollout.group)
+    if is_over_budget(settings, metrics["kl_per_sequence"]):
+        return metrics
+    began = time.perf_counter()
+    advantage = credit(score, rollout.group, outputs.sequence, kind=settings.advantage)
+    experiences = experiences_of(rollout, outputs, advantage, returns=torch.zeros_like(advantage))
+
+    # A few passes of clipped optimiser steps.
+    rate = rate_of_phase(settings, step, peak=peak_rate(settings.lr, models))
+    set_learning_rate(optimiser, rate)
+    loss_of = policy_loss_of(models, clip=settings.clip, kl_weight=settings.kl.beta)
+    steps = []
+    for epoch in range(settings.epochs):
+        minibatches = shuffled_minibatches(
+            experiences, settings.minibatches, seed=settings.seed, step=step, epoch=epoch
+        )
+        for minibatch in minibatches:
+            batches = micro_batches_of(minibatch, models.batching, weights_of(settings))
+            steps.append(step_of(policy, optimiser, [Term(batches, loss_of)], place))
+    return {
+        **metrics,
+        **mean_over_steps(steps, "policy_loss"),
+        "beta": settings.kl.beta,
+        "learning_rate": rate,
+        "seconds_sampling": seconds_sampling,
+        "seconds_learning": time.perf_counter() - began,
+    }
+
+
+def credit(score: Tensor, group: Tensor, sequence: Tensor, *, kind: str) -> Tensor:
+    """(N,) advantage of every token: its answer's, against the other answers to the prompt.
+
+    Args:
+        group: (S,) which prompt each answer belongs to.
+        sequence: (N,) which answer each token belongs to.
+    """
+    return ADVANTAGES[kind](score, group, int(group[-1]) + 1)[sequence]
+
+
+def spread(score: Tensor, group: Tensor) -> dict[str, float]:
+    """How much the answers to a prompt differ in score, and how often not at all: such a group teaches nothing."""
+    _, std, _ = group_deviations(score, group, int(group[-1]) + 1)
+    return {"group_std": float(std.mean()), "share_of_groups_without_signal": float((std == 0).double().mean())}
+
+
+def weights_of(settings: GrpoSettings) -> WeightsOf:
+    """How much each token counts, by the setting `mean_over`."""
+    by_name: dict[str, WeightsOf] = {
+        "token": token_mean_weights,
+        "sequence": sequence_mean_weights,
+        "length": partial(constant_length_weights, length=settings.max_new_tokens),
+    }
+    return by_name[settings.mean_over]
 
 
 def refuse_uneven_groups(settings: GrpoSettings) -> None:
@@ -92,82 +170,3 @@ def refuse_uneven_groups(settings: GrpoSettings) -> None:
         expected="a multiple of the group size",
         fix=f"--batch-size {whole}",
     )
-
-
-def train(settings: GrpoSettings, place: Place) -> None:
-    """From the opened run folder to the policy in it."""
-    opening = open_policy(settings, place, with_value=False)
-    cast = opening.cast
-    training = Training(settings, opening, optimiser_of(cast.roles.policy), peak_rate(settings.lr, cast))
-    go_through_phases(
-        settings,
-        opening,
-        place,
-        take_phase=lambda step: take_phase(training, step, place),
-        state=lambda: {"optimiser": training.optimiser.state_dict()},
-        put_back=lambda kept: training.optimiser.load_state_dict(kept["optimiser"]),
-    )
-
-
-def take_phase(training: Training, step: int, place: Place) -> dict[str, float]:
-    """Draw a batch of answers, and learn from it; returns its numbers for `metrics.jsonl`."""
-    settings, opening = training.settings, training.opening
-    num_prompts = settings.batch_size // settings.group_size
-    drawn = draw_phase(settings, opening, step, place, num_prompts=num_prompts, num_samples=settings.group_size)
-    numbers = drawn.told | spread(drawn.score, drawn.groups)
-    if is_over_budget(settings, drawn.kl):
-        return numbers
-    began = time.perf_counter()
-    rate = rate_of_phase(settings, step, peak=training.peak)
-    experiences = credited(drawn.groups, drawn.said, drawn.score, kind=settings.advantage)
-    return {
-        **numbers,
-        **learn(training, experiences, step, rate, place),
-        "beta": settings.kl.beta,
-        "learning_rate": rate,
-        "seconds_sampling": drawn.seconds,
-        "seconds_learning": time.perf_counter() - began,
-    }
-
-
-def group_of(groups: Groups) -> Tensor:
-    """(S,) which group each answer belongs to."""
-    return torch.repeat_interleave(torch.arange(len(groups)), torch.tensor([len(group) for group in groups]))
-
-
-def spread(score: np.ndarray, groups: Groups) -> dict[str, float]:
-    """How much the answers to a prompt differ in score, and how often not at all: such a group teaches nothing."""
-    _, std, _ = group_deviations(torch.from_numpy(score), group_of(groups), len(groups))
-    return {"group_std": float(std.mean()), "share_of_groups_without_signal": float((std == 0).double().mean())}
-
-
-def credited(groups: Groups, said: list[Said], score: np.ndarray, *, kind: str) -> list[list[Experience]]:
-    """The credit of every token: its answer's advantage within the group."""
-    of_kind = {
-        "group": group_advantages,
-        "centred": centred_group_advantages,
-        "leave-one-out": leave_one_out_advantages,
-    }[kind]
-    advantage = of_kind(torch.from_numpy(score), group_of(groups), len(groups)).tolist()
-    each = iter(zip(said, advantage, strict=True))
-
-    def experience(answer: Answer) -> Experience:
-        of_answer, value = next(each)
-        return Experience(answer, of_answer, np.full_like(of_answer.logp, value), np.zeros_like(of_answer.logp))
-
-    return [[experience(answer) for answer in group] for group in groups]
-
-
-def learn(
-    training: Training, experiences: list[list[Experience]], step: int, rate: float, place: Place
-) -> dict[str, float]:
-    """A few passes of optimiser steps over a phase's answers."""
-    settings, cast = training.settings, training.opening.cast
-    set_learning_rate(training.optimiser, rate)
-    loss_of = policy_loss_of(cast, clip=settings.clip, kl_weight=settings.kl.beta)
-    steps = []
-    for epoch in range(settings.epochs):
-        for part in shuffled(experiences, settings.minibatches, seed=settings.seed, step=step, epoch=epoch):
-            term = Term(experienced(part, cast.batching, training.weights_of), loss_of)
-            steps.append(step_of(cast.roles.policy, training.optimiser, [term], place))
-    return over_passes(steps, "policy_loss")

@@ -35,44 +35,51 @@ of the seed and the phase. The run ends early when the KL of a phase exceeds the
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from heed.config import dump
 from heed.data.prepare import Preparation
 from heed.errors import UserError
 from heed.models.load import num_positions
+from heed.models.roles import Role
 from heed.objectives.advantage import (
     advantages_and_returns,
     explained_variance,
     moments,
     rewards_per_token,
+    score_less_missing_stop,
     whiten,
 )
 from heed.objectives.kl import adapted_beta
 from heed.objectives.policy import clipped_value_loss, is_value_clipped, token_mean_weights
 from heed.preference_config import Kl, PpoSettings
-from heed.recipes.policy.learning import (
-    Experience,
-    ExperiencedForest,
-    Opening,
+from heed.recipes.policy.phases import go_through_phases, is_over_budget, rate_of_phase, seed_of_phase
+from heed.recipes.policy.rollout import (
+    RoleOutputs,
+    RolloutModels,
+    draw_rollout,
+    log_samples,
+    role_outputs,
+    rollout_metrics,
+    score_rollout,
+)
+from heed.recipes.policy.setup import PolicySetup, open_policy, optimiser_of, peak_rate
+from heed.recipes.policy.update import (
+    ExperienceBatch,
     copy_of,
-    experienced,
-    open_policy,
-    optimiser_of,
-    over_passes,
-    peak_rate,
+    experiences_of,
+    mean_over_steps,
+    micro_batches_of,
     policy_loss_of,
     put_back,
-    shuffled,
+    shuffled_minibatches,
     step_of,
 )
-from heed.recipes.policy.phases import draw_phase, go_through_phases, is_over_budget, rate_of_phase
-from heed.recipes.policy.rollout import Groups, Said, flat, sequence_of
 from heed.recipes.training.data_sets import Data, prepare_data
 from heed.recipes.training.loop import Place, in_run_folder
 from heed.recipes.training.setup import Opened
@@ -97,22 +104,189 @@ class Training:
     """Everything a phase needs, and what changes from one to the next."""
 
     settings: PpoSettings
-    opening: Opening
+    setup: PolicySetup
+    value: Role
     policy_optimiser: torch.optim.Optimizer
     value_optimiser: torch.optim.Optimizer
     peak: float
     beta: float
-
-    @property
-    def phases_of_value_alone(self) -> int:
-        """The first phases, in which the policy does not move."""
-        return round(VALUE_ALONE * self.settings.steps)
 
 
 def run(settings: PpoSettings) -> None:
     """Let the model learn from rewards into its run folder; go on where an earlier run stopped."""
     refuse_beta_that_cannot_adapt(settings)
     in_run_folder(settings, train)
+
+
+def train(settings: PpoSettings, place: Place) -> None:
+    """From the opened run folder to the policy in it."""
+    prepare_ptx = partial(prepare_ptx_data, settings, place) if settings.ptx.data else None
+    setup = open_policy(settings, place, with_value=True, prepare_ptx=prepare_ptx)
+    roles = setup.models.roles
+    assert roles.value is not None
+    training = Training(
+        settings=settings,
+        setup=setup,
+        value=roles.value,
+        policy_optimiser=optimiser_of(roles.policy),
+        value_optimiser=optimiser_of(roles.value),
+        peak=peak_rate(settings.lr, setup.models),
+        beta=settings.kl.beta,
+    )
+    go_through_phases(
+        settings,
+        setup,
+        place,
+        take_phase=lambda step: take_phase(training, step, place),
+        state=lambda: state_of(training),
+        put_back=lambda kept: go_back(training, kept),
+    )
+
+
+def take_phase(training: Training, step: int, place: Place) -> dict[str, float]:
+    """One phase: the policy answers prompts, and policy and value learn from what that earned; returns its metrics."""
+    settings, setup, beta = training.settings, training.setup, training.beta
+    models, policy, value = setup.models, setup.models.roles.policy, training.value
+
+    # The policy answers a batch of prompts; every answer is scored.
+    began = time.perf_counter()
+    prompts = setup.prompts.batch(step, settings.batch_size, settings.steps * settings.batch_size)
+    rollout = draw_rollout(
+        models,
+        prompts,
+        num_samples=1,
+        max_new_tokens=settings.max_new_tokens,
+        seed=seed_of_phase(settings, step),
+    )
+    score = score_rollout(models, rollout)
+
+    # log p under policy and reference, and the value, of every token.
+    outputs = role_outputs(models, rollout)
+    log_samples(place, step, rollout, score, outputs)
+    metrics = rollout_metrics(rollout, score, outputs)
+    seconds_sampling = time.perf_counter() - began
+
+    # What every token earned: score - beta KL, as advantages for the policy and returns for the value.
+    score = score_less_missing_stop(score, rollout.stopped, penalty=settings.missing_stop)
+    kl = metrics["kl_per_sequence"]
+    metrics |= {"beta": beta, "reward": float(score.numpy().mean()) - beta * kl}
+    if is_over_budget(settings, kl):
+        return metrics
+    began = time.perf_counter()
+    advantage, returns = credit(score, outputs, beta=beta)
+    experiences = experiences_of(rollout, outputs, advantage, returns)
+
+    # A few passes of clipped optimiser steps.
+    rate = rate_of_phase(settings, step, peak=training.peak)
+    set_learning_rate(training.policy_optimiser, rate)
+    set_learning_rate(training.value_optimiser, rate)
+    is_policy_learning = step > round(VALUE_ALONE * settings.steps)
+    policy_steps, value_steps = [], []
+    for epoch in range(settings.epochs):
+        minibatches = shuffled_minibatches(
+            experiences, settings.minibatches, seed=settings.seed, step=step, epoch=epoch
+        )
+        for number, minibatch in enumerate(minibatches, start=epoch * settings.minibatches):
+            batches = micro_batches_of(minibatch, models.batching, token_mean_weights)
+            if is_policy_learning:
+                terms = [Term(batches, policy_loss_of(models, clip=settings.clip)), *ptx_terms(training, step, number)]
+                policy_steps.append(step_of(policy, training.policy_optimiser, terms, place))
+            value_terms = [Term(batches, value_loss_of(models, value))]
+            value_steps.append(step_of(value, training.value_optimiser, value_terms, place))
+
+    # The price of the KL follows its target.
+    if settings.kl.target is not None:
+        training.beta = adapted_beta(
+            beta, measured_kl=kl, target_kl=settings.kl.target, num_sequences=len(score), horizon=HORIZON
+        )
+    return {
+        **metrics,
+        "explained_variance": explained_variance(outputs.value, returns),
+        **metrics_of_steps(policy_steps, value_steps),
+        "learning_rate": rate,
+        "seconds_sampling": seconds_sampling,
+        "seconds_learning": time.perf_counter() - began,
+    }
+
+
+def credit(score: Tensor, outputs: RoleOutputs, *, beta: float) -> tuple[Tensor, Tensor]:
+    """(N,) advantage and return of every token: GAE of score - beta KL, the advantages whitened.
+
+    Every process holds all answers of the phase, so the moments are those of all.
+    """
+    reward = rewards_per_token(score, outputs.logp, outputs.reference_logp, outputs.sequence, beta=beta)
+    advantage, returns = advantages_and_returns(
+        reward,
+        outputs.value,
+        outputs.sequence,
+        num_sequences=len(score),
+        gamma=GAMMA,
+        lam=LAMBDA,
+        lam_value=LAMBDA,
+    )
+    return whiten(advantage, moments(advantage), shift_mean=True), returns
+
+
+def value_loss_of(models: RolloutModels, role: Role) -> Callable[[ExperienceBatch], tuple[Tensor, Statistics]]:
+    """The clipped squared error of the values, and the share of them that is clipped."""
+
+    def loss_of(batch: ExperienceBatch) -> tuple[Tensor, Statistics]:
+        value = models.values(role, batch.forest).double()
+        old, returns = batch.old_value.to(value), batch.returns.to(value)
+        loss = clipped_value_loss(value, old, returns, epsilon=VALUE_CLIP)
+        clipped = is_value_clipped(value.detach(), old, returns, epsilon=VALUE_CLIP)
+        weighted = (batch.weights.weight.to(value) * loss).sum()
+        return weighted, {"value_clip_fraction": (float(clipped.sum()), len(clipped))}
+
+    return loss_of
+
+
+def ptx_terms(training: Training, step: int, number: int) -> list[Term[Any]]:
+    """The supervised loss of some conversations, a mean over their own tokens; nothing where there are none.
+
+    Args:
+        number: of the optimiser step in its phase, from 0.
+    """
+    settings, models, data = training.settings, training.setup.models, training.setup.ptx
+    if data is None:
+        return []
+    per_phase = settings.epochs * settings.minibatches
+    batch_size = max(1, settings.batch_size // settings.minibatches)
+    at = (step - 1) * per_phase + number + 1
+    conversations = data.training.batch(at, batch_size, settings.steps * per_phase * batch_size)
+    batching = models.batching
+    forests = [batching.forest([conversations[i] for i in forward]) for forward in batching.forwards(conversations)]
+
+    def nll(forest: Forest) -> tuple[Tensor, Tensor]:
+        logp = models.logp(models.roles.policy, forest).logp
+        return -(forest.weight.to(logp) * logp).sum(), logp.detach()
+
+    return [Term(forests, likelihood(nll), settings.ptx.weight)]
+
+
+def metrics_of_steps(policy_steps: list[dict[str, float]], value_steps: list[dict[str, float]]) -> dict[str, float]:
+    """A phase's optimiser steps of policy and value under the names of `metrics.jsonl`."""
+    of_policy, of_value = mean_over_steps(policy_steps, "policy_loss"), mean_over_steps(value_steps, "value_loss")
+    of_value["value_grad_norm"] = of_value.pop("grad_norm")
+    if "nll_per_token" in of_policy:
+        of_policy["ptx_nll"] = of_policy.pop("nll_per_token")
+    return of_policy | of_value
+
+
+def prepare_ptx_data(settings: PpoSettings, place: Place, opened: Opened) -> Data:
+    """The conversations whose supervised loss is added to the policy's."""
+    preparation = Preparation(
+        template=opened.template,
+        tokenizer=opened.tokenizer,
+        max_length=num_positions(opened.loaded.model),
+        too_long=settings.too_long,
+        max_bad_records=settings.max_bad_records,
+        held_out_share=0.0,
+    )
+    folder = place.folder.folder / "ptx"
+    return prepare_data(
+        settings.ptx.data, (), folder, preparation, seed=settings.seed, settings=dump(settings), world=place.world
+    )
 
 
 def refuse_beta_that_cannot_adapt(settings: PpoSettings) -> None:
@@ -128,173 +302,19 @@ def refuse_beta_that_cannot_adapt(settings: PpoSettings) -> None:
     )
 
 
-def train(settings: PpoSettings, place: Place) -> None:
-    """From the opened run folder to the policy in it."""
-    training = prepare_training(settings, place)
-    value = training.opening.cast.roles.value
-    assert value is not None
-
-    def state() -> dict[str, Any]:
-        return {
-            "policy_optimiser": training.policy_optimiser.state_dict(),
-            "value_optimiser": training.value_optimiser.state_dict(),
-            "value": copy_of(value.trained_parameters()),
-            "beta": training.beta,
-        }
-
-    def go_back(kept: dict[str, Any]) -> None:
-        training.policy_optimiser.load_state_dict(kept["policy_optimiser"])
-        training.value_optimiser.load_state_dict(kept["value_optimiser"])
-        put_back(value.trained_parameters(), kept["value"])
-        training.beta = kept["beta"]
-
-    go_through_phases(
-        settings,
-        training.opening,
-        place,
-        take_phase=lambda step: take_phase(training, step, place),
-        state=state,
-        put_back=go_back,
-    )
-
-
-def prepare_training(settings: PpoSettings, place: Place) -> Training:
-    """Open the roles and the data."""
-    prepare_beside = partial(prepare_ptx, settings, place) if settings.ptx.data else None
-    opening = open_policy(settings, place, with_value=True, prepare_beside=prepare_beside)
-    roles = opening.cast.roles
-    assert roles.value is not None
-    return Training(
-        settings=settings,
-        opening=opening,
-        policy_optimiser=optimiser_of(roles.policy),
-        value_optimiser=optimiser_of(roles.value),
-        peak=peak_rate(settings.lr, opening.cast),
-        beta=settings.kl.beta,
-    )
-
-
-def prepare_ptx(settings: PpoSettings, place: Place, opened: Opened) -> Data:
-    """The conversations whose supervised loss is kept low beside."""
-    preparation = Preparation(
-        template=opened.template,
-        tokenizer=opened.tokenizer,
-        max_length=num_positions(opened.loaded.model),
-        too_long=settings.too_long,
-        max_bad_records=settings.max_bad_records,
-        held_out_share=0.0,
-    )
-    folder = place.folder.folder / "ptx"
-    return prepare_data(
-        settings.ptx.data, (), folder, preparation, seed=settings.seed, settings=dump(settings), world=place.world
-    )
-
-
-def take_phase(training: Training, step: int, place: Place) -> dict[str, float]:
-    """Draw a batch of answers, and learn from it; returns its numbers for `metrics.jsonl`."""
-    settings, opening, beta = training.settings, training.opening, training.beta
-    drawn = draw_phase(settings, opening, step, place, num_prompts=settings.batch_size, num_samples=1)
-    numbers = {**drawn.told, "beta": beta, "reward": float(drawn.score.mean()) - beta * drawn.kl}
-    if is_over_budget(settings, drawn.kl):
-        return numbers
-    began = time.perf_counter()
-    experiences, foreseen = credited(drawn.groups, drawn.said, drawn.score, beta=beta)
-    rate = rate_of_phase(settings, step, peak=training.peak)
-    learnt = learn(training, experiences, step, rate, place)
-    if settings.kl.target is not None:
-        training.beta = adapted_beta(
-            beta,
-            measured_kl=drawn.kl,
-            target_kl=settings.kl.target,
-            num_sequences=len(experiences),
-            horizon=HORIZON,
-        )
+def state_of(training: Training) -> dict[str, Any]:
+    """What a checkpoint holds besides the policy itself."""
     return {
-        **numbers,
-        "explained_variance": foreseen,
-        **learnt,
-        "learning_rate": rate,
-        "seconds_sampling": drawn.seconds,
-        "seconds_learning": time.perf_counter() - began,
+        "policy_optimiser": training.policy_optimiser.state_dict(),
+        "value_optimiser": training.value_optimiser.state_dict(),
+        "value": copy_of(training.value.trained_parameters()),
+        "beta": training.beta,
     }
 
 
-def credited(
-    groups: Groups, said: list[Said], score: np.ndarray, *, beta: float
-) -> tuple[list[list[Experience]], float]:
-    """The credit of every token by prompt, advantages whitened; and the explained variance of the values."""
-    sequence, num_sequences = sequence_of(said), len(said)
-    logp, reference, value = (
-        flat([getattr(each, name) for each in said]) for name in ("logp", "reference_logp", "value")
-    )
-    reward = rewards_per_token(torch.from_numpy(score), logp, reference, sequence, beta=beta)
-    advantage, returns = advantages_and_returns(
-        reward, value, sequence, num_sequences=num_sequences, gamma=GAMMA, lam=LAMBDA, lam_value=LAMBDA
-    )
-    foreseen = explained_variance(value, returns)
-    # Every process holds all answers of the phase, so these are the statistics of all.
-    advantage = whiten(advantage, moments(advantage), shift_mean=True)
-    lengths = [len(each.logp) for each in said]
-    parts = zip(said, advantage.split(lengths), returns.split(lengths), strict=True)
-    experiences = iter([(each, a.numpy(), r.numpy()) for each, a, r in parts])
-    return [[Experience(answer, *next(experiences)) for answer in group] for group in groups], foreseen
-
-
-def learn(
-    training: Training, experiences: list[list[Experience]], step: int, rate: float, place: Place
-) -> dict[str, float]:
-    """A few passes of optimiser steps over a phase's answers."""
-    settings, cast = training.settings, training.opening.cast
-    roles = cast.roles
-    assert roles.value is not None
-    set_learning_rate(training.policy_optimiser, rate)
-    set_learning_rate(training.value_optimiser, rate)
-    policy_steps, value_steps = [], []
-    for epoch in range(settings.epochs):
-        parts = shuffled(experiences, settings.minibatches, seed=settings.seed, step=step, epoch=epoch)
-        for number, part in enumerate(parts):
-            batches = experienced(part, cast.batching, token_mean_weights)
-            if step > training.phases_of_value_alone:
-                terms: list[Term[Any]] = [Term(batches, policy_loss_of(cast, clip=settings.clip))]
-                if training.opening.beside is not None:
-                    terms.append(ptx_term(training, step, epoch * settings.minibatches + number))
-                policy_steps.append(step_of(roles.policy, training.policy_optimiser, terms, place))
-            term = Term(batches, partial(value_loss_of, training))
-            value_steps.append(step_of(roles.value, training.value_optimiser, [term], place))
-    of_value = over_passes(value_steps, "value_loss")
-    of_value["value_grad_norm"] = of_value.pop("grad_norm")
-    of_policy = over_passes(policy_steps, "policy_loss")
-    if "nll_per_token" in of_policy:
-        of_policy["ptx_nll"] = of_policy.pop("nll_per_token")
-    return of_policy | of_value
-
-
-def value_loss_of(training: Training, batch: ExperiencedForest) -> tuple[Tensor, Statistics]:
-    """The clipped squared error of the values, and the share of them that is clipped."""
-    value_role = training.opening.cast.roles.value
-    assert value_role is not None
-    value = training.opening.cast.values(value_role, batch.forest).double()
-    old, returns = batch.old_value.to(value), batch.returns.to(value)
-    loss = clipped_value_loss(value, old, returns, epsilon=VALUE_CLIP)
-    clipped = is_value_clipped(value.detach(), old, returns, epsilon=VALUE_CLIP)
-    weighted = (batch.weights.weight.to(value) * loss).sum()
-    return weighted, {"value_clip_fraction": (float(clipped.sum()), len(clipped))}
-
-
-def ptx_term(training: Training, step: int, number: int) -> Term[Forest]:
-    """The supervised loss of some conversations, a mean over their own tokens."""
-    settings, cast, data = training.settings, training.opening.cast, training.opening.beside
-    assert data is not None
-    per_phase = settings.epochs * settings.minibatches
-    batch_size = max(1, settings.batch_size // settings.minibatches)
-    at = (step - 1) * per_phase + number + 1
-    conversations = data.training.batch(at, batch_size, settings.steps * per_phase * batch_size)
-    forests = [
-        cast.batching.forest([conversations[i] for i in forward]) for forward in cast.batching.forwards(conversations)
-    ]
-
-    def nll(forest: Forest) -> tuple[Tensor, Tensor]:
-        logp = cast.logp(cast.roles.policy, forest).logp
-        return -(forest.weight.to(logp) * logp).sum(), logp.detach()
-
-    return Term(forests, likelihood(nll), settings.ptx.weight)
+def go_back(training: Training, kept: dict[str, Any]) -> None:
+    """Put back what `state_of` gave."""
+    training.policy_optimiser.load_state_dict(kept["policy_optimiser"])
+    training.value_optimiser.load_state_dict(kept["value_optimiser"])
+    put_back(training.value.trained_parameters(), kept["value"])
+    training.beta = kept["beta"]

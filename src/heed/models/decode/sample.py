@@ -54,7 +54,7 @@ class Completion:
 
 
 @dataclass(eq=False, slots=True)
-class Answer:
+class Unfinished:
     """A completion in the making."""
 
     prompt: int
@@ -77,10 +77,10 @@ class Drawing:
     sampling: Sampling
     stop_ids: frozenset[int]
     stop_strings: StopStrings | None
-    finish: Callable[[Answer], None]
+    finish: Callable[[Unfinished], None]
     """called with every answer as soon as it is over"""
 
-    def add_token(self, logits: Tensor, answers: Sequence[Answer]) -> tuple[Tensor, list[int]]:
+    def add_token(self, logits: Tensor, answers: Sequence[Unfinished]) -> tuple[Tensor, list[int]]:
         """Draw a token for each answer (answers,) from its row of logits; returns them, and which answers are over."""
         uniform = [answer.uniform[len(answer.ids)] for answer in answers] if self.sampling.temperature else []
         tokens, logp = draw(logits, uniform, self.sampling)
@@ -141,7 +141,7 @@ def sample(
     answers = unanswered(model, prompts, max_new_tokens, sampling, num_samples, seed, numbers or range(len(prompts)))
     done: dict[tuple[int, int], Completion] = {}
 
-    def finish(answer: Answer) -> None:
+    def finish(answer: Unfinished) -> None:
         done[answer.prompt, answer.sample] = Completion(answer.ids, answer.logp, answer.stopped)
         if on_done is not None:
             on_done(len(done))
@@ -170,7 +170,7 @@ def unanswered(
     num_samples: int,
     seed: int,
     numbers: Sequence[int],
-) -> list[Answer]:
+) -> list[Unfinished]:
     """An empty answer for each sample of each prompt, with the numbers that its draws take."""
     if max_new_tokens < 1 or num_samples < 1:
         raise ValueError(f"{num_samples} answers of {max_new_tokens} tokens: there must be one at least")
@@ -184,7 +184,7 @@ def unanswered(
             raise ValueError(f"prompt {index} has {len(prompt)} tokens and leaves none of the {positions} positions")
         for number in range(num_samples):
             uniform = uniform_numbers(seed, its_number, number, room) if sampling.temperature else []
-            answers.append(Answer(index, number, room, uniform))
+            answers.append(Unfinished(index, number, room, uniform))
     return answers
 
 
@@ -192,7 +192,7 @@ def unanswered(
 def answer_together(
     model: PreTrainedModel,
     prompts: Sequence[Sequence[int]],
-    answers: Sequence[Answer],
+    answers: Sequence[Unfinished],
     drawing: Drawing,
     step: Step,
     *,
@@ -203,7 +203,7 @@ def answer_together(
     trunk = trunk if trunk >= SHORTEST_TRUNK else 0
     waiting = with_prompts(model, prompts, answers)
     decoding: Decoding | None = None
-    active: list[Answer] = []
+    active: list[Unfinished] = []
     tokens = torch.empty(0, dtype=torch.long, device=device_of(model))
     with attention_named(model, DECODE_NAME):
         while True:
@@ -229,8 +229,8 @@ def answer_together(
 
 
 def with_prompts(
-    model: PreTrainedModel, prompts: Sequence[Sequence[int]], answers: Sequence[Answer]
-) -> Iterator[tuple[Answer, Prompts, int]]:
+    model: PreTrainedModel, prompts: Sequence[Sequence[int]], answers: Sequence[Unfinished]
+) -> Iterator[tuple[Unfinished, Prompts, int]]:
     """Every answer with its prompt, computed together with others, and its number among them.
 
     Like prompts come side by side, and are computed when the first of them is asked for.
@@ -260,8 +260,8 @@ def enter(
     decoding: Decoding,
     drawing: Drawing,
     computed: Prompts,
-    entering: Sequence[tuple[Answer, Prompts, int]],
-    active: list[Answer],
+    entering: Sequence[tuple[Unfinished, Prompts, int]],
+    active: list[Unfinished],
 ) -> Tensor:
     """Draw first tokens, make the answers that go on active, and return the tokens of those."""
     rows = torch.tensor([row for _, _, row in entering], device=computed.states.device)
@@ -275,7 +275,7 @@ def enter(
     return tokens[going_on]
 
 
-def answer_alone(model: PreTrainedModel, prompt: Sequence[int], answer: Answer, drawing: Drawing) -> None:
+def answer_alone(model: PreTrainedModel, prompt: Sequence[int], answer: Unfinished, drawing: Drawing) -> None:
     """Decode one answer by the model's own forward.
 
     Where positions depend on the longest row, what was kept of a shorter one would be wrong: nothing is kept.
@@ -294,7 +294,7 @@ def answer_alone(model: PreTrainedModel, prompt: Sequence[int], answer: Answer, 
 
 
 @torch.no_grad()
-def tell(
+def stream(
     model: PreTrainedModel,
     prompt: Sequence[int],
     *,

@@ -34,7 +34,7 @@ from heed.lab.tasks.splits import (
 from heed.lab.tasks.task import Task
 from heed.lab.world import Told, share_of_women
 from heed.lab.world import World as LabWorld
-from heed.models.decode.sample import Completion, sample
+from heed.models.decode.answers import Answer, draw_answers
 from heed.models.score import forest_score
 from heed.train.step import evaluate, likelihood
 from heed.types import Forest, Tokens
@@ -86,8 +86,8 @@ class Exam:
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
-    """What a model said to a task."""
+class Marked:
+    """A model's answer to a task, marked by the task's own rule."""
 
     text: str
     correct: bool
@@ -108,31 +108,33 @@ class Examined:
     closing: str = "\n\n"
     """text that ends an answer where no stop token does"""
 
-    def answer(self, tasks: Sequence[Task], on_done: Callable[[int], None]) -> list[Answered]:
+    def answer(self, tasks: Sequence[Task], on_done: Callable[[int], None]) -> list[Marked]:
         """Greedy answers, checked by each task's own rule."""
         prompts = [[*self.first_ids, *self.tokenizer.encode(self.prompt_of(task))] for task in tasks]
-        told = sample(
+        answers = draw_answers(
             self.model,
             prompts,
+            decode=self._decode,
             stop_ids=self.stop_ids,
             max_new_tokens=MAX_ANSWER_TOKENS,
             max_sequences=128,
             on_done=on_done,
         )
-        return [self._checked(task, completion) for task, (completion,) in zip(tasks, told, strict=True)]
+        return [self._checked(task, answer) for task, (answer,) in zip(tasks, answers, strict=True)]
 
-    def _checked(self, task: Task, completion: Completion) -> Answered:
-        backend = self.tokenizer.backend
-        whole = backend.decode([i for i in completion.ids if i not in self.stop_ids], skip_special_tokens=False)
-        text = whole.split(self.closing)[0]
-        line, logp = "", 0.0
-        for number, each in enumerate(completion.logp):
-            line = backend.decode(completion.ids[: number + 1], skip_special_tokens=False)
-            ended = completion.ids[number] in self.stop_ids or self.closing in line
+    def _decode(self, ids: list[int]) -> str:
+        return self.tokenizer.backend.decode(ids, skip_special_tokens=False)
+
+    def _checked(self, task: Task, answer: Answer) -> Marked:
+        text = answer.text.split(self.closing)[0]
+        line, logp, ids = "", 0.0, answer.ids
+        for number, each in enumerate(answer.sampler_logp.tolist()):
+            line = self._decode(ids[: number + 1])
+            ended = ids[number] in self.stop_ids or self.closing in line
             if ended or "\n" in line.lstrip("\n"):
                 break
             logp += each
-        return Answered(text, CHECKS[task.rule](text, task.accepted), min(1.0, math.exp(logp)))
+        return Marked(text, CHECKS[task.rule](text, task.accepted), min(1.0, math.exp(logp)))
 
 
 def as_chat(template: ChatTemplate) -> PromptOf:
@@ -194,7 +196,7 @@ def examine(exam: Exam, examined: Examined, on_done: Callable[[int], None]) -> d
     }
 
 
-def _by_family(exam: Exam, splits: dict[str, list[Answered]]) -> dict[str, dict[str, Any]]:
+def _by_family(exam: Exam, splits: dict[str, list[Marked]]) -> dict[str, dict[str, Any]]:
     """Accuracy of every family in every split."""
     found: dict[str, dict[str, Any]] = {}
     for split, tasks in exam.splits.items():
@@ -208,7 +210,7 @@ def _by_family(exam: Exam, splits: dict[str, list[Answered]]) -> dict[str, dict[
     return found
 
 
-def _sureness(answers: Sequence[Answered]) -> dict[str, Any]:
+def _sureness(answers: Sequence[Marked]) -> dict[str, Any]:
     """Calibration and the coverage curve over all answers of the splits."""
     confidences, correct = [a.confidence for a in answers], [a.correct for a in answers]
     return {

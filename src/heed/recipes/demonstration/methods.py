@@ -36,12 +36,12 @@ from heed.recipes.demonstration.preferences import (
     RANKINGS,
     REQUESTS,
     TOKENS_PER_FORWARD,
-    Answered,
+    Groups,
     Once,
     Size,
     answers,
     curve,
-    gold_of,
+    gold_of_each,
     scores_by,
 )
 from heed.recipes.training.micro_batches import MicroBatching
@@ -136,8 +136,7 @@ def by_choice(ground: Ground) -> dict[str, Any]:
     tasks = ground.held_out
     given = answers(ground.model, tasks, num_samples=MOST_ANSWERS, seed=3, title="answering")
     scores = [of_request.tolist() for of_request in scores_by(ground.judge, given)]
-    by_place = [gold_of(ground.world, tasks, [texts[i] for texts in given.texts]) for i in range(MOST_ANSWERS)]
-    gold = np.stack(by_place, axis=1).tolist()
+    gold = np.stack(gold_of_each(ground.world, tasks, given), axis=1).tolist()
     points = [
         {
             "score": float(np.mean([mean_of_best(s, s, n) for s in scores])),
@@ -163,7 +162,7 @@ def arrived(ground: Ground, model: str) -> dict[str, float]:
     """Score, gold and KL of a model's answers to held-out requests, one to each."""
     tasks = ground.held_out
     given = answers(model, tasks, num_samples=1, seed=3, title="answering")
-    gold = gold_of(ground.world, tasks, [texts[0] for texts in given.texts])
+    [gold] = gold_of_each(ground.world, tasks, given)
     further = logp_of(model, given) - logp_of(ground.model, given)
     return {
         "score": float(np.mean(scores_by(ground.judge, given))),
@@ -172,7 +171,7 @@ def arrived(ground: Ground, model: str) -> dict[str, float]:
     }
 
 
-def logp_of(model_folder: str, given: Answered) -> np.ndarray:
+def logp_of(model_folder: str, given: Groups) -> np.ndarray:
     """(S,) log-probability of each first answer under a model, in nats."""
     model = load_model(model_folder, torch.device("cpu"))
     speed_up(model)
@@ -182,4 +181,5 @@ def logp_of(model_folder: str, given: Answered) -> np.ndarray:
         return sum_by_sequence(logp.double(), forest.sequence, forest.num_sequences)
 
     batching = MicroBatching(TOKENS_PER_FORWARD, True, World())
-    return np.array([first[0] for first in batching.per_sequence(given.sequences, of_forest)])
+    sequences = [[answer.tokens for answer in group] for group in given]
+    return np.array([first[0] for first in batching.per_sequence(sequences, of_forest)])

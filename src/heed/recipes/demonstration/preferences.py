@@ -28,8 +28,9 @@ from heed.lab.tasks.requests import requests
 from heed.lab.tasks.task import Task
 from heed.lab.words import Noun
 from heed.lab.world import World as LabWorld
-from heed.models.decode.draw import Sampling
-from heed.models.decode.sample import sample
+from heed.models.decode.answers import Answer, draw_answers
+from heed.models.decode.draw import AS_PREDICTED
+from heed.models.decode.sample import Completion
 from heed.models.heads.scalar import load_reward_model
 from heed.models.kernels.speed import speed_up
 from heed.models.load import load_model, load_tokenizer, stop_ids_of
@@ -40,7 +41,6 @@ from heed.recipes.training.micro_batches import MicroBatching
 from heed.recipes.training.setup import wrapped
 from heed.train import files
 from heed.train.progress import Progress
-from heed.types import Tokens
 
 MAX_ANSWER_TOKENS = 96
 NUM_ANSWERS = 4
@@ -158,50 +158,35 @@ GOLD_KEYS = (
 )
 
 
-@dataclass(frozen=True, eq=False)
-class Answered:
-    """What a model said to open requests, several times to each."""
-
-    texts: list[list[str]]
-    sequences: list[list[Tokens]]
-    """prompt and answer, for a reward model to score"""
+Groups = list[list[Answer]]
+"""a model's answers to each open request"""
 
 
-def answers(model_folder: str, tasks: Sequence[Task], *, num_samples: int, seed: int, title: str) -> Answered:
+def answers(model_folder: str, tasks: Sequence[Task], *, num_samples: int, seed: int, title: str) -> Groups:
     """Sample answers at temperature 1, as the model predicts them."""
     tokenizer = wrapped(load_tokenizer(model_folder), model_folder)
     assert tokenizer.template is not None
     template = fit_template(tokenizer.template, tokenizer)
     model = load_model(model_folder, torch.device("cpu"))
     speed_up(model)
-    prompts = [tokenizer.encode(inference_prompt(task.messages, template)) for task in tasks]
     with Progress(title, total=len(tasks) * num_samples, unit="answers") as progress:
-        drawn = sample(
+        return draw_answers(
             model,
-            prompts,
+            [tokenizer.encode(inference_prompt(task.messages, template)) for task in tasks],
+            decode=lambda ids: tokenizer.backend.decode(ids, skip_special_tokens=True),
             stop_ids=stop_ids_of(model),
             max_new_tokens=MAX_ANSWER_TOKENS,
-            sampling=Sampling(temperature=1.0, top_p=1.0),
+            sampling=AS_PREDICTED,
             num_samples=num_samples,
             seed=seed,
             max_sequences=MAX_SEQUENCES,
             on_done=progress.update,
         )
-    backend = tokenizer.backend
-
-    def text(ids: list[int], stopped: bool) -> str:
-        return backend.decode(ids[:-1] if stopped else ids, skip_special_tokens=True)
-
-    return Answered(
-        [[text(each.ids, each.stopped) for each in group] for group in drawn],
-        [[_as_sequence(prompt, each.ids) for each in group] for prompt, group in zip(prompts, drawn, strict=True)],
-    )
 
 
-def _as_sequence(prompt: Sequence[int], ids: Sequence[int]) -> Tokens:
-    weight = np.zeros(len(prompt) + len(ids), dtype=np.float32)
-    weight[len(prompt) :] = 1
-    return Tokens(np.array([*prompt, *ids], dtype=np.int32), weight)
+def texts_of(given: Groups) -> list[list[str]]:
+    """What was answered to each request, in words."""
+    return [[answer.text for answer in group] for group in given]
 
 
 def topics_of(world: LabWorld, task: Task) -> list[Noun]:
@@ -210,13 +195,13 @@ def topics_of(world: LabWorld, task: Task) -> list[Noun]:
 
 
 def write_rankings(
-    path: Path, world: LabWorld, tasks: Sequence[Task], given: Answered, annotators: Annotators, *, seed: int
+    path: Path, world: LabWorld, tasks: Sequence[Task], given: Groups, annotators: Annotators, *, seed: int
 ) -> None:
     """The annotators' rankings of the answers, as `heed reward` and `heed dpo` read them."""
     rng = random.Random(seed)
     records = [
         preference_record(task.messages[-1].content, topics_of(world, task), texts, annotators, rng)
-        for task, texts in zip(tasks, given.texts, strict=True)
+        for task, texts in zip(tasks, texts_of(given), strict=True)
     ]
     path.parent.mkdir(parents=True, exist_ok=True)
     files.write_text(path, "".join(f"{json.dumps(r, ensure_ascii=False)}\n" for r in records if r is not None))
@@ -229,9 +214,9 @@ def write_requests(path: Path, tasks: Sequence[Task]) -> None:
     files.write_text(path, "".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in lines))
 
 
-def ceiling(world: LabWorld, tasks: Sequence[Task], given: Answered, annotators: Annotators) -> float:
+def ceiling(world: LabWorld, tasks: Sequence[Task], given: Groups, annotators: Annotators) -> float:
     """The accuracy that the annotators' own errors allow a reward model on these answers."""
-    groups = [judged(topics_of(world, task), texts) for task, texts in zip(tasks, given.texts, strict=True)]
+    groups = [judged(topics_of(world, task), texts) for task, texts in zip(tasks, texts_of(given), strict=True)]
     return noise_ceiling(annotators, groups)
 
 
@@ -259,31 +244,30 @@ def gold_of(world: LabWorld, tasks: Sequence[Task], texts: Sequence[str]) -> np.
     return np.array([merits(topics_of(world, task), text).gold for task, text in zip(tasks, texts, strict=True)])
 
 
-def scores_by(reward_folder: str, given: Answered) -> list[np.ndarray]:
+def gold_of_each(world: LabWorld, tasks: Sequence[Task], given: Groups) -> list[np.ndarray]:
+    """The gold reward of the first answers to all requests, (S,), of the second ones, and so on."""
+    return [gold_of(world, tasks, texts) for texts in zip(*texts_of(given), strict=True)]
+
+
+def scores_by(reward_folder: str, given: Groups) -> list[np.ndarray]:
     """(K,) the reward model's score of each of a request's K answers."""
     scorer = load_reward_model(reward_folder, torch.device("cpu"))
     speed_up(scorer.loaded.model)
     batching = MicroBatching(TOKENS_PER_FORWARD, True, World())
     return batching.per_sequence(
-        given.sequences,
+        [[answer.tokens for answer in group] for group in given],
         lambda forest: scorer.rewards(forest_states(scorer.loaded.model, forest), forest),
     )
 
 
-def gained(
-    world: LabWorld, tasks: Sequence[Task], before: Answered, after: Answered, reward_folder: str
-) -> dict[str, Any]:
+def gained(world: LabWorld, tasks: Sequence[Task], before: Groups, after: Groups, reward_folder: str) -> dict[str, Any]:
     """What PPO did to the gold reward of the same requests, beside what the best of several answers gives.
 
     Before: the mean over the tuned model's answers to each request. All differences are paired by request.
     """
-    first = np.mean(
-        [gold_of(world, tasks, [texts[i] for texts in before.texts]) for i in range(len(before.texts[0]))], axis=0
-    )
-    then = np.mean(
-        [gold_of(world, tasks, [texts[i] for texts in after.texts]) for i in range(len(after.texts[0]))], axis=0
-    )
-    scored = zip(before.texts, scores_by(reward_folder, before), strict=True)
+    first = np.mean(gold_of_each(world, tasks, before), axis=0)
+    then = np.mean(gold_of_each(world, tasks, after), axis=0)
+    scored = zip(texts_of(before), scores_by(reward_folder, before), strict=True)
     best = gold_of(world, tasks, [texts[int(np.argmax(scores))] for texts, scores in scored])
     gain, best_gain = mean((then - first).tolist()), mean((best - first).tolist())
     return {
@@ -322,20 +306,28 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def as_json(given: Answered) -> dict[str, Any]:
+def as_json(given: Groups) -> list[list[dict[str, Any]]]:
     """Answers for a file, to be measured again later."""
+    return [[as_object(answer) for answer in group] for group in given]
+
+
+def as_object(answer: Answer) -> dict[str, Any]:
+    """An answer in JSON."""
     return {
-        "texts": given.texts,
-        "sequences": [
-            [[int(np.flatnonzero(tokens.weight)[0]), tokens.ids.tolist()] for tokens in group]
-            for group in given.sequences
-        ],
+        "prompt": answer.tokens.ids[: answer.prompt_length].tolist(),
+        "ids": answer.ids,
+        "text": answer.text,
+        "stopped": answer.stopped,
+        "logp": answer.sampler_logp.tolist(),
     }
 
 
-def from_json(kept: dict[str, Any]) -> Answered:
+def from_json(kept: list[list[dict[str, Any]]]) -> Groups:
     """What `as_json` made."""
-    return Answered(
-        kept["texts"],
-        [[_as_sequence(ids[:start], ids[start:]) for start, ids in group] for group in kept["sequences"]],
-    )
+    return [
+        [
+            Answer.of(each["prompt"], Completion(each["ids"], each["logp"], each["stopped"]), each["text"])
+            for each in group
+        ]
+        for group in kept
+    ]

@@ -1,34 +1,17 @@
-"""What PPO and GRPO have in common around their learning: the run as a row of phases.
+"""The run as a row of phases, each of which is a rollout and what the recipe learns from it.
 
-    prompts -> answers -> scores, what the roles say -> told and logged -> (the recipe learns from them)
-
-A phase draws a batch of answers from the policy as it is, and the recipe learns from them. The run ends early when the
-KL of a phase exceeds the budget, before learning from it.
+The run ends early when the KL of a phase exceeds the budget, before learning from it.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from heed.models.load import restore
-from heed.objectives.kl import kl_per_sequence
-from heed.recipes.policy.learning import Opening, PolicySettings, save_policy
-from heed.recipes.policy.rollout import (
-    Groups,
-    Said,
-    asked,
-    draw_answers,
-    flat,
-    less_missing_stops,
-    score_answers,
-    sequence_of,
-    what_roles_say,
-)
+from heed.models.load import restore, save
+from heed.recipes.policy.rollout import RolloutModels, draw_rollout, role_outputs, rollout_metrics, score_rollout
+from heed.recipes.policy.setup import PolicySettings, PolicySetup
 from heed.recipes.training.loop import Loop, Place, go_through
 from heed.train.progress import Progress
 from heed.train.run import Checkpoint
@@ -40,7 +23,7 @@ WARMUP = 0.03
 
 def go_through_phases(
     settings: PolicySettings,
-    opening: Opening,
+    setup: PolicySetup,
     place: Place,
     *,
     take_phase: Callable[[int], dict[str, float]],
@@ -54,7 +37,7 @@ def go_through_phases(
         state: what a checkpoint holds of the learning, besides the policy's own files.
         put_back: puts back what `state` gave; the policy is restored already.
     """
-    cast, kl = opening.cast, 0.0  # of the latest phase
+    models, kl = setup.models, 0.0  # of the latest phase
 
     def take_step(step: int) -> dict[str, float]:
         nonlocal kl
@@ -64,7 +47,7 @@ def go_through_phases(
 
     def go_back(checkpoint: Checkpoint) -> None:
         nonlocal kl
-        restore(cast.opened.loaded, checkpoint.folder)
+        restore(models.opened.loaded, checkpoint.folder)
         kept = checkpoint.state(place.device)
         put_back(kept)
         kl = kept["kl"]
@@ -75,8 +58,8 @@ def go_through_phases(
         save_every=settings.save_every,
         eval_every=0,
         take_step=take_step,
-        measure=lambda step, progress: measure(settings, opening, step, place, progress),
-        save_model=lambda to: save_policy(cast, to),
+        measure=lambda step, progress: measure(settings, setup, step, place, progress),
+        save_model=lambda to: save_policy(models, to),
         state=lambda: {**state(), "kl": kl},
         restore=go_back,
         shown=("score", "kl_per_sequence", "stop_rate"),
@@ -105,54 +88,20 @@ def rate_of_phase(settings: PolicySettings, step: int, *, peak: float) -> float:
     )
 
 
-@dataclass(frozen=True, eq=False)
-class Drawn:
-    """The answers of a phase, and what is known of them before anything is learnt."""
-
-    groups: Groups
-    said: list[Said]
-    score: np.ndarray
-    """(S,) of each answer, less what a missing stop costs"""
-    told: dict[str, float]
-    """what the answers say of the policy, for `metrics.jsonl`; scores as they were given"""
-    seconds: float
-    """that drawing and scoring took"""
-
-    @property
-    def kl(self) -> float:
-        """KL(policy || reference), in nats per answer."""
-        return self.told["kl_per_sequence"]
+def seed_of_phase(settings: PolicySettings, step: int) -> int:
+    """What the draws of a phase depend on."""
+    return settings.seed * 1_000_003 + step
 
 
-def draw_phase(
-    settings: PolicySettings, opening: Opening, step: int, place: Place, *, num_prompts: int, num_samples: int
-) -> Drawn:
-    """Draw and score the answers of a phase, and keep them in `samples.jsonl`; all but the time depends on the seed."""
-    cast = opening.cast
-    began = time.perf_counter()
-    groups = draw_answers(
-        cast,
-        opening.prompts.batch(step, num_prompts, settings.steps * num_prompts),
-        num_samples=num_samples,
-        max_new_tokens=settings.max_new_tokens,
-        seed=settings.seed * 1_000_003 + step,
-    )
-    score, said = score_answers(cast, groups), what_roles_say(cast, groups)
-    log_answers(place, step, groups, score, said)
-    seconds = time.perf_counter() - began
-    rewarded = less_missing_stops(score, groups, penalty=settings.missing_stop)
-    return Drawn(groups, said, rewarded, told(groups, score, said), seconds)
-
-
-def measure(settings: PolicySettings, opening: Opening, step: int, place: Place, progress: Progress) -> None:
+def measure(settings: PolicySettings, setup: PolicySetup, step: int, place: Place, progress: Progress) -> None:
     """What the policy answers to held-out prompts, and how that is scored."""
-    if not opening.held_out:
+    if not setup.held_out:
         return
-    groups = draw_answers(
-        opening.cast, opening.held_out, num_samples=1, max_new_tokens=settings.max_new_tokens, seed=settings.seed
+    models = setup.models
+    rollout = draw_rollout(
+        models, setup.held_out, num_samples=1, max_new_tokens=settings.max_new_tokens, seed=settings.seed
     )
-    score, said = score_answers(opening.cast, groups), what_roles_say(opening.cast, groups)
-    numbers = told(groups, score, said)
+    numbers = rollout_metrics(rollout, score_rollout(models, rollout), role_outputs(models, rollout))
     place.folder.log(step, "held_out", **numbers)
     progress.say(
         f"step {step:,}: held-out score {numbers['score']:.3f}, KL {numbers['kl_per_sequence']:.2f} nats per answer, "
@@ -160,39 +109,7 @@ def measure(settings: PolicySettings, opening: Opening, step: int, place: Place,
     )
 
 
-def told(groups: Groups, score: np.ndarray, said: Sequence[Said]) -> dict[str, float]:
-    """What a batch of answers says of the policy that drew it."""
-    answers = [answer for group in groups for answer in group]
-    kl = kl_of_answers(said)
-    entropy = np.concatenate([each.entropy for each in said])
-    return {
-        "score": float(score.mean()),
-        "score_std": float(score.std()),
-        "kl_per_sequence": float(kl.mean()),
-        "entropy_per_token": float(entropy.mean()),
-        "stop_rate": float(np.mean([answer.stopped for answer in answers])),
-        "response_length": float(np.mean([answer.num_tokens for answer in answers])),
-    }
-
-
-def kl_of_answers(said: Sequence[Said]) -> np.ndarray:
-    """(S,) the estimate k1 of KL(policy || reference) of each answer, summed over its tokens, in nats."""
-    logp, reference = flat([each.logp for each in said]), flat([each.reference_logp for each in said])
-    return kl_per_sequence(logp, reference, sequence_of(said), len(said)).numpy()
-
-
-def log_answers(place: Place, step: int, groups: Groups, score: np.ndarray, said: Sequence[Said]) -> None:
-    """Keep every answer of a phase, with its prompt, score and KL, in `samples.jsonl`."""
-    answers = (answer for group in groups for answer in group)
-    for answer, value, kl in zip(answers, score, kl_of_answers(said), strict=True):
-        place.folder.log_sample(
-            step,
-            {
-                "prompt": asked(answer.prompt),
-                "answer": answer.text,
-                "score": float(value),
-                "kl": float(kl),
-                "stopped": str(answer.stopped).lower(),
-                "record": answer.prompt.origin.record,
-            },
-        )
+def save_policy(models: RolloutModels, to: Path) -> None:
+    """Write the policy as plain transformers reads it."""
+    opened = models.opened
+    save(opened.loaded, to, template=opened.saved_template(), stop_tokens=opened.stops)

@@ -1,6 +1,6 @@
-"""Answers that a policy draws, what every role says of their tokens, and what they are worth.
+"""A rollout: answers that the policy draws, what they are worth, and what every role computes of their tokens.
 
-prompts -> sampler -> answers -> score (reward model or the user's rule), log p (policy, reference), value
+prompts -> sampler -> answers -> score (reward model or the user's function), log p (policy, reference), value
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ import torch
 
 from heed.data.prompts import PromptTokens
 from heed.evaluate.rewards import Reward
+from heed.models.decode.answers import Answer, draw_answers
 from heed.models.decode.draw import Sampling
-from heed.models.decode.sample import sample
 from heed.models.roles import Role, Roles
 from heed.models.score import autocast
 from heed.models.self_check import ChosenScore
-from heed.objectives.advantage import score_less_missing_stop
+from heed.objectives.kl import kl_per_sequence
+from heed.recipes.training.loop import Place
 from heed.recipes.training.micro_batches import MicroBatching
 from heed.recipes.training.setup import Opened
 from heed.types import Forest, Tokens
@@ -34,163 +35,196 @@ MAX_SEQUENCES = 64
 
 
 @dataclass(frozen=True, eq=False)
-class Cast:
-    """The roles of a run, and how each is asked."""
+class RolloutModels:
+    """The roles of a run, and how each is read."""
 
     roles: Roles
     opened: Opened
-    chosen: Mapping[torch.nn.Module, ChosenScore]
-    """by a role's model"""
+    forwards: Mapping[torch.nn.Module, ChosenScore]
+    """the proved forward of each role's model"""
     batching: MicroBatching
     """of what policy, reference and value read"""
     dtype: str
     temperature: float
-    rule: Reward | None
+    reward_function: Reward | None
     """the user's own reward, where no reward model scores"""
 
     def logp(self, role: Role, forest: Forest, *, with_entropy: bool = False) -> TokenScores:
         """log p of each trained token under a role, at the temperature of sampling, with its gradient."""
         with role.active() as model, autocast(self.opened.loaded.device, self.dtype):
-            return self.chosen[model].logp(forest, self.temperature, with_entropy=with_entropy)
+            return self.forwards[model].logp(forest, self.temperature, with_entropy=with_entropy)
 
     def values(self, role: Role, forest: Forest) -> Tensor:
         """(N,) the value before each trained token, with its gradient."""
         with role.active() as model, autocast(self.opened.loaded.device, self.dtype):
-            states = self.chosen[model].states(forest)
+            states = self.forwards[model].states(forest)
         return role.values(states, forest)
 
     def rewards(self, role: Role, forest: Forest) -> Tensor:
         """(S,) the reward of each answer."""
         with role.active() as model, autocast(self.opened.loaded.device, self.dtype):
-            states = self.chosen[model].states(forest)
+            states = self.forwards[model].states(forest)
         return role.rewards(states, forest)
 
 
 @dataclass(frozen=True, eq=False)
-class Answer:
-    """One answer that the policy drew."""
+class Rollout:
+    """A batch of prompts and the answers that the policy drew to them."""
 
-    prompt: PromptTokens
-    tokens: Tokens
-    """the prompt, then the answer, whose tokens are trained; its stop token is the last where it has one"""
-    text: str
-    """the answer's, without its stop token"""
-    stopped: bool
+    prompts: Sequence[PromptTokens]
+    groups: list[list[Answer]]
+    """the answers to each prompt"""
 
     @property
-    def num_tokens(self) -> int:
-        """Tokens of the answer."""
-        return len(self.tokens) - len(self.prompt)
+    def answers(self) -> list[Answer]:
+        """All S answers, prompt by prompt."""
+        return [answer for group in self.groups for answer in group]
+
+    @property
+    def prompt_of(self) -> list[PromptTokens]:
+        """The prompt of each of the S answers."""
+        return [prompt for prompt, group in zip(self.prompts, self.groups, strict=True) for _ in group]
+
+    @property
+    def stopped(self) -> Tensor:
+        """(S,) whether each answer ended by itself."""
+        return torch.tensor([answer.stopped for answer in self.answers])
+
+    @property
+    def group(self) -> Tensor:
+        """(S,) which prompt each answer belongs to."""
+        return torch.repeat_interleave(torch.arange(len(self.groups)), torch.tensor(list(map(len, self.groups))))
+
+    @property
+    def sequences(self) -> list[list[Tokens]]:
+        """Prompt and answer of each answer, by prompt."""
+        return [[answer.tokens for answer in group] for group in self.groups]
 
 
-Groups = list[list[Answer]]
-"""answers by prompt"""
-
-
-def draw_answers(
-    cast: Cast, prompts: Sequence[PromptTokens], *, num_samples: int, max_new_tokens: int, seed: int
-) -> Groups:
+def draw_rollout(
+    models: RolloutModels, prompts: Sequence[PromptTokens], *, num_samples: int, max_new_tokens: int, seed: int
+) -> Rollout:
     """`num_samples` answers of the policy to each prompt, the same on every process.
 
     Each process draws for its share of the prompts. What is drawn depends on the seed, on the prompt's place among all
     prompts and on the answer's among its samples alone: not on how many processes there are.
     """
-    world = cast.batching.world
+    world, opened = models.batching.world, models.opened
     mine = list(range(len(prompts)))[world.rank :: world.size]
-    stop_ids = cast.opened.stop_ids
-    with cast.roles.policy.active() as model:
-        drawn = sample(
+    with models.roles.policy.active() as model:
+        drawn = draw_answers(
             model,
             [prompts[i].ids.tolist() for i in mine],
-            stop_ids=stop_ids,
+            decode=lambda ids: opened.tokenizer.backend.decode(ids, skip_special_tokens=False),
+            stop_ids=opened.stop_ids,
             max_new_tokens=max_new_tokens,
-            sampling=Sampling(cast.temperature, top_p=1.0),
+            sampling=Sampling(models.temperature, top_p=1.0),
             num_samples=num_samples,
             seed=seed,
             numbers=mine,
             max_sequences=MAX_SEQUENCES,
         )
-    found = {i: [(each.ids, each.stopped) for each in completions] for i, completions in zip(mine, drawn, strict=True)}
-    everywhere = {i: answers for part in world.gather_objects(found) for i, answers in part.items()}
-    backend = cast.opened.tokenizer.backend
-
-    def answer(prompt: PromptTokens, ids: list[int], stopped: bool) -> Answer:
-        weight = np.zeros(len(prompt) + len(ids), dtype=np.float32)
-        weight[len(prompt) :] = 1
-        text = backend.decode(ids[:-1] if stopped else ids, skip_special_tokens=False)
-        return Answer(prompt, Tokens(np.concatenate([prompt.ids, np.array(ids, np.int32)]), weight), text, stopped)
-
-    return [[answer(prompt, *each) for each in everywhere[i]] for i, prompt in enumerate(prompts)]
+    parts = world.gather_objects(dict(zip(mine, drawn, strict=True)))
+    everywhere = {i: group for part in parts for i, group in part.items()}
+    return Rollout(prompts, [everywhere[i] for i in range(len(prompts))])
 
 
-def score_answers(cast: Cast, groups: Groups) -> np.ndarray:
-    """(S,) the score of each answer, by the reward model or the user's rule; missing stops are not counted yet.
+def score_rollout(models: RolloutModels, rollout: Rollout) -> Tensor:
+    """(S,) the score of each answer, by the reward model or the user's function, float64 and as it was given.
 
-    The user's rule is asked on the first process alone.
+    The user's function is called on the first process alone.
     """
-    reward = cast.roles.reward
+    reward = models.roles.reward
     if reward is not None:
-        sequences = [[answer.tokens for answer in group] for group in groups]
-        batching = replace(cast.batching, share=cast.chosen[reward.model].shares_prefixes)
-        return np.concatenate(batching.per_sequence(sequences, lambda forest: cast.rewards(reward, forest)))
-    rule = cast.rule
-    assert rule is not None
-    answers = [answer for group in groups for answer in group]
+        batching = replace(models.batching, share=models.forwards[reward.model].shares_prefixes)
+        scores = batching.per_sequence(rollout.sequences, lambda forest: models.rewards(reward, forest))
+        return torch.from_numpy(np.concatenate(scores))
+    function = models.reward_function
+    assert function is not None
 
-    def ask() -> list[float]:
-        return rule(
-            [asked(answer.prompt) for answer in answers],
-            [answer.text for answer in answers],
-            [answer.prompt.fields for answer in answers],
+    def call() -> list[float]:
+        return function(
+            [prompt_text(prompt) for prompt in rollout.prompt_of],
+            [answer.text for answer in rollout.answers],
+            [prompt.fields for prompt in rollout.prompt_of],
         )
 
-    return np.array(cast.batching.world.on_first(ask), dtype=np.float64)
+    return torch.tensor(models.batching.world.on_first(call), dtype=torch.float64)
 
 
-def asked(prompt: PromptTokens) -> str:
-    """What a prompt says, for people and for rules that read it."""
+def prompt_text(prompt: PromptTokens) -> str:
+    """A prompt as people, and the functions that they write, read it."""
     return "\n\n".join(message.content for message in prompt.messages)
 
 
-def less_missing_stops(score: np.ndarray, groups: Groups, *, penalty: float) -> np.ndarray:
-    """(S,) the score, with `penalty` taken off answers that did not end by themselves."""
-    stopped = torch.tensor([answer.stopped for group in groups for answer in group])
-    return score_less_missing_stop(torch.from_numpy(score), stopped, penalty=penalty).numpy()
-
-
 @dataclass(frozen=True, eq=False)
-class Said:
-    """What the roles say of the tokens of one answer: (n,) float64 each."""
+class RoleOutputs:
+    """What the roles compute of every answer's tokens: (N,) float64 each, the answers one after the other."""
 
-    logp: np.ndarray
-    """under the policy that drew it, by the training forward"""
-    reference_logp: np.ndarray
-    entropy: np.ndarray
+    logp: Tensor
+    """under the policy that drew the answers, by the training forward, at the temperature of sampling, in nats"""
+    reference_logp: Tensor
+    entropy: Tensor
     """of the policy's distribution at each token, in nats"""
-    value: np.ndarray
-    """0 where there is no value role"""
+    value: Tensor
+    """before each token; 0 where there is no value role"""
+    sequence: Tensor
+    """which answer each token belongs to"""
+
+    @property
+    def num_sequences(self) -> int:
+        """S, the answers."""
+        return int(self.sequence[-1]) + 1
+
+    def kl_per_sequence(self) -> Tensor:
+        """(S,) the estimate k1 of KL(policy || reference) of each answer, summed over its tokens, in nats."""
+        return kl_per_sequence(self.logp, self.reference_logp, self.sequence, self.num_sequences)
 
 
-def what_roles_say(cast: Cast, groups: Groups) -> list[Said]:
-    """What policy, reference and value say of every answer, before anything is learnt from it."""
-    roles = cast.roles
+def role_outputs(models: RolloutModels, rollout: Rollout) -> RoleOutputs:
+    """What policy, reference and value compute of every answer, before anything is learnt from it."""
+    roles = models.roles
 
     def by_role(forest: Forest) -> Tensor:
-        policy = cast.logp(roles.policy, forest, with_entropy=True)
+        policy = models.logp(roles.policy, forest, with_entropy=True)
         assert policy.entropy is not None
-        reference = cast.logp(roles.reference, forest).logp
-        value = torch.zeros_like(policy.logp) if roles.value is None else cast.values(roles.value, forest)
+        reference = models.logp(roles.reference, forest).logp
+        value = torch.zeros_like(policy.logp) if roles.value is None else models.values(roles.value, forest)
         return torch.stack([policy.logp, reference, policy.entropy, value.to(policy.logp.dtype)])
 
-    per_group = cast.batching.per_token([[answer.tokens for answer in group] for group in groups], by_role)
-    return [Said(*numbers) for group in per_group for numbers in group]
+    per_group = models.batching.per_token(rollout.sequences, by_role)
+    columns = np.concatenate([of_answer for group in per_group for of_answer in group], axis=1)
+    logp, reference_logp, entropy, value = torch.from_numpy(columns)
+    lengths = torch.tensor([answer.num_tokens for answer in rollout.answers])
+    sequence = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
+    return RoleOutputs(logp, reference_logp, entropy, value, sequence)
 
 
-def flat(parts: Sequence[np.ndarray]) -> Tensor:
-    """The parts one after the other, float64."""
-    return torch.from_numpy(np.concatenate(list(parts)).astype(np.float64))
+def rollout_metrics(rollout: Rollout, score: Tensor, outputs: RoleOutputs) -> dict[str, float]:
+    """What a rollout tells of the policy that drew it, for `metrics.jsonl`; scores as they were given."""
+    answers, scores = rollout.answers, score.numpy()
+    return {
+        "score": float(scores.mean()),
+        "score_std": float(scores.std()),
+        "kl_per_sequence": float(outputs.kl_per_sequence().numpy().mean()),
+        "entropy_per_token": float(outputs.entropy.numpy().mean()),
+        "stop_rate": float(np.mean([answer.stopped for answer in answers])),
+        "response_length": float(np.mean([answer.num_tokens for answer in answers])),
+    }
 
 
-def sequence_of(said: Sequence[Said]) -> Tensor:
-    """(N,) which answer each token belongs to."""
-    return torch.repeat_interleave(torch.arange(len(said)), torch.tensor([len(each.logp) for each in said]))
+def log_samples(place: Place, step: int, rollout: Rollout, score: Tensor, outputs: RoleOutputs) -> None:
+    """Keep every answer of a phase, with its prompt, score and KL, in `samples.jsonl`."""
+    rows = zip(rollout.prompt_of, rollout.answers, score.tolist(), outputs.kl_per_sequence().tolist(), strict=True)
+    for prompt, answer, value, kl in rows:
+        place.folder.log_sample(
+            step,
+            {
+                "prompt": prompt_text(prompt),
+                "answer": answer.text,
+                "score": value,
+                "kl": kl,
+                "stopped": str(answer.stopped).lower(),
+                "record": prompt.origin.record,
+            },
+        )

@@ -1,0 +1,235 @@
+"""What PPO and GRPO open before their first phase: the roles, the reward, the prompts, and how all of them are read."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import torch
+
+from heed.config import DataSource, dump, peak_learning_rate
+from heed.data.prepare import Preparation, TooLong
+from heed.data.prompts import PromptTokens
+from heed.errors import UserError
+from heed.evaluate.rewards import kind_of, open_reward
+from heed.models.adapters.lora import keep_base
+from heed.models.kernels.speed import speed_up
+from heed.models.load import num_positions, prepare_training
+from heed.models.roles import Role, roles_on_one_base, separate_models
+from heed.models.self_check import ChosenScore, choose_score, everything_trained
+from heed.preference_config import Kl, KlOfGroups
+from heed.recipes.policy.rollout import RolloutModels
+from heed.recipes.preference.data import PROMPTS, PreferenceData, prepare_preference_data
+from heed.recipes.training.data_sets import Data
+from heed.recipes.training.loop import Place
+from heed.recipes.training.micro_batches import MicroBatching, lean_forward
+from heed.recipes.training.setup import Opened, open_base
+from heed.settings import Settings
+from heed.train.optimiser import adamw
+from heed.types import Tokens
+
+HELD_OUT_SHARE = 0.05
+"""of the prompts, by hash"""
+MAX_HELD_OUT_PROMPTS = 64
+"""that are answered in a measurement"""
+SHARE_OF_TUNING_RATE = 0.1
+"""of the learning rate that suits supervised tuning"""
+ALPHA_OVER_RANK = 2.0
+
+
+class PolicySettings(Protocol):
+    """What the settings of PPO and GRPO have in common."""
+
+    @property
+    def model(self) -> str: ...
+    @property
+    def reward(self) -> str: ...
+    @property
+    def data(self) -> tuple[DataSource, ...]: ...
+    @property
+    def max_bad_records(self) -> float: ...
+    @property
+    def template(self) -> str | None: ...
+    @property
+    def date(self) -> datetime.date | None: ...
+    @property
+    def max_prompt_length(self) -> int | None: ...
+    @property
+    def too_long(self) -> TooLong: ...
+    @property
+    def max_new_tokens(self) -> int: ...
+    @property
+    def temperature(self) -> float: ...
+    @property
+    def max_tokens(self) -> int | None: ...
+    @property
+    def gradient_checkpointing(self) -> bool: ...
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def rank(self) -> int: ...
+    @property
+    def steps(self) -> int: ...
+    @property
+    def save_every(self) -> int: ...
+    @property
+    def missing_stop(self) -> float: ...
+    @property
+    def kl(self) -> Kl | KlOfGroups: ...
+
+
+@dataclass(frozen=True, eq=False)
+class PolicySetup:
+    """The roles of a run and its prompts, ready for the first phase."""
+
+    models: RolloutModels
+    prompts: PreferenceData[PromptTokens]
+    held_out: list[PromptTokens]
+    ptx: Data | None = None
+    """conversations whose supervised loss is added to the policy's"""
+
+
+def open_policy(
+    settings: PolicySettings, place: Place, *, with_value: bool, prepare_ptx: Callable[[Opened], Data] | None = None
+) -> PolicySetup:
+    """Load what the roles need, prepare the data, and prove that the forest computes what the model computes.
+
+    Args:
+        prepare_ptx: prepares the conversations of PPO-ptx; they may be longer than answers, and the self-check covers
+            them too.
+    """
+    assert settings.date is not None
+    is_model = kind_of(settings.reward) == "model"
+    reward_function = None if is_model else open_reward(settings.reward)
+    say = place.speaker.say
+    opened = open_base(settings.model, settings.template, place.device, settings.date, settings.seed, say)
+    reward = settings.reward if is_model else None
+    if settings.rank:
+        keep_base(
+            opened.loaded,
+            place.folder.folder / "base",
+            new_token_ids=opened.new_token_ids,
+            stop_tokens=opened.stops,
+        )
+        roles = roles_on_one_base(
+            opened.loaded,
+            rank=settings.rank,
+            alpha=ALPHA_OVER_RANK * settings.rank,
+            seed=settings.seed,
+            reward=reward,
+            value="adapter" if with_value else None,
+            new_token_ids=opened.new_token_ids,
+        )
+    else:
+        roles = separate_models(opened.loaded, reward=reward, with_value=with_value)
+    if roles.note:
+        say(roles.note)
+    present = [role for role in (roles.policy, roles.reference, roles.reward, roles.value) if role is not None]
+    for model in {id(role.model): role.model for role in present}.values():
+        speed_up(model)
+        prepare_training(model, gradient_checkpointing=settings.gradient_checkpointing)
+    opened = replace(opened, loaded=roles.loaded)
+    positions = [n for role in present if (n := num_positions(role.model)) is not None]
+    prompts = prepare_prompts(settings, opened, place, limit=min(positions, default=None))
+    first = [prompts.sets[0].at(int(record)) for record in prompts.sets[0].training[:64]]
+    longest = everything_trained(max(first, key=len).ids)
+    ptx = None if prepare_ptx is None else prepare_ptx(opened)
+    longest_in_data = max(prompts.longest + settings.max_new_tokens, 0 if ptx is None else ptx.longest)
+    forwards = self_checked(present, longest, longest_in_data=longest_in_data, say=say)
+    loaded = opened.loaded
+    share = all(forwards[role.model].shares_prefixes for role in present if role is not roles.reward)
+    batching = MicroBatching(lean_forward(settings.max_tokens, loaded), share, place.world)
+    models = RolloutModels(roles, opened, forwards, batching, settings.dtype, settings.temperature, reward_function)
+    held_out = [prompt for found in prompts.held_out.values() for prompt in found][:MAX_HELD_OUT_PROMPTS]
+    return PolicySetup(models, prompts, held_out, ptx)
+
+
+def self_checked(
+    present: Sequence[Role], longest: Tokens, *, longest_in_data: int, say: Callable[[str], None]
+) -> dict[torch.nn.Module, ChosenScore]:
+    """How each model is read, proved once for every model that there is, in the first role that it has.
+
+    Args:
+        present: the policy first. What is said of it is always said; of another model only where it falls back.
+        longest, longest_in_data: see `choose_score`.
+    """
+    chosen: dict[torch.nn.Module, ChosenScore] = {}
+    for role in present:
+        if role.model in chosen:
+            continue
+        with role.active() as model:
+            found = choose_score(
+                model, longest, longest_in_data=longest_in_data, num_positions=num_positions(model), share=True
+            )
+        if not chosen:
+            say(f"self-check: {found.note}")
+        elif not found.shares_prefixes:
+            say(f"self-check of the {role.name}: {found.note}")
+        chosen[model] = found
+    return chosen
+
+
+def prepare_prompts(
+    settings: PolicySettings, opened: Opened, place: Place, *, limit: int | None
+) -> PreferenceData[PromptTokens]:
+    """The prompts of a run, each short enough that an answer of full length has positions left.
+
+    Args:
+        limit: positions of the role that has the fewest; None where there is no limit.
+    """
+    room = None if limit is None else limit - settings.max_new_tokens
+    if room is not None and room < 1:
+        raise UserError(
+            "answers this long leave no room for a prompt",
+            where="--max-new-tokens",
+            found=f"{settings.max_new_tokens:,} tokens",
+            expected=f"fewer than the model's {limit:,} positions",
+            fix=f"--max-new-tokens {max(1, (limit or 2) // 2)}",
+        )
+    if room is not None and settings.max_prompt_length is not None and settings.max_prompt_length > room:
+        raise UserError(
+            "a prompt and an answer of the longest allowed are more than the model can read",
+            where="--max-prompt-length, --max-new-tokens",
+            found=f"{settings.max_prompt_length:,} and {settings.max_new_tokens:,} tokens",
+            expected=f"at most {limit:,} together, the model's positions",
+            fix=f"--max-prompt-length {room}, or leave it out",
+        )
+    assert isinstance(settings, Settings)
+    return prepare_preference_data(
+        PROMPTS,
+        settings.data,
+        (),
+        place.folder.folder,
+        Preparation(
+            template=opened.template,
+            tokenizer=opened.tokenizer,
+            max_length=settings.max_prompt_length or room,
+            too_long=settings.too_long,
+            max_bad_records=settings.max_bad_records,
+            held_out_share=HELD_OUT_SHARE,
+            limited_by="--max-prompt-length" if settings.max_prompt_length else None,
+        ),
+        seed=settings.seed,
+        settings=dump(settings),
+        world=place.world,
+    )
+
+
+def optimiser_of(role: Role) -> torch.optim.AdamW:
+    """AdamW over what a role learns."""
+    return adamw(role.trained_parameters(), weight_decay=0.0)
+
+
+def peak_rate(lr: float | Any, models: RolloutModels) -> float:
+    """The learning rate to warm up to: the one given, or a tenth of what suits supervised tuning."""
+    loaded = models.opened.loaded
+    return peak_learning_rate(
+        lr,
+        num_parameters=loaded.model.num_parameters(),
+        has_adapter=loaded.adapter is not None,
+        share=SHARE_OF_TUNING_RATE,
+    )
