@@ -65,6 +65,7 @@ TESTS = {
     "models/kernels/rotary.py": "tests/models/test_rotary.py",
     "evaluate/best_of.py": "tests/evaluate/test_best_of.py",
     "models/adapters/lora.py": "tests/models/test_adapters.py",
+    "models/trained.py": "tests/models/test_trained.py",
     "models/load.py": "tests/models/test_roles.py tests/models/test_families.py",
     "train/step.py": "tests/train/test_step.py",
     "train/optimiser.py": "tests/train/test_optimiser.py",
@@ -106,7 +107,7 @@ SCORE, CHECK, MATMUL, SPEED = (
 )
 STEP, OPTIMISER, SCHEDULE, SFT = "train/step.py", "train/optimiser.py", "train/schedule.py", "recipes/sft.py"
 LAYOUT, LOAD, ADAPTERS = "models/attention/layout.py", "models/load.py", "models/adapters/lora.py"
-SUPERVISED = "objectives/supervised.py"
+SUPERVISED, TRAINED = "objectives/supervised.py", "models/trained.py"
 TOKEN_LOGP, SCALAR = "models/heads/token_logp.py", "models/heads/scalar.py"
 ROLES, SWITCH = "models/roles.py", "models/adapters/switch.py"
 RAGGED, KL, ADVANTAGE = "objectives/ragged.py", "objectives/kl.py", "objectives/advantage.py"
@@ -777,6 +778,8 @@ MUTATIONS = [
         "layers = [inner] if inner.weight is outer.weight else [inner, outer]",
         "layers = [inner]",
     ),
+    M(TRAINED, "what is not named learns too", "requires_grad_(id(parameter) in chosen)", "requires_grad_(True)"),
+    M(TRAINED, "the first layers for the last", "layers[num_layers - count :]", "layers[:count]"),
     M(ADAPTERS, "alpha ignored", "lora_alpha=alpha", "lora_alpha=rank"),
     M(
         STEP,

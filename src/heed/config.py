@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import math
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Protocol
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -38,6 +38,14 @@ def _sources(value: object) -> object:
     return value
 
 
+def _names(value: object) -> object:
+    """Let several names stand in one text with commas between, and a single one without a list."""
+    texts = [value] if isinstance(value, str) else value
+    if isinstance(texts, (list, tuple)) and all(isinstance(text, str) for text in texts):
+        return tuple(name.strip() for text in texts for name in text.split(",") if name.strip())
+    return value
+
+
 class DataSource(Settings):
     """One data set of a mixture."""
 
@@ -51,6 +59,13 @@ class DataSource(Settings):
 
 Sources = Annotated[tuple[DataSource, ...], BeforeValidator(_sources)]
 PositiveNumber = Annotated[Number, Field(gt=0)]
+Names = Annotated[tuple[Text, ...], BeforeValidator(_names), Field(min_length=1)]
+Alpha = Annotated[Number | None, Field(gt=0, description="scale of the adapter is alpha / rank [default: 2 x rank]")]
+Targets = Annotated[
+    Names, Field(description="layers that get one: all-linear, attention, mlp, or names: q_proj,v_proj")
+]
+Train = Annotated[Names, Field(description="without an adapter: all, last:N, head, embeddings, norms, names")]
+ALL_LINEAR, ALL = "all-linear", "all"
 DEVICE_HELP = "auto, cpu, cuda or cuda:N; auto takes the GPU if there is one"
 Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
 
@@ -79,7 +94,8 @@ class Lora(Settings):
     """Low-rank adapter (LoRA)"""
 
     rank: Whole = Field(0, ge=0, description="rank of the adapter; 0 trains all parameters of the model itself")
-    alpha: Number | None = Field(None, gt=0, description="scale of the adapter is alpha / rank [default: 2 x rank]")
+    alpha: Alpha = None
+    targets: Targets = (ALL_LINEAR,)
 
 
 class SftSettings(Settings):
@@ -119,6 +135,7 @@ class SftSettings(Settings):
     max_tokens: Whole | None = Field(
         None, ge=1, description="tokens per forward, for memory alone [default: enough to keep the device busy]"
     )
+    train: Train = (ALL,)
     share_prefixes: bool = Field(True, description="compute a beginning that conversations share only once")
     gradient_checkpointing: bool = Field(False, description="compute activations twice to hold fewer in memory")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="activations; trained weights stay float32")
@@ -267,6 +284,17 @@ def tokens_per_forward(max_tokens: int | None, device: str, width: int) -> int:
     return max_tokens or (8_192 if device == "cuda" else min(8_192, max(1_024, 1_024 * 768 // width)))
 
 
-def lora_alpha(lora: Lora) -> float:
+class Adapter(Protocol):
+    """What the settings of a recipe say of its low-rank adapters."""
+
+    @property
+    def rank(self) -> int: ...
+    @property
+    def alpha(self) -> float | None: ...
+    @property
+    def targets(self) -> tuple[str, ...]: ...
+
+
+def lora_alpha(lora: Adapter) -> float:
     """The adapter's alpha: the one given, or twice the rank."""
     return lora.alpha if lora.alpha is not None else 2.0 * lora.rank

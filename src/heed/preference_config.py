@@ -7,7 +7,19 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from heed.config import DEVICE_HELP, Device, Lora, Optim, PositiveNumber, Sources
+from heed.config import (
+    ALL,
+    ALL_LINEAR,
+    DEVICE_HELP,
+    Alpha,
+    Device,
+    Lora,
+    Optim,
+    PositiveNumber,
+    Sources,
+    Targets,
+    Train,
+)
 from heed.settings import Number, PathText, Settings, Whole
 
 Model = Annotated[
@@ -92,6 +104,7 @@ class RewardSettings(Settings):
     epochs: Epochs = 1
     batch_size: Whole = Field(8, ge=1, description="prompts with all their answers per step, over all devices")
     max_tokens: MaxTokens = None
+    train: Train = (ALL,)
     gradient_checkpointing: GradientCheckpointing = False
     dtype: Dtype = "float32"
     device: OnDevice = "auto"
@@ -129,6 +142,7 @@ class DpoSettings(Settings):
     epochs: Epochs = 1
     batch_size: Whole = Field(8, ge=1, description="prompts with all their answers per step, over all devices")
     max_tokens: MaxTokens = None
+    train: Train = (ALL,)
     gradient_checkpointing: GradientCheckpointing = False
     dtype: Dtype = "float32"
     device: OnDevice = "auto"
@@ -145,6 +159,14 @@ class DpoSettings(Settings):
     gamma: Number = Field(1.0, ge=0, description="lead that simpo asks of the better answer")
     optim: Optim = Optim()
     lora: Lora = Lora()
+
+
+class PolicyLora(Settings):
+    """Low-rank adapters on one base (LoRA)"""
+
+    rank: Whole = Field(16, ge=0, description="rank of each; 0 trains all parameters of models of their own")
+    alpha: Alpha = None
+    targets: Targets = (ALL_LINEAR,)
 
 
 class Kl(Settings):
@@ -178,7 +200,8 @@ class PpoSettings(Settings):
     heed ppo --model runs/tuned --reward "contains: words" --data PROMPTS.jsonl --out runs/ppo
     """
 
-    common = "model reward data out steps batch_size max_new_tokens max_tokens device kl.beta lr rank"
+    common = "model reward data out steps batch_size max_new_tokens max_tokens device kl.beta lr lora.rank"
+    renamed = {"rank": "lora.rank"}  # noqa: RUF012
 
     model: Model
     reward: Reward
@@ -196,6 +219,7 @@ class PpoSettings(Settings):
     epochs: Passes = 2
     minibatches: Minibatches = 2
     max_tokens: MaxTokens = None
+    train: Train = (ALL,)
     gradient_checkpointing: GradientCheckpointing = False
     dtype: Dtype = "float32"
     device: OnDevice = "auto"
@@ -204,9 +228,7 @@ class PpoSettings(Settings):
     clip: Clip = Field(0.2, title="PPO")
     missing_stop: MissingStop = 1.0
     lr: LearningRate = "auto"
-    rank: Whole = Field(
-        16, ge=0, description="of the adapters on one base; 0 trains all parameters of models of their own"
-    )
+    lora: PolicyLora = PolicyLora()
     kl: Kl = Kl()
     ptx: Ptx = Ptx()
 
@@ -217,7 +239,8 @@ class GrpoSettings(Settings):
     heed grpo --model runs/tuned --reward "equals: answer" --data PROMPTS.jsonl --out runs/grpo
     """
 
-    common = "model reward data out steps batch_size group_size max_new_tokens max_tokens device kl.beta lr rank"
+    common = "model reward data out steps batch_size group_size max_new_tokens max_tokens device kl.beta lr lora.rank"
+    renamed = {"rank": "lora.rank"}  # noqa: RUF012
 
     model: Model
     reward: Reward
@@ -236,6 +259,7 @@ class GrpoSettings(Settings):
     epochs: Passes = 1
     minibatches: Minibatches = 1
     max_tokens: MaxTokens = None
+    train: Train = (ALL,)
     gradient_checkpointing: GradientCheckpointing = False
     dtype: Dtype = "float32"
     device: OnDevice = "auto"
@@ -252,5 +276,5 @@ class GrpoSettings(Settings):
     clip: Clip = 0.2
     missing_stop: MissingStop = 1.0
     lr: LearningRate = "auto"
-    rank: Whole = Field(16, ge=0, description="of the adapter; 0 trains all parameters of the model itself")
+    lora: PolicyLora = PolicyLora()
     kl: KlOfGroups = KlOfGroups()

@@ -32,6 +32,8 @@ class Settings(BaseModel):
 
     common: ClassVar[str] = ""
     """keys of the settings that the first screen of the help explains, with spaces between; empty: all of them"""
+    renamed: ClassVar[Mapping[str, str]] = {}
+    """former keys, which files and flags may still use, each with the present one"""
 
 
 AnySettings = TypeVar("AnySettings", bound=Settings)
@@ -141,6 +143,7 @@ def load_settings(cls: type[AnySettings], yaml_path: str | Path | None, override
     A flag for `steps` takes the place of the file's `epochs`, and the other way round.
     """
     in_file = flat(cls, _read_yaml(Path(yaml_path)), str(yaml_path)) if yaml_path is not None else {}
+    overrides = _as_called_now(cls, overrides, "command line")
     for one, other in (("steps", "epochs"), ("epochs", "steps")):
         if overrides.get(one) is not None and other not in overrides:
             in_file.pop(other, None)
@@ -262,7 +265,21 @@ def flat(cls: type[Settings], values: Mapping[Any, object], path: str, *, prefix
                 fix=f"remove one '{again}'",
             )
         dotted |= found
-    return dotted
+    return dotted if prefix else _as_called_now(cls, dotted, path)
+
+
+def _as_called_now(cls: type[Settings], values: Mapping[str, object], where: str) -> dict[str, object]:
+    """The same values, those of former keys under the present ones."""
+    for former, present in cls.renamed.items():
+        if former in values and present in values:
+            raise UserError(
+                f"'{present}' is given twice",
+                where=where,
+                found=f"{present}, and {former}, as it was called before",
+                expected="each setting once",
+                fix=f"remove '{former}'",
+            )
+    return {cls.renamed.get(key, key): value for key, value in values.items()}
 
 
 def _nested(values: Mapping[str, object]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from families import branching_sequences, casts_in, difference, gradient_of, scored, tiny
 
+from heed.errors import UserError
 from heed.forest.build import build
 from heed.models.adapters.lora import add_adapter
 from heed.models.heads.language import Head
@@ -125,3 +126,58 @@ def test_recomputing_activations_changes_no_gradient_of_an_adapter(family):
     loss, gradient = scored(loaded.model, forest_score, build(ITEMS))
     assert loss == pytest.approx(expected_loss, rel=1e-13)
     assert difference(gradient, expected_gradient) < 1e-12
+
+
+def on_layers(family, *names):
+    """Names of the layers that have an adapter."""
+    loaded = add_adapter(LoadedModel(tiny(family), None), rank=2, alpha=4.0, new_token_ids=(), seed=0, targets=names)
+    return {name for name, module in loaded.model.named_modules() if hasattr(module, "lora_A")}
+
+
+@pytest.mark.parametrize(
+    ("family", "attention", "mlp"),
+    [
+        ("llama", {"q_proj", "k_proj", "v_proj", "o_proj"}, {"gate_proj", "up_proj", "down_proj"}),
+        ("gpt2", {"attn.c_attn", "attn.c_proj"}, {"mlp.c_fc", "mlp.c_proj"}),
+        ("gpt-neox", {"query_key_value", "attention.dense"}, {"dense_h_to_4h", "dense_4h_to_h"}),
+    ],
+)
+def test_groups_of_targets_are_the_layers_they_say(family, attention, mlp):
+    for group, ends in (("attention", attention), ("mlp", mlp)):
+        found = on_layers(family, group)
+        assert len(found) == 3 * len(ends)
+        assert {end for end in ends if any(name.endswith(f".{end}") for name in found)} == ends
+        assert all(name.endswith(tuple(f".{end}" for end in ends)) for name in found)
+    assert on_layers(family, "attention", "mlp") == on_layers(family, "all-linear")
+
+
+def test_targets_are_layers_by_the_ends_of_their_names():
+    assert on_layers("llama", "q_proj", "v_proj") == {
+        f"model.layers.{layer}.self_attn.{name}" for layer in range(3) for name in ("q_proj", "v_proj")
+    }
+    assert on_layers("llama", "layers.1.mlp.up_proj") == {"model.layers.1.mlp.up_proj"}
+    # In GPT-2 an end alone is a layer in attention and one in the MLP.
+    assert on_layers("gpt2", "mlp.c_proj") == {f"transformer.h.{layer}.mlp.c_proj" for layer in range(3)}
+    assert len(on_layers("gpt2", "c_proj")) == 6
+
+
+@pytest.mark.parametrize(("name", "near"), [("q_prj", "q_proj"), ("atention", "attention"), ("lm_head", "all-linear")])
+def test_a_target_of_no_layer_is_answered_with_the_nearest(name, near):
+    with pytest.raises(UserError) as caught:
+        on_layers("llama", name)
+    assert (caught.value.where, caught.value.found) == ("--lora.targets", name)
+    assert caught.value.fix == f"--lora.targets {near}"
+    assert on_layers("llama", near)
+
+
+def test_the_forest_computes_the_gradient_of_adapters_on_some_layers():
+    def some():
+        model = tiny("llama")
+        speed_up(model)
+        return add_adapter(LoadedModel(model, None), rank=3, alpha=6.0, new_token_ids=(), seed=0, targets=["q_proj"])
+
+    shared = scored(some().model, forest_score, build(ITEMS, share=True))
+    plain = scored(some().model, plain_score, build(ITEMS, share=False))
+    assert shared[0] == pytest.approx(plain[0], rel=1e-12)
+    assert difference(shared[1], plain[1]) < 1e-11
+    assert len(shared[1]) == 2 * 3

@@ -55,8 +55,8 @@ def opened(tmp_path, instruct, write):
         data = write([{"prompt": f"Which of all these colours is it, {i}?"} for i in range(8)])
         kind = PpoSettings if with_value else GrpoSettings
         settings = kind(
-            model=str(instruct), reward=reward, data=[str(data)], out=str(tmp_path / kind.__name__), rank=rank,
-            max_new_tokens=9, device="cpu",
+            model=str(instruct), reward=reward, data=[str(data)], out=str(tmp_path / kind.__name__),
+            lora={"rank": rank}, max_new_tokens=9, device="cpu",
         )  # fmt: skip
         found = SimpleNamespace()
 

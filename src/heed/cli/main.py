@@ -107,7 +107,7 @@ def _command(words: Sequence[str]) -> None:
 
 def _run(command: str, words: Sequence[str]) -> None:
     cls = COMMANDS[command]
-    said = parse(words, options(cls), positional=POSITIONAL.get(command))
+    said = parse(words, options(cls), positional=POSITIONAL.get(command), renamed=cls.renamed)
     if said.wants_help:
         columns = shutil.get_terminal_size((120, 24)).columns
         print(usage(command, cls, columns=columns, topic=said.topic), end="")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from heed.errors import UserError
 from heed.settings import Option, flag, unknown_option
+
+NONE_RENAMED: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(slots=True)
@@ -20,13 +23,22 @@ class Words:
     """what help is wanted about; None: what matters most"""
 
 
-def parse(arguments: Sequence[str], options: Sequence[Option], *, positional: str | None) -> Words:
+def parse(
+    arguments: Sequence[str],
+    options: Sequence[Option],
+    *,
+    positional: str | None,
+    renamed: Mapping[str, str] = NONE_RENAMED,
+) -> Words:
     """Sort `--flag value`, `--flag=value`, `--switch`, `--no-switch` and words without a flag.
 
     Where there is a `--help`, it and the topic after it are all that counts.
 
     A word without a flag that ends in .yaml or .yml is the settings file; any other one is a value of the
     option `positional`. Values stay text: the settings turn them into numbers and check them.
+
+    Args:
+        renamed: former keys, each with the present one; a flag may still use them.
     """
     words = Words()
     if asked := [at for at, word in enumerate(arguments) if word in ("-h", "--help")]:
@@ -36,6 +48,7 @@ def parse(arguments: Sequence[str], options: Sequence[Option], *, positional: st
         return words
     by_flag = {option.flag: option for option in options}
     by_key = {option.key: option for option in options}
+    by_flag |= {flag(former): by_key[present] for former, present in renamed.items()}
     rest = list(arguments)
     while rest:
         word = rest.pop(0)

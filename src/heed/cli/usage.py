@@ -120,6 +120,8 @@ def default(option: Option) -> str:
         return "yes" if option.default else "no"
     if option.default in (None, ()):
         return ""
+    if isinstance(option.default, tuple):
+        return ",".join(map(str, option.default))
     return f"{option.default:g}" if isinstance(option.default, float) else str(option.default)
 
 

@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 
 from heed.models.adapters.lora import add_adapter
 from heed.models.adapters.switch import Switchable, adapter_on, switchable_layers
+from heed.models.adapters.targets import ALL_LINEAR
 from heed.models.heads.scalar import (
     SCORE_IN_ADAPTER,
     RewardModel,
@@ -40,6 +41,7 @@ from heed.models.heads.scalar import (
     zero_head,
 )
 from heed.models.load import LoadedModel, is_adapter, load_tokenizer, peft_warnings_hidden
+from heed.models.trained import ALL, HEAD, choose_trained
 from heed.types import Forest
 
 POLICY_ADAPTER = "default"
@@ -123,6 +125,7 @@ def roles_on_one_base(
     reward: str | None,
     value: str | None,
     new_token_ids: Sequence[int] = (),
+    targets: Sequence[str] = (ALL_LINEAR,),
 ) -> Roles:
     """One base in memory and an adapter for each role that learns; the reference is the base with all adapters off.
 
@@ -135,6 +138,7 @@ def roles_on_one_base(
             this base (Huang et al. 2024, arXiv:2403.17031) and else as the base with a head that says 0; `trunk`: a
             head alone, on the policy's detached states; None: no values.
         new_token_ids: tokens whose rows the policy's adapter trains in full.
+        targets: layers that the policy's adapter is on; see `lora_targets`.
     """
     if policy.adapter is not None:
         raise ValueError("the roles' base must have no adapter of its own: merge it first")
@@ -142,7 +146,7 @@ def roles_on_one_base(
         require_same_tokenizer(load_tokenizer(reward), policy.tokenizer, where=reward)
     joining = reward if reward is not None and _stands_on(reward, policy.model) else None
     separate = load_reward_model(reward, policy.device) if reward is not None and joining is None else None
-    loaded = add_adapter(policy, rank=rank, alpha=alpha, new_token_ids=new_token_ids, seed=seed)
+    loaded = add_adapter(policy, rank=rank, alpha=alpha, new_token_ids=new_token_ids, seed=seed, targets=targets)
     if joining is not None:
         join(loaded, joining, "reward")
     if value == "adapter":
@@ -180,15 +184,24 @@ def _value_on_base(kind: str, loaded: LoadedModel, layers: tuple[Switchable, ...
     return Role("value", loaded.model, "value", layers, head, offset, trained)
 
 
-def separate_models(policy: LoadedModel, *, reward: str | None, with_value: bool) -> Roles:
+def separate_models(
+    policy: LoadedModel,
+    *,
+    reward: str | None,
+    with_value: bool,
+    train: Sequence[str] = (ALL,),
+    new_token_ids: Sequence[int] = (),
+) -> Roles:
     """A model for each role, for training all parameters: the policy, a frozen copy of it, the reward's, the value's.
 
     The value's model starts as the reward model, head and offset included, where there is one, and else as the policy
     with a head that says 0. To be called before `prepare_training`, which is then called on policy and value.
 
     Args:
-        policy: a model without an adapter, all of whose parameters learn.
+        policy: a model without an adapter.
         reward: a reward model's folder.
+        train: what learns of policy and value; see `choose_trained`. The value's own head always does.
+        new_token_ids: tokens that were added to the policy's vocabulary.
     """
     if policy.adapter is not None:
         raise ValueError("a policy with an adapter shares its base with the other roles: see roles_on_one_base")
@@ -198,21 +211,23 @@ def separate_models(policy: LoadedModel, *, reward: str | None, with_value: bool
         require_same_tokenizer(load_tokenizer(reward), policy.tokenizer, where=reward)
     scorer = load_reward_model(reward, policy.device) if reward is not None else None
     reference = copy.deepcopy(policy.model).requires_grad_(False)
+    choose_trained(policy.model, train, new_token_ids=new_token_ids)
     return Roles(
         policy=Role("policy", policy.model, trained=tuple(policy.trained_parameters())),
         reference=Role("reference", reference),
         reward=_alone(scorer) if scorer is not None else None,
-        value=_value_alone(policy, scorer) if with_value else None,
+        value=_value_alone(policy, scorer, train) if with_value else None,
         loaded=policy,
         reward_model=scorer,
     )
 
 
-def _value_alone(policy: LoadedModel, scorer: RewardModel | None) -> Role:
+def _value_alone(policy: LoadedModel, scorer: RewardModel | None, train: Sequence[str]) -> Role:
     """The value as a model of its own."""
     start = policy if scorer is None else scorer.loaded
     model = copy.deepcopy(start.model) if start.adapter is None else copy.deepcopy(start.adapter).merge_and_unload()
     model.requires_grad_(True)
+    choose_trained(model, [name for name in train if name != HEAD])
     freeze_language_head(model)
     head = _silent_head(policy) if scorer is None else _trainable_copy(scorer.head)
     learns = tuple((name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad)

@@ -26,6 +26,7 @@ from torch import Tensor
 from heed.config import dump, peak_learning_rate, tokens_per_forward
 from heed.models.load import num_positions, restore, save
 from heed.models.self_check import choose_score
+from heed.models.trained import how_many_learn
 from heed.preference_config import DpoSettings
 from heed.recipes.preference.data import JUDGED, RANKINGS, Kind, PreferenceData, prepare_preference_data
 from heed.recipes.preference.kto import Kto, Partners, balanced
@@ -131,7 +132,7 @@ def prepare_tuning(settings: DpoSettings, place: Place) -> Tuning:
     num_draws = data.draws_in_epoch * settings.epochs
     learning = learning_from(settings, opened, data, data.batch(1, settings.batch_size, num_draws), place)
     named = opened.loaded.trained_parameters()
-    place.speaker.say(f"{sum(parameter.numel() for _, parameter in named):,} parameters are trained")
+    place.speaker.say(how_many_learn(opened.loaded.model))
     return Tuning(
         settings=settings,
         opened=opened,

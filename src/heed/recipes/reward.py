@@ -30,6 +30,7 @@ from heed.models.heads.scalar import RewardModel, new_reward_model, restore_rewa
 from heed.models.load import num_positions
 from heed.models.score import autocast
 from heed.models.self_check import ChosenScore, choose_score
+from heed.models.trained import how_many_learn
 from heed.objectives.preference import bradley_terry_loss, centring_loss, is_ranked_right
 from heed.preference_config import RewardSettings
 from heed.recipes.preference.comparisons import ComparedForest, compared, on_device
@@ -136,7 +137,9 @@ def train(settings: RewardSettings, place: Place) -> None:
 def prepare_training(settings: RewardSettings, place: Place) -> Training:
     """Open the model, prepare the data, prove that the forest computes what the model computes."""
     assert settings.date is not None
-    opened = open_for_tuning(settings, place.device, place.folder.folder, settings.date, place.speaker.say)
+    opened = open_for_tuning(
+        settings, place.device, place.folder.folder, settings.date, place.speaker.say, reads_words=False
+    )
     loaded = opened.loaded
     reward_model = new_reward_model(loaded, settings.seed)
     data = prepare_preference_data(
@@ -162,7 +165,7 @@ def prepare_training(settings: RewardSettings, place: Place) -> Training:
     )
     place.speaker.say(f"self-check: {chosen.note}")
     named = reward_model.trained_parameters()
-    place.speaker.say(f"{sum(parameter.numel() for _, parameter in named):,} parameters are trained")
+    place.speaker.say(how_many_learn(loaded.model, reward_model.head))
     return Training(
         settings=settings,
         opened=opened,

@@ -28,6 +28,7 @@ from heed.models.decode.sample import greedy
 from heed.models.load import num_positions, restore, save
 from heed.models.score import autocast
 from heed.models.self_check import ChosenScore, choose_score
+from heed.models.trained import how_many_learn
 from heed.recipes.training.data_sets import Data, preparation_of, prepare_data
 from heed.recipes.training.loop import Loop, Place, go_through, in_run_folder
 from heed.recipes.training.scheduled_step import step_on_schedule
@@ -125,8 +126,7 @@ def prepare_tuning(settings: SftSettings, folder: Run, device: torch.device, wor
     )
     speaker.say(f"self-check: {chosen.note}")
     named = opened.loaded.trained_parameters()
-    num_trained = sum(parameter.numel() for _, parameter in named)
-    speaker.say(f"{num_trained:,} parameters are trained")
+    speaker.say(how_many_learn(model))
     return Tuning(
         settings=settings,
         opened=opened,

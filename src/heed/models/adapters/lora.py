@@ -14,6 +14,7 @@ from transformers.pytorch_utils import Conv1D
 from transformers.utils import cached_file
 
 from heed.errors import UserError
+from heed.models.adapters.targets import ALL_LINEAR, lora_targets
 from heed.models.load import (
     GENERATION,
     LoadedModel,
@@ -26,12 +27,21 @@ from heed.models.load import (
 
 
 def add_adapter(
-    loaded: LoadedModel, *, rank: int, alpha: float, new_token_ids: Sequence[int], seed: int
+    loaded: LoadedModel,
+    *,
+    rank: int,
+    alpha: float,
+    new_token_ids: Sequence[int],
+    seed: int,
+    targets: Sequence[str] = (ALL_LINEAR,),
 ) -> LoadedModel:
-    """Put an adapter on every linear layer but the head, and freeze the rest.
+    """Put an adapter on every linear layer but the head, or on those of `targets`, and freeze the rest.
 
     B starts at 0, so the adapted model starts as the base. Rows of new tokens are trained in full in embeddings and
     head: a low-rank change of a frozen random row could not give a token its meaning.
+
+    Args:
+        targets: see `lora_targets`.
     """
     torch.manual_seed(seed)
     model = loaded.model
@@ -40,7 +50,7 @@ def add_adapter(
         r=rank,
         lora_alpha=alpha,
         lora_dropout=0.0,
-        target_modules="all-linear",
+        target_modules=lora_targets(model, targets),
         trainable_token_indices=_rows_of(loaded, new_token_ids) or None,
         fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),  # GPT-2 keeps W transposed
     )

@@ -160,7 +160,7 @@ class WeightedNLL(torch.autograd.Function):
         weight: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """See `weighted_nll`. `head_weight` and `head_bias` are the head's own, named so that autograd sees them."""
-        needs_gradient = any(ctx.needs_input_grad[:2])
+        needs_gradient = any(ctx.needs_input_grad[:3])
         states = rows.to(head.weight.dtype)
         gradients = Gradients.needed(ctx.needs_input_grad, states, head_weight, head_bias)
         logp = torch.empty(len(target), dtype=at_least_float32(head_weight.dtype), device=rows.device)

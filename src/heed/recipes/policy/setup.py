@@ -9,23 +9,25 @@ from typing import Any, Protocol
 
 import torch
 
-from heed.config import DataSource, dump, peak_learning_rate
+from heed.config import DataSource, dump, lora_alpha, peak_learning_rate
 from heed.data.prepare import Preparation, TooLong
 from heed.data.prompts import PromptTokens
 from heed.errors import UserError
 from heed.evaluate.rewards import kind_of, open_reward
 from heed.models.adapters.lora import keep_base
+from heed.models.adapters.targets import adapted_layers
 from heed.models.kernels.speed import speed_up
 from heed.models.load import num_positions, prepare_training
-from heed.models.roles import Role, roles_on_one_base, separate_models
+from heed.models.roles import Role, Roles, roles_on_one_base, separate_models
 from heed.models.self_check import ChosenScore, choose_score, everything_trained
-from heed.preference_config import Kl, KlOfGroups
+from heed.models.trained import how_many_learn
+from heed.preference_config import Kl, KlOfGroups, PolicyLora
 from heed.recipes.policy.rollout import RolloutModels
 from heed.recipes.preference.data import PROMPTS, PreferenceData, prepare_preference_data
 from heed.recipes.training.data_sets import Data
 from heed.recipes.training.loop import Place
 from heed.recipes.training.micro_batches import MicroBatching, lean_forward
-from heed.recipes.training.setup import Opened, open_base
+from heed.recipes.training.setup import Opened, open_base, refuse_names_beside_adapter
 from heed.settings import Settings
 from heed.train.optimiser import adamw
 from heed.types import Tokens
@@ -36,7 +38,6 @@ MAX_HELD_OUT_PROMPTS = 64
 """that are answered in a measurement"""
 SHARE_OF_TUNING_RATE = 0.1
 """of the learning rate that suits supervised tuning"""
-ALPHA_OVER_RANK = 2.0
 
 
 class PolicySettings(Protocol):
@@ -71,7 +72,9 @@ class PolicySettings(Protocol):
     @property
     def seed(self) -> int: ...
     @property
-    def rank(self) -> int: ...
+    def train(self) -> tuple[str, ...]: ...
+    @property
+    def lora(self) -> PolicyLora: ...
     @property
     def steps(self) -> int: ...
     @property
@@ -103,31 +106,12 @@ def open_policy(
             them too.
     """
     assert settings.date is not None
+    refuse_names_beside_adapter(settings.train, settings.lora.rank)
     is_model = kind_of(settings.reward) == "model"
     reward_function = None if is_model else open_reward(settings.reward)
     say = place.speaker.say
     opened = open_base(settings.model, settings.template, place.device, settings.date, settings.seed, say)
-    reward = settings.reward if is_model else None
-    if settings.rank:
-        keep_base(
-            opened.loaded,
-            place.folder.folder / "base",
-            new_token_ids=opened.new_token_ids,
-            stop_tokens=opened.stops,
-        )
-        roles = roles_on_one_base(
-            opened.loaded,
-            rank=settings.rank,
-            alpha=ALPHA_OVER_RANK * settings.rank,
-            seed=settings.seed,
-            reward=reward,
-            value="adapter" if with_value else None,
-            new_token_ids=opened.new_token_ids,
-        )
-    else:
-        roles = separate_models(opened.loaded, reward=reward, with_value=with_value)
-    if roles.note:
-        say(roles.note)
+    roles = open_roles(settings, opened, place, reward=settings.reward if is_model else None, with_value=with_value)
     present = [role for role in (roles.policy, roles.reference, roles.reward, roles.value) if role is not None]
     for model in {id(role.model): role.model for role in present}.values():
         speed_up(model)
@@ -146,6 +130,43 @@ def open_policy(
     models = RolloutModels(roles, opened, forwards, batching, settings.dtype, settings.temperature, reward_function)
     held_out = [prompt for found in prompts.held_out.values() for prompt in found][:MAX_HELD_OUT_PROMPTS]
     return PolicySetup(models, prompts, held_out, ptx)
+
+
+def open_roles(
+    settings: PolicySettings, opened: Opened, place: Place, *, reward: str | None, with_value: bool
+) -> Roles:
+    """Policy, reference, reward and value: adapters on one base, or models of their own where the rank is 0."""
+    say, lora = place.speaker.say, settings.lora
+    if lora.rank:
+        keep_base(
+            opened.loaded,
+            place.folder.folder / "base",
+            new_token_ids=opened.new_token_ids,
+            stop_tokens=opened.stops,
+        )
+        roles = roles_on_one_base(
+            opened.loaded,
+            rank=lora.rank,
+            alpha=lora_alpha(lora),
+            seed=settings.seed,
+            reward=reward,
+            value="adapter" if with_value else None,
+            new_token_ids=opened.new_token_ids,
+            targets=lora.targets,
+        )
+        say(f"adapters on {adapted_layers(roles.policy.model)}")
+    else:
+        roles = separate_models(
+            opened.loaded,
+            reward=reward,
+            with_value=with_value,
+            train=settings.train,
+            new_token_ids=opened.new_token_ids,
+        )
+        say(f"policy: {how_many_learn(roles.policy.model)}")
+    if roles.note:
+        say(roles.note)
+    return roles
 
 
 def self_checked(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -17,6 +17,7 @@ from heed.data.stops import stop_tokens
 from heed.data.tokens import Tokenizer, fit_template
 from heed.errors import UserError
 from heed.models.adapters.lora import add_adapter, keep_base
+from heed.models.adapters.targets import adapted_layers
 from heed.models.kernels.speed import speed_up
 from heed.models.load import (
     LoadedModel,
@@ -27,6 +28,7 @@ from heed.models.load import (
     prepare_training,
     tokenizer_facts,
 )
+from heed.models.trained import ALL, HEAD, choose_trained
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +84,8 @@ class TuningSettings(Protocol):
     @property
     def gradient_checkpointing(self) -> bool: ...
     @property
+    def train(self) -> tuple[str, ...]: ...
+    @property
     def lora(self) -> Lora: ...
 
 
@@ -116,19 +120,53 @@ def open_base(
 
 
 def open_for_tuning(
-    settings: TuningSettings, device: torch.device, run_folder: Path, date: datetime.date, say: Callable[[str], None]
+    settings: TuningSettings,
+    device: torch.device,
+    run_folder: Path,
+    date: datetime.date,
+    say: Callable[[str], None],
+    *,
+    reads_words: bool = True,
 ) -> Opened:
-    """Open the base as `open_base` does, and make it ready to be trained, with an adapter if one is wanted."""
+    """Open the base as `open_base` does, and make it ready to be trained, with an adapter if one is wanted.
+
+    Args:
+        reads_words: whether the language head is used; where it is not, `--train head` means the head that is.
+    """
+    lora, train = settings.lora, settings.train
+    refuse_names_beside_adapter(train, lora.rank)
     opened = open_base(settings.model, settings.template, device, date, settings.seed, say)
-    loaded, rank = opened.loaded, settings.lora.rank
-    if rank:
-        keep_base(loaded, run_folder / "base", new_token_ids=opened.new_token_ids, stop_tokens=opened.stops)
+    loaded, new_ids = opened.loaded, opened.new_token_ids
+    if lora.rank:
+        keep_base(loaded, run_folder / "base", new_token_ids=new_ids, stop_tokens=opened.stops)
         loaded = add_adapter(
-            loaded, rank=rank, alpha=lora_alpha(settings.lora), new_token_ids=opened.new_token_ids, seed=settings.seed
+            loaded,
+            rank=lora.rank,
+            alpha=lora_alpha(lora),
+            new_token_ids=new_ids,
+            seed=settings.seed,
+            targets=lora.targets,
         )
+        say(f"adapters on {adapted_layers(loaded.model)}")
+    else:
+        named = train if reads_words else tuple(name for name in train if name != HEAD)
+        choose_trained(loaded.model, named, new_token_ids=new_ids)
     speed_up(loaded.model)
     prepare_training(loaded.model, gradient_checkpointing=settings.gradient_checkpointing)
     return replace(opened, loaded=loaded)
+
+
+def refuse_names_beside_adapter(train: Sequence[str], rank: int) -> None:
+    """An adapter's parameters are what learns where there is one; named others would silently stay as they are."""
+    if not rank or ALL in train:
+        return
+    raise UserError(
+        "parameters are named to be trained, and an adapter is trained in their place",
+        where="--train, --lora.rank",
+        found=f"--train {','.join(train)} and --lora.rank {rank}",
+        expected="one of them; --lora.targets names the layers that an adapter is on",
+        fix="--lora.rank 0",
+    )
 
 
 def checked_stops(template: ChatTemplate, tokenizer: Tokenizer) -> tuple[str, ...]:
