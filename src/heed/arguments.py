@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, Required, TypedDict
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ class LoraArguments(TypedDict, total=False):
     """rank of the adapter; 0 trains all parameters of the model itself"""
     alpha: float | None
     """scale of the adapter is alpha / rank [default: 2 x rank]"""
+    targets: Sequence[str | os.PathLike[str]]
+    """layers that get one: all-linear, attention, mlp, or names: q_proj,v_proj"""
 
 
 class SftArguments(TypedDict, total=False):
@@ -75,6 +78,8 @@ class SftArguments(TypedDict, total=False):
     """conversations per optimiser step, over all devices"""
     max_tokens: int | None
     """tokens per forward, for memory alone [default: enough to keep the device busy]"""
+    train: Sequence[str | os.PathLike[str]]
+    """without an adapter: all, last:N, head, embeddings, norms, names"""
     share_prefixes: bool
     """compute a beginning that conversations share only once"""
     gradient_checkpointing: bool
@@ -128,6 +133,8 @@ class RewardArguments(TypedDict, total=False):
     """prompts with all their answers per step, over all devices"""
     max_tokens: int | None
     """tokens per forward, for memory alone [default: enough to keep the device busy]"""
+    train: Sequence[str | os.PathLike[str]]
+    """without an adapter: all, last:N, head, embeddings, norms, names"""
     gradient_checkpointing: bool
     """compute activations twice to hold fewer in memory"""
     dtype: Literal["float32", "bfloat16"]
@@ -181,6 +188,8 @@ class DpoArguments(TypedDict, total=False):
     """prompts with all their answers per step, over all devices"""
     max_tokens: int | None
     """tokens per forward, for memory alone [default: enough to keep the device busy]"""
+    train: Sequence[str | os.PathLike[str]]
+    """without an adapter: all, last:N, head, embeddings, norms, names"""
     gradient_checkpointing: bool
     """compute activations twice to hold fewer in memory"""
     dtype: Literal["float32", "bfloat16"]
@@ -205,6 +214,17 @@ class DpoArguments(TypedDict, total=False):
     """Optimiser (AdamW)"""
     lora: LoraArguments
     """Low-rank adapter (LoRA)"""
+
+
+class PolicyLoraArguments(TypedDict, total=False):
+    """Low-rank adapters on one base (LoRA)"""
+
+    rank: int
+    """rank of each; 0 trains all parameters of models of their own"""
+    alpha: float | None
+    """scale of the adapter is alpha / rank [default: 2 x rank]"""
+    targets: Sequence[str | os.PathLike[str]]
+    """layers that get one: all-linear, attention, mlp, or names: q_proj,v_proj"""
 
 
 class KlArguments(TypedDict, total=False):
@@ -262,6 +282,8 @@ class PpoArguments(TypedDict, total=False):
     """optimiser steps per pass"""
     max_tokens: int | None
     """tokens per forward, for memory alone [default: enough to keep the device busy]"""
+    train: Sequence[str | os.PathLike[str]]
+    """without an adapter: all, last:N, head, embeddings, norms, names"""
     gradient_checkpointing: bool
     """compute activations twice to hold fewer in memory"""
     dtype: Literal["float32", "bfloat16"]
@@ -278,8 +300,8 @@ class PpoArguments(TypedDict, total=False):
     """taken off the score of an answer that did not end by itself"""
     lr: float | Literal["auto"]
     """auto: a tenth of what suits supervised tuning"""
-    rank: int
-    """of the adapters on one base; 0 trains all parameters of models of their own"""
+    lora: PolicyLoraArguments
+    """Low-rank adapters on one base (LoRA)"""
     kl: KlArguments
     """Distance from the model it starts from (KL, nats per answer)"""
     ptx: PtxArguments
@@ -332,6 +354,8 @@ class GrpoArguments(TypedDict, total=False):
     """optimiser steps per pass"""
     max_tokens: int | None
     """tokens per forward, for memory alone [default: enough to keep the device busy]"""
+    train: Sequence[str | os.PathLike[str]]
+    """without an adapter: all, last:N, head, embeddings, norms, names"""
     gradient_checkpointing: bool
     """compute activations twice to hold fewer in memory"""
     dtype: Literal["float32", "bfloat16"]
@@ -352,8 +376,8 @@ class GrpoArguments(TypedDict, total=False):
     """taken off the score of an answer that did not end by itself"""
     lr: float | Literal["auto"]
     """auto: a tenth of what suits supervised tuning"""
-    rank: int
-    """of the adapter; 0 trains all parameters of the model itself"""
+    lora: PolicyLoraArguments
+    """Low-rank adapters on one base (LoRA)"""
     kl: KlOfGroupsArguments
     """Distance from the model it starts from (KL, nats per answer)"""
 
