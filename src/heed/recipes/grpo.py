@@ -14,6 +14,7 @@ as in PPO's recipe. The answers to a prompt are in one forest, so the prompt is 
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -56,6 +57,16 @@ ADVANTAGES = {
 """by the setting `advantage`"""
 
 
+@dataclass(frozen=True, eq=False)
+class Training:
+    """Everything a phase needs."""
+
+    settings: GrpoSettings
+    setup: PolicySetup
+    optimiser: torch.optim.Optimizer
+    peak: float
+
+
 def run(settings: GrpoSettings) -> None:
     """Let the model learn from rewards into its run folder; go on where an earlier run stopped."""
     refuse_uneven_groups(settings)
@@ -66,21 +77,20 @@ def train(settings: GrpoSettings, place: Place) -> None:
     """From the opened run folder to the policy in it."""
     setup = open_policy(settings, place, with_value=False)
     optimiser = optimiser_of(setup.models.roles.policy)
+    training = Training(settings, setup, optimiser, peak_rate(settings.lr, setup.models))
     go_through_phases(
         settings,
         setup,
         place,
-        take_phase=lambda step: take_phase(settings, setup, optimiser, step, place),
+        take_phase=lambda step: take_phase(training, step, place),
         state=lambda: {"optimiser": optimiser.state_dict()},
         put_back=lambda kept: optimiser.load_state_dict(kept["optimiser"]),
     )
 
 
-def take_phase(
-    settings: GrpoSettings, setup: PolicySetup, optimiser: torch.optim.Optimizer, step: int, place: Place
-) -> dict[str, float]:
+def take_phase(training: Training, step: int, place: Place) -> dict[str, float]:
     """One phase: the policy answers prompts, and learns which answers were better; returns its metrics."""
-    models, policy = setup.models, setup.models.roles.policy
+    settings, setup, models = training.settings, training.setup, training.setup.models
 
     # The policy answers each prompt of a batch several times; every answer is scored.
     began = time.perf_counter()
@@ -111,8 +121,8 @@ def take_phase(
     experiences = experiences_of(rollout, outputs, advantage, returns=torch.zeros_like(advantage))
 
     # A few passes of clipped optimiser steps.
-    rate = rate_of_phase(settings, step, peak=peak_rate(settings.lr, models))
-    set_learning_rate(optimiser, rate)
+    rate = rate_of_phase(settings, step, peak=training.peak)
+    set_learning_rate(training.optimiser, rate)
     loss_of = policy_loss_of(models, clip=settings.clip, kl_weight=settings.kl.beta)
     steps = []
     for epoch in range(settings.epochs):
@@ -121,7 +131,7 @@ def take_phase(
         )
         for minibatch in minibatches:
             batches = micro_batches_of(minibatch, models.batching, weights_of(settings))
-            steps.append(step_of(policy, optimiser, [Term(batches, loss_of)], place))
+            steps.append(step_of(models.roles.policy, training.optimiser, [Term(batches, loss_of)], place))
     return {
         **metrics,
         **mean_over_steps(steps, "policy_loss"),
