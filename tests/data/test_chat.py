@@ -115,7 +115,7 @@ def test_a_stop_token_that_is_not_the_tool_calls_own_does_not_count(ending: str)
         "{% for m in messages %}<|{{ m.role }}|>{% if m.tool_calls %}" + TOOL_CALLS + "{% else %}"
         "{{ m.content }}{{ eos_token }}{% endif %}{% endfor %}" + GENERATION + ending
     )
-    assert endings(unclosed, False, "{}") == Endings("</s>", "", None)
+    assert endings(unclosed, False, "{}") == Endings("</s>", "", None, shows_calls=True)
     assert finding(unclosed, user("a"), assistant("", tool_calls=[call("one")]))
 
 

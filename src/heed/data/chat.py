@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import os.path
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from heed.data.render import REASONING_FIELDS, ChatTemplate, message_fields, plain_data, reasoning_of
-from heed.data.stops import Endings, endings, forbidden_pattern
+from heed.data.manners import TOOL_RESULT, USER, adapted, as_key
+from heed.data.marks import (
+    DOCUMENTS,
+    THINK_TAG,
+    TOOLS,
+    Fields,
+    Given,
+    Place,
+    Seen,
+    marked,
+    seen,
+    texts,
+    unused_characters,
+    without_marks,
+)
+from heed.data.render import ChatTemplate, message_fields, reasoning_of
+from heed.data.stops import Endings, endings, forbidden_pattern, special_token_pattern
 from heed.errors import UserError
 from heed.types import Conversation, Finding, Message, Rendered, Span
-
-_PRIVATE_USE = re.compile("[\ue000-\uf8ff\U000f0000-\U000ffffd\U00100000-\U0010fffd]")
-_PRIVATE_RANGES = (range(0xE000, 0xF900), range(0xF0000, 0xFFFFE), range(0x100000, 0x10FFFE))
-_THINK_TAG = re.compile("(</?think>)")
-
-Fields = dict[str, Any]
-Place = tuple[int, int]
-"""where a text stands in a render: first character, and one past the last"""
 
 
 def masked(conversation: Conversation, template: ChatTemplate) -> tuple[Rendered, ...] | Finding:
@@ -45,26 +51,8 @@ def inference_prompt(
     arguments: Mapping[str, Any] | None = None,
 ) -> str:
     """What the model reads before it writes the next message of this conversation."""
-    return template.render(messages, tools, True, arguments)
-
-
-@dataclass(frozen=True, slots=True)
-class _Turn:
-    """Where an assistant message's texts stand in a render: its reasoning first, the answer last. None if lost."""
-
-    places: tuple[Place | None, ...]
-
-    @property
-    def is_complete(self) -> bool:
-        return None not in self.places
-
-    @property
-    def start(self) -> int | None:
-        return min((place[0] for place in self.places if place), default=None)
-
-    @property
-    def stop(self) -> int | None:
-        return max((place[1] for place in self.places if place), default=None)
+    fields = adapted(template, [message_fields(each) for each in messages], bool(tools), arguments)
+    return template.render_fields(fields, tools, True, arguments)
 
 
 class _Chat:
@@ -72,43 +60,55 @@ class _Chat:
 
     def __init__(self, conversation: Conversation, template: ChatTemplate) -> None:
         self.conversation, self.template = conversation, template
-        self.fields = [message_fields(message) for message in conversation.messages]
+        fields = [message_fields(message) for message in conversation.messages]
+        self.given = Given(fields, conversation.tools, conversation.template_arguments)
         self.turns = [i for i, m in enumerate(conversation.messages) if m.role == "assistant" and m.weight > 0]
         self.prompts: dict[int, str] = {}
 
     def rendered(self) -> tuple[Rendered, ...]:
         self.check_record()
         origin = self.conversation.origin
-        text = self.render(self.fields)
-        places = self.find_turns(self.fields, text, self.turns)
+        text = self.render(self.given)
+        found = self.find(self.given, text, self.turns, self.context(self.turns[-1]))
         spans: list[Span] = []
         branches: list[Rendered] = []
         for turn in self.turns:
             weight = self.conversation.messages[turn].weight
-            place = self.place_in_whole(turn, text, places[turn])
+            place = self.place_in_whole(turn, text, found[turn])
             if place is not None and (not spans or spans[-1].stop <= place[0]):
+                shown = {i for i, each in found.items() if each.shown_by is not None and each.shown_by <= place[0]}
                 spans.append(Span(*place, weight))
             else:
+                shown = set()
                 prompt, response = self.prompt(turn), self.response(turn)
                 span = Span(len(prompt), len(prompt) + len(response), weight)
                 branches.append(Rendered(prompt + response, (span,), origin))
+            self.refuse_lost(turn, [index for index in self.context(turn) if index not in shown])
         return (*([Rendered(text, tuple(spans), origin)] if spans else []), *branches)
 
-    def render(self, fields: list[Fields], add_generation_prompt: bool = False) -> str:
-        given = self.conversation
-        return self.template.render_fields(fields, given.tools, add_generation_prompt, given.template_arguments)
+    def render(self, given: Given, add_generation_prompt: bool = False) -> str:
+        fields = adapted(self.template, given.fields, bool(given.tools), given.arguments)
+        return self.template.render_fields(fields, given.tools, add_generation_prompt, given.arguments)
+
+    def upto(self, turn: int, *more: Fields) -> Given:
+        """What is given of the conversation before this message, and further messages."""
+        return replace(self.given, fields=[*self.given.fields[:turn], *more])
+
+    def context(self, turn: int) -> list[int]:
+        """All that the model must have read when it is to write this turn: messages, tools and documents."""
+        given = self.given
+        beside = [TOOLS] * bool(given.tools) + [DOCUMENTS] * bool((given.arguments or {}).get("documents"))
+        return [*beside, *range(turn)]
 
     def prompt(self, turn: int) -> str:
         """What the model will have read when it is to write this turn."""
         if turn not in self.prompts:
-            self.prompts[turn] = self.render(self.fields[:turn], add_generation_prompt=True)
+            self.prompts[turn] = self.render(self.upto(turn), add_generation_prompt=True)
         return self.prompts[turn]
 
     @property
     def endings(self) -> Endings:
-        arguments = self.conversation.template_arguments
-        text = json.dumps(plain_data(arguments), sort_keys=True) if arguments else "{}"
-        return endings(self.template, bool(self.conversation.tools), text)
+        return endings(self.template, bool(self.given.tools), as_key(self.given.arguments))
 
     def problem(self, problem: str, *, found: str, expected: str, fix: str) -> UserError:
         return UserError(problem, where=str(self.conversation.origin), found=found, expected=expected, fix=fix)
@@ -127,7 +127,7 @@ class _Chat:
                 fix="give it an assistant message to learn from, or remove the record",
             )
         for turn in self.turns:
-            if not messages[turn].content.strip() and not self.fields[turn].get("tool_calls"):
+            if not messages[turn].content.strip() and not self.given.fields[turn].get("tool_calls"):
                 raise self.problem(
                     "an empty response",
                     found=f"message {turn + 1} (assistant) says {messages[turn].content!r}",
@@ -146,44 +146,47 @@ class _Chat:
     def check_special_tokens(self) -> None:
         pattern = forbidden_pattern(self.template)
         given = self.conversation
-        for index, fields in enumerate(self.fields):
+        for index, fields in enumerate(self.given.fields):
             # Most messages have a role and a content and nothing more.
-            for text in _texts(fields) if len(fields) > 2 else (fields["content"],):
+            for text in texts(fields) if len(fields) > 2 else (fields["content"],):
                 for match in pattern.finditer(text):
-                    if fields["role"] != "assistant" or not _THINK_TAG.fullmatch(match[0]):
+                    if fields["role"] != "assistant" or not THINK_TAG.fullmatch(match[0]):
                         raise self.special_token(match[0], f"message {index + 1} ({fields['role']})")
-        for text in _texts([*given.tools, given.template_arguments]):
+        for text in texts([*given.tools, given.template_arguments]):
             for match in pattern.finditer(text):
                 raise self.special_token(match[0], "its tools or template arguments")
 
     # The proof: texts marked, found again, and gone without a trace when the marks are taken out.
 
-    def find_turns(self, fields: list[Fields], plain: str, turns: list[int]) -> dict[int, _Turn]:
-        """Where the texts of these turns stand in the render `plain` of `fields`.
+    def find(self, given: Given, plain: str, turns: Sequence[int], context: Sequence[int]) -> dict[int, Seen]:
+        """Where the texts of these messages stand in the render `plain`; what cannot be found is lost.
 
-        They are marked outside their white space first, and inside it, thought by thought, where that changes the
-        render or loses a mark: templates trim white space and take `<think>` blocks apart.
+        They are marked outside their white space first, and inside it where that changes the render or loses a mark.
+        Where marks in the context or in tool calls change the render both ways, the turns' own texts are marked alone.
         """
-        found: dict[int, _Turn] = {}
-        for mark in (_mark_outside, _mark_inside):
-            unused = _unused_characters(plain, (fields[turn] for turn in turns))
-            marked, marks = list(fields), {}
-            for turn in turns:
-                marked[turn], marks[turn] = mark(fields[turn], unused)
-            try:
-                clean, positions = _without_marks(self.render(marked), marks)
-            except UserError:
-                continue
-            if clean != plain:
-                continue
-            for turn in turns:
-                if turn not in found or not found[turn].is_complete:
-                    found[turn] = _Turn(tuple(_place(pair, positions) for pair in marks[turn]))
-            if all(found[turn].is_complete for turn in turns):
+        found: dict[int, Seen] = {}
+        every = tuple(dict.fromkeys((*context, *turns)))
+        for which, with_words in ((every, True), (turns, False)):
+            for inside in (False, True):
+                unused = unused_characters(plain)
+                changed, marks = marked(given, which, unused, inside=inside, with_words=with_words)
+                try:
+                    clean, positions = without_marks(self.render(changed), marks.values())
+                except UserError:
+                    continue
+                if clean == plain:
+                    found |= {
+                        i: seen(each, positions)
+                        for i, each in marks.items()
+                        if i not in found or not found[i].is_complete
+                    }
+                    if all(each.is_complete if i in turns else each.shown_by is not None for i, each in found.items()):
+                        break
+            if found:
                 break
-        return {turn: found.get(turn, _Turn((None,))) for turn in turns}
+        return {turn: Seen((None,)) for turn in turns} | found
 
-    def place_in_whole(self, turn: int, text: str, found: _Turn) -> Place | None:
+    def place_in_whole(self, turn: int, text: str, found: Seen) -> Place | None:
         """Where the turn's response stands in the whole conversation, if it stands there as it will at inference."""
         prompt = self.prompt(turn)
         if not found.is_complete or not text.startswith(prompt):
@@ -191,73 +194,143 @@ class _Chat:
         stop = self.stop_of_response(turn, text, len(prompt), found)
         return None if stop is None else (len(prompt), stop)
 
-    def stop_of_response(self, turn: int, text: str, start: int, found: _Turn) -> int | None:
+    def stop_of_response(self, turn: int, text: str, start: int, found: Seen) -> int | None:
         """One past the stop token of the turn whose response starts at `start`; None if it is not the turn's own."""
-        ends, calls = self.endings, self.fields[turn].get("tool_calls")
+        ends, calls = self.endings, self.given.fields[turn].get("tool_calls")
         stop = ends.tool_stop if calls else ends.stop
-        if stop is None and calls:
-            raise self.unmaskable(turn, "the template leaves out its tool calls, or ends them without a stop token")
-        if stop is None:
+        if ends.stop is None:
             raise self.no_stop_token()
-        if found.start is not None and found.start < start:
+        if calls and not ends.shows_calls:
+            raise self.unmaskable(turn, "the template leaves out its tool calls", needs_tools=True)
+        first, last = found.start, found.stop
+        if stop is None or (first is not None and first < start):
             return None
-        after = start if found.stop is None else found.stop
+        words = [at for at in found.words if at is not None]
+        after = max([start, *words] if last is None else [last, *words])
         at = text.find(stop, after)
-        if at < 0:
+        if at < 0 or (words and (min(words) <= start or stop in text[start:after])):
             return None
-        if calls:
+        if calls and not words:  # marks in the names of tools changed the render
             names = _tool_names(calls)
             is_own = all(text.count(name, start, at) >= names.count(name) for name in names)
         else:
-            is_own = text[after:at].strip() == ends.closing.strip()
+            is_own = bool(calls) or text[after:at].strip() == ends.closing.strip()
         return at + len(stop) if is_own else None
+
+    def refuse_lost(self, turn: int, unproved: Sequence[int]) -> None:
+        """A message, tool or document that the model does not read before the turn that answers it."""
+        given = self.upto(turn)
+        lost = [
+            i
+            for i in unproved
+            if i in (TOOLS, DOCUMENTS) or given.fields[i]["content"].strip() or len(given.fields[i]) > 2
+        ]
+        for inside in (False, True):
+            if not lost:
+                return
+            changed, marks = marked(
+                given, lost, unused_characters(*texts([given.fields, given.tools, given.arguments])), inside=inside
+            )
+            try:
+                text = self.render(changed, add_generation_prompt=True)
+            except UserError:
+                continue
+            lost = [i for i in lost if not marks[i].are_shown(text)]
+        if lost:
+            raise self.left_out(lost[0], turn)
 
     # Turns that the whole conversation does not show as they will be at inference.
 
     def response(self, turn: int) -> str:
         """The response to the turn's prompt, stop token included, read off the conversation that ends with it."""
-        fields, prompt = self.fields[: turn + 1], self.prompt(turn)
-        text = self.render(fields)
-        found = self.find_turns(fields, text, [turn])[turn]
+        given, prompt = self.upto(turn + 1), self.prompt(turn)
+        text = self.render(given)
+        found = self.find(given, text, [turn], [])[turn]
         if text.startswith(prompt):
             return self.proved(turn, text, len(prompt), found)
         tail, base = self.end_of_prompt(turn, prompt, text)
         if text.startswith(tail, base):
             return self.proved(turn, text, base + len(tail), found)
-        answer = found.places[-1] if found.places else None
-        if answer is not None:
-            header = text[base : answer[0]].rstrip()
-            if tail.startswith(header) and tail[len(header) :].strip() == "<think>":
-                start = self.answer_start(turn, text, answer)
-                return self.thought(turn, tail) + self.proved(turn, text, start, _Turn((answer,)))
-            header = text[base : found.start]
-            if header.strip() and tail.endswith(header):
-                return self.proved(turn, text, base + len(header), found)
+        before_thought, tag, after_tag = tail.rpartition("<think>")
+        header, answer = before_thought.rstrip(), found.places[-1] if found.places else None
+        if tag and not after_tag.strip() and text.startswith(header, base):
+            start = base + len(header)
+            if answer is not None and not text[start : answer[0]].strip():
+                return self.thought(turn, tail) + self.proved(
+                    turn, text, self.answer_start(turn, text, answer), replace(found, places=(answer,))
+                )
+            if answer is None and found.words:
+                start += len(text[start:]) - len(text[start:].lstrip())
+                return self.thought(turn, tail) + self.proved(turn, text, start, found)
+        # The last thing before the turn's own words is what a prompt at inference ends with.
+        first = min([at for at in (found.start, *found.words) if at is not None], default=base)
+        opening = self.opening(turn)
+        at = text.rfind(opening, base, first)
+        if opening.strip() and at >= 0:
+            return self.proved(turn, text, at + len(opening), found)
+        header = text[base : found.start] if found.start is not None else ""
+        if header.strip() and tail.endswith(header):
+            return self.proved(turn, text, base + len(header), found)
         ending = repr(tail[-60:])
         raise self.unmaskable(turn, f"the prompt at inference ends in {ending}, which the render does not contain")
 
-    def proved(self, turn: int, text: str, start: int, found: _Turn) -> str:
+    def proved(self, turn: int, text: str, start: int, found: Seen) -> str:
         if not found.is_complete:
-            raise self.unmaskable(turn, "the template leaves out, changes or repeats a part of that message")
+            of_calls = None in found.words
+            part = "a part of its tool calls" if of_calls else "a part of that message"
+            raise self.unmaskable(turn, f"the template leaves out, changes or repeats {part}", needs_tools=of_calls)
         stop = self.stop_of_response(turn, text, start, found)
-        if stop is None:
-            raise self.unmaskable(turn, "it is not followed by its tool calls, if any, and its stop token")
-        return text[start:stop]
+        if stop is not None:
+            return text[start:stop]
+        if found.words and self.endings.tool_stop is None:
+            return self.ended_calls(turn, text, start, found)
+        raise self.unmaskable(turn, "it is not followed by its tool calls, if any, and its stop token")
+
+    def ended_calls(self, turn: int, text: str, start: int, found: Seen) -> str:
+        """Tool calls that the template ends without a stop token, with the one that ends an answer.
+
+        What belongs to the turn is what the render that ends with it and one that goes on have in common, up to the
+        special token with which the template opens a turn.
+        """
+        stop, calls = self.endings.stop, self.given.fields[turn]["tool_calls"]
+        after = max(at for at in found.words if at is not None)
+        result = {**TOOL_RESULT, "name": _tool_names(calls)[-1], "tool_call_id": calls[-1].get("id", "")}
+        own: str | None = None
+        for follower in (*self.given.fields[turn + 1 : turn + 2], result, USER):
+            try:
+                longer = self.render(self.upto(turn + 1, follower))
+            except UserError:
+                continue
+            if longer.startswith(text[:after]):
+                own = os.path.commonprefix([text[after:], longer[after:]])  # noqa: RUF071 (characters are compared)
+                break
+        if stop is None or own is None or stop in text[start:after]:
+            raise self.unmaskable(turn, "where its tool calls end cannot be told")
+        opens = special_token_pattern(self.template).search(self.opening(turn))
+        if opens is not None:
+            own = own.partition(opens[0])[0]
+        return (text[start:after] + own).rstrip() + stop
+
+    def opening(self, turn: int) -> str:
+        """What the template writes for the model to go on from; empty where that cannot be told."""
+        before, prompt = self.render(self.upto(turn)), self.prompt(turn)
+        return prompt.removeprefix(before) if prompt.startswith(before) else ""
 
     def end_of_prompt(self, turn: int, prompt: str, text: str) -> tuple[str, int]:
         """What the prompt puts after the last message before the turn, and where that message ends in `text`."""
-        mark = next(_unused_characters(prompt + text, self.fields[: turn + 1]))
-        before = [*self.fields[: turn - 1], {**self.fields[turn - 1], "content": mark}]
+        fields = self.given.fields
+        mark = next(unused_characters(prompt, text))
+        before = self.upto(turn - 1, {**fields[turn - 1], "content": mark})
         tail = self.render(before, add_generation_prompt=True).rpartition(mark)[2]
-        rest = self.render([*before, self.fields[turn]]).rpartition(mark)[2]
+        rest = self.render(replace(before, fields=[*before.fields, fields[turn]])).rpartition(mark)[2]
         if not (prompt.endswith(tail) and text.endswith(rest)):
             raise self.unmaskable(turn, "where the message before it ends cannot be told")
         return tail, len(text) - len(rest)
 
     def thought(self, turn: int, prompt_tail: str) -> str:
         """What is said between a prompt that opens a `<think>` block and the answer."""
-        content: str = self.fields[turn]["content"]
-        reasoning = reasoning_of(self.fields[turn])
+        content: str = self.given.fields[turn]["content"]
+        reasoning = reasoning_of(self.given.fields[turn])
         if "</think>" not in content:
             return str(reasoning or "").strip("\n") + "\n</think>\n\n"
         if reasoning is not None:
@@ -273,7 +346,7 @@ class _Chat:
 
     def answer_start(self, turn: int, text: str, answer: Place) -> int:
         """Where the answer starts with its own leading white space, where the template kept that."""
-        content = self.fields[turn]["content"]
+        content = self.given.fields[turn]["content"]
         blank = content[: len(content) - len(content.lstrip())]
         keeps = "</think>" not in content and text[answer[0]].strip() and text.endswith(blank, 0, answer[0])
         return answer[0] - len(blank) if keeps else answer[0]
@@ -288,12 +361,36 @@ class _Chat:
             fix=f"remove or rewrite {token!r} there, or remove the record",
         )
 
-    def unmaskable(self, turn: int, found: str) -> UserError:
+    def left_out(self, index: int, turn: int) -> UserError:
+        """A part of the conversation that the template drops."""
+        given, name = self.given, self.template.name
+        instead = "" if name == "chatml" else ", or choose a template that shows it: --template chatml"
+        fix = f"write what it says into another message{instead}"
+        if index == TOOLS:
+            names = ", ".join(str(tool.get("function", tool).get("name")) for tool in given.tools)
+            what, fix = f"the list of tools ({names:.80})", f"remove 'tools' from the record{instead}"
+        elif index == DOCUMENTS:
+            what, fix = "the list of documents", "write them into a message, or remove 'documents' from the record"
+        else:
+            said = given.fields[index]
+            words = (
+                repr(said["content"][:40]) if said["content"].strip() else f"calls {_tool_names(said['tool_calls'])}"
+            )
+            what = f"message {index + 1} ({said['role']}), which says {words},"
+        return self.problem(
+            "the chat template leaves out a part of the conversation",
+            found=f"{what} is not in what the model reads before message {turn + 1} (assistant)",
+            expected=f"a template that shows all that is answered ({name})",
+            fix=fix,
+        )
+
+    def unmaskable(self, turn: int, found: str, needs_tools: bool = False) -> UserError:
+        other = "--template chatml shows tool calls" if needs_tools else "choose another --template"
         return self.problem(
             "what is trained cannot be told under this chat template",
             found=f"message {turn + 1} (assistant): {found}",
             expected=f"a template that shows the message whole, once, after its prompt ({self.template.name})",
-            fix='choose another --template, or set "train": false on that message',
+            fix=f'{other}, or set "train": false on that message',
         )
 
     def no_stop_token(self) -> UserError:
@@ -303,86 +400,6 @@ class _Chat:
             expected="a stop token there",
             fix="write {{ eos_token }} after the assistant's content in a jinja file, and use --template FILE.jinja",
         )
-
-
-def _mark_outside(fields: Fields, unused: Iterator[str]) -> tuple[Fields, list[tuple[str, str]]]:
-    """The message with a pair of marks around each of its texts, and the pairs."""
-    pairs: list[tuple[str, str]] = []
-
-    def around(text: str) -> str:
-        pairs.append((next(unused), next(unused)))
-        return pairs[-1][0] + text + pairs[-1][1]
-
-    return _with_texts(fields, around), pairs
-
-
-def _mark_inside(fields: Fields, unused: Iterator[str]) -> tuple[Fields, list[tuple[str, str]]]:
-    """The message with a pair of marks inside the white space of each text and each side of its `<think>` tags."""
-    pairs: list[tuple[str, str]] = []
-
-    def around(text: str) -> str:
-        pieces = _THINK_TAG.split(text)
-        for index in range(0, len(pieces), 2):
-            core = pieces[index].strip()
-            if core:
-                pairs.append((next(unused), next(unused)))
-                before, _, after = pieces[index].partition(core)
-                pieces[index] = before + pairs[-1][0] + core + pairs[-1][1] + after
-        return "".join(pieces)
-
-    return _with_texts(fields, around), pairs
-
-
-def _with_texts(fields: Fields, change: Callable[[str], str]) -> Fields:
-    """The message with its reasoning, under each name it goes by, and its content changed where they say something."""
-    changed = dict(fields)
-    reasoning = reasoning_of(fields) if len(fields) > 2 else None
-    if isinstance(reasoning, str) and reasoning.strip():
-        text = change(reasoning)
-        changed.update({name: text for name in REASONING_FIELDS if fields.get(name) == reasoning})
-    if fields["content"].strip():
-        changed["content"] = change(fields["content"])
-    return changed
-
-
-def _without_marks(text: str, marks: Mapping[int, list[tuple[str, str]]]) -> tuple[str, dict[str, list[int]]]:
-    """The text without marks, and for each mark where in that text it stood."""
-    known = {mark for pairs in marks.values() for pair in pairs for mark in pair}
-    positions: dict[str, list[int]] = {mark: [] for mark in known}
-    pieces, length, last = [], 0, 0
-    for match in _PRIVATE_USE.finditer(text):
-        if match[0] in known:
-            pieces.append(text[last : match.start()])
-            length += match.start() - last
-            last = match.end()
-            positions[match[0]].append(length)
-    return "".join((*pieces, text[last:])), positions
-
-
-def _place(pair: tuple[str, str], positions: Mapping[str, list[int]]) -> Place | None:
-    start, stop = (positions[mark] for mark in pair)
-    return (start[0], stop[0]) if len(start) == len(stop) == 1 and start[0] < stop[0] else None
-
-
-def _unused_characters(render: str, messages: Any) -> Iterator[str]:
-    """Private-use characters that stand neither in the render nor in the messages."""
-    used = set(_PRIVATE_USE.findall(render))
-    for fields in messages:
-        for text in _texts(fields):
-            used.update(_PRIVATE_USE.findall(text))
-    return (chr(code) for codes in _PRIVATE_RANGES for code in codes if chr(code) not in used)
-
-
-def _texts(value: Any) -> Iterator[str]:
-    """Every text in a value made of dictionaries and lists."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _texts(item)
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _texts(item)
 
 
 def _tool_names(calls: Any) -> list[str]:

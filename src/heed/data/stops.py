@@ -10,33 +10,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from heed.data.manners import CALL, CLOSE, OPEN, SYSTEM, TOOL, TOOL_RESULT, USER, call_style, first_that_renders
 from heed.data.render import ChatTemplate
-from heed.errors import UserError
 
 # What special tokens look like when written out: <|im_end|>, <｜User｜>, <end_of_turn>, </s>, [/INST].
 WRITTEN_SPECIAL_TOKEN = re.compile(
     r"<\|[^\s|<>{}'\"]+\|>|<｜[^\s｜<>{}'\"]+｜>|<(?:start|end)_of_[a-z]+>|</?s>|<[be]os>|\[/?[A-Z][A-Z_]+[A-Z]\]"
 )
-
-# Private-use characters around the probe's answer, which no template writes of its own accord.
-_OPEN, _CLOSE = "\ue000", "\ue001"
-_TOOL_NAME, _CALL_ID = "probe_tool", "a1b2c3d4e"  # Mistral wants nine letters and digits
-
-_SYSTEM = {"role": "system", "content": "System."}
-_USER = {"role": "user", "content": "Question"}
-_TOOL_RESULT = {"role": "tool", "content": "Result", "name": _TOOL_NAME, "tool_call_id": _CALL_ID}
-_TOOL = {
-    "type": "function",
-    "function": {
-        "name": _TOOL_NAME,
-        "description": "Probe.",
-        "parameters": {
-            "type": "object",
-            "properties": {"key": {"type": "string", "description": "Key."}},
-            "required": ["key"],
-        },
-    },
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +29,8 @@ class Endings:
     """what the template puts between an answer and its stop token, most often nothing"""
     tool_stop: str | None
     """the stop token after tool calls; None if the template writes none, or no tool calls at all"""
+    shows_calls: bool = False
+    """whether the template shows tool calls"""
 
 
 def stop_tokens(template: ChatTemplate) -> tuple[str, ...]:
@@ -61,44 +43,45 @@ def stop_tokens(template: ChatTemplate) -> tuple[str, ...]:
 @lru_cache(maxsize=256)
 def endings(template: ChatTemplate, has_tools: bool, arguments: str) -> Endings:
     """How turns end, in conversations with or without tools and with these template arguments (as JSON)."""
-    tools = (_TOOL,) if has_tools else ()
+    tools = (TOOL,) if has_tools else ()
     values = json.loads(arguments)
-    answer = {"role": "assistant", "content": f"{_OPEN}Answer{_CLOSE}"}
+    answer = {"role": "assistant", "content": f"{OPEN}Answer{CLOSE}"}
     stop, closing = None, ""
-    text = _first_that_renders(template, ([_USER, answer], [_SYSTEM, _USER, answer]), tools, values)
-    after = text.rpartition(_CLOSE)[2] if _CLOSE in text else ""
+    text = first_that_renders(template, ([USER, answer], [SYSTEM, USER, answer]), tools, values)
+    after = text.rpartition(CLOSE)[2] if CLOSE in text else ""
     match = special_token_pattern(template).search(after)
     if match is not None:
         stop, closing = match[0], after[: match.start()]
-    return Endings(stop, closing, _tool_stop(template, stop, tools, values))
+    return Endings(stop, closing, *_tool_stop(template, stop, tools, arguments))
 
 
 def _tool_stop(
-    template: ChatTemplate, stop: str | None, tools: tuple[Mapping[str, Any], ...], values: Mapping[str, Any]
-) -> str | None:
-    """The stop token after tool calls.
+    template: ChatTemplate, stop: str | None, tools: tuple[Mapping[str, Any], ...], arguments: str
+) -> tuple[str | None, bool]:
+    """The stop token after tool calls, and whether tool calls are shown at all.
 
     What belongs to the turn is what the render that ends with it and the render that goes on have in common.
     """
-    for call_arguments in ({"key": _OPEN}, json.dumps({"key": _OPEN}, ensure_ascii=False)):
-        function = {"name": _TOOL_NAME, "arguments": call_arguments}
-        call = {
-            "role": "assistant",
-            "content": "",
-            "tool_calls": [{"type": "function", "id": _CALL_ID, "function": function}],
-        }
-        ended = _first_that_renders(template, ([_USER, call],), tools, values)
-        going_on = _first_that_renders(template, ([_USER, call, _TOOL_RESULT], [_USER, call, _USER]), tools, values)
-        if _TOOL_NAME in ended and _OPEN in ended and _OPEN in going_on:
-            suffixes = [text.rpartition(_OPEN)[2] for text in (ended, going_on)]
-            shared = os.path.commonprefix(suffixes)  # noqa: RUF071 (characters are what is compared)
-            if stop is not None and stop in shared:
-                return stop
-            last = list(special_token_pattern(template).finditer(suffixes[0]))[-1:]
-            # A turn of tool calls may end in a token of its own, which then is the last thing of all.
-            if last and last[0].end() <= len(shared) and not suffixes[0][last[0].end() :].strip():
-                return last[0][0]
-    return None
+    style = call_style(template, bool(tools), arguments)
+    if style is None:
+        return None, False
+    call, values = style.applied(CALL), json.loads(arguments)
+    ended = first_that_renders(template, ([USER, call],), tools, values)
+    going_on = first_that_renders(template, ([USER, call, TOOL_RESULT], [USER, call, USER]), tools, values)
+    if OPEN not in going_on:
+        return None, True
+    suffixes = [text.rpartition(OPEN)[2] for text in (ended, going_on)]
+    shared = os.path.commonprefix(suffixes)  # noqa: RUF071 (characters are what is compared)
+    if stop is not None and stop in shared:
+        return stop, True
+    last = list(special_token_pattern(template).finditer(suffixes[0]))[-1:]
+    # A turn of tool calls may end in a token of its own, which then is the last thing of all.
+    if last and last[0].end() <= len(shared) and not suffixes[0][last[0].end() :].strip():
+        twice = {**call, "tool_calls": call["tool_calls"] * 2}
+        between = first_that_renders(template, ([USER, twice],), tools, values).split(OPEN)[1:-1]
+        # What stands after each call of several ends the call and not the turn.
+        return (None if any(last[0][0] in text for text in between) else last[0][0]), True
+    return None, True
 
 
 @lru_cache(maxsize=256)
@@ -122,18 +105,3 @@ def known_special_tokens(template: ChatTemplate) -> frozenset[str]:
     written = (token for source in sources for token in WRITTEN_SPECIAL_TOKEN.findall(source))
     named = (text for _, text in template.variables)
     return frozenset(token for token in (*template.special_tokens, *written, *named) if token.strip())
-
-
-def _first_that_renders(
-    template: ChatTemplate,
-    conversations: tuple[list[dict[str, Any]], ...],
-    tools: tuple[Mapping[str, Any], ...],
-    values: Mapping[str, Any],
-) -> str:
-    """The render of the first conversation the template accepts; empty if it refuses them all."""
-    for messages in conversations:
-        try:
-            return template.render_fields(messages, tools, False, values)
-        except UserError:
-            continue
-    return ""
