@@ -25,8 +25,8 @@ TALK = (
     "{% for m in messages %}{% if m.role == 'user' %}Q:{{ m.content }}\n{% else %}A:{{ m.content }}{{ eos_token }}\n"
     "{% endif %}{% endfor %}{% if add_generation_prompt %}A:{% endif %}"
 )
-FORGETFUL = TALK.replace("A:{{ m.content }}", "A:{{ m.content if loop.last else m.content[:1] }}")
-"""a template that shows only the first letter of earlier answers"""
+FORGETFUL = TALK.replace("A:{{ m.content }}", "A:{{ m.content if loop.last else m.content.split('</think>')[-1] }}")
+"""a template that shows earlier answers without their thoughts"""
 
 
 def preparation(template: str = TALK, **changes) -> Preparation:

@@ -85,11 +85,14 @@ def test_dialogues_that_part_early_train_every_turn_that_was_compared(tmp_path):
 def test_a_template_that_rewrites_earlier_turns_gives_the_sequence_that_trains_the_last(tmp_path):
     account, prepared = ranked(
         tmp_path,
-        {"chosen": turns("u", "first", "v", "last"), "rejected": turns("u", "other")},
-        {"prompt": turns("u", "before", "v"), "chosen": "good", "rejected": "bad"},
+        {"chosen": turns("u", "<think>hm</think>f", "v", "last"), "rejected": turns("u", "other")},
+        {"prompt": turns("u", "<think>hm</think>b", "v"), "chosen": "good", "rejected": "bad"},
         template=FORGETFUL,
     )
-    assert [text_of(t) for t in prepared.ranking(0).sequences] == ["Q:u\nA:f</s>\nQ:v\nA:last</s>", "Q:u\nA:other</s>"]
+    assert [text_of(t) for t in prepared.ranking(0).sequences] == [
+        "Q:u\nA:f</s>\nQ:v\nA:last</s>",
+        "Q:u\nA:other</s>",
+    ]
     assert trained_in(prepared, 0) == ["last</s>", "other</s>"]
     assert text_of(prepared.ranking(1).sequences[0]) == "Q:u\nA:b</s>\nQ:v\nA:good</s>"
     assert account.num_branches == 1

@@ -35,10 +35,10 @@ def letters() -> Tokenizer:
 TOKENIZER = letters()
 FORGETFUL = (
     "{% for m in messages %}{% if m.role == 'user' %}Q:{{ m.content }}\n{% else %}A:"
-    "{{ m.content if loop.last else m.content[:1] }}{{ eos_token }}\n{% endif %}{% endfor %}"
+    "{{ m.content if loop.last else m.content.split('</think>')[-1] }}{{ eos_token }}\n{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}A:{% endif %}"
 )
-"""a template that shows only the first letter of earlier answers"""
+"""a template that leaves out the thoughts of earlier answers"""
 
 
 def preparation(template: ChatTemplate | str = "plain", **changes) -> Preparation:
@@ -114,12 +114,13 @@ def test_bytes_of_accents_are_kept_as_they_were_written(tmp_path):
 
 
 def test_turns_that_the_template_rewrites_are_counted_as_branches(tmp_path):
-    turns = [("user", "one"), ("assistant", "first"), ("user", "two"), ("assistant", "second")]
+    thought = "<think>hm</think>f"
+    turns = [("user", "one"), ("assistant", thought), ("user", "two"), ("assistant", "second")]
     path = write(tmp_path, {"messages": [{"role": role, "content": content} for role, content in turns]})
     account = prepare(path, None, tmp_path / "store", preparation(ChatTemplate(FORGETFUL, "own")), fingerprint="f")
     prepared = open_prepared(path, tmp_path / "store")
-    assert text_of(prepared, 0) == ["Q:one\nA:first</s>", "Q:one\nA:f</s>\nQ:two\nA:second</s>"]
-    assert trained_text_of(prepared, 0) == ["first</s>", "second</s>"]
+    assert text_of(prepared, 0) == ["Q:one\nA:f</s>\nQ:two\nA:second</s>\n", f"Q:one\nA:{thought}</s>"]
+    assert trained_text_of(prepared, 0) == ["second</s>", f"{thought}</s>"]
     assert account.num_branches == 1
     assert account.num_kept == account.num_records == 1
 
@@ -215,12 +216,12 @@ def test_conversations_that_are_too_long_are_cut_and_do_not_train_to_stop_there(
 
 
 def test_a_branch_that_is_too_long_takes_its_conversation_with_it(tmp_path):
-    turns = [("user", "one"), ("assistant", "first" * 10), ("user", "two"), ("assistant", "second")]
+    turns = [("user", "one"), ("assistant", f"<think>{'h' * 34}</think>f"), ("user", "two"), ("assistant", "second")]
     path = write(tmp_path, {"messages": [{"role": role, "content": content} for role, content in turns]})
     given = preparation(ChatTemplate(FORGETFUL, "own"), max_length=40, too_long="drop")
     account = prepare(path, None, tmp_path / "store", given, fingerprint="f")
     assert (account.num_kept, account.num_too_long) == (0, 1)
-    first, second = len("Q:one\nA:_") + 50, len("Q:one\nA:f_\nQ:two\nA:second_")
+    first, second = len("Q:one\nA:_") + 50, len("Q:one\nA:f_\nQ:two\nA:second_\n")
     assert first > 40 > second
     assert account.num_cut_tokens == first + second
 
