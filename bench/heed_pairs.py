@@ -5,7 +5,7 @@ Everything that is measured is the recipe's own: how a step is cut, the loss, th
 
 import datetime
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +25,14 @@ from heed.recipes import reward
 from heed.recipes.dpo import BETA
 from heed.recipes.preference.comparisons import compared
 from heed.recipes.preference.pairwise import Answers, Pairwise, comparison_of
-from heed.recipes.preference.reference import reference_logp
+from heed.recipes.preference.reference import Reference, reference_logp
 from heed.recipes.training.loop import Place
 from heed.recipes.training.micro_batches import MicroBatching, lean_forward
 from heed.recipes.training.setup import Opened, open_for_tuning
 from heed.train.progress import Progress
 from heed.train.run import open_run
 from heed.train.step import LossOf
-from heed.types import Origin
+from heed.types import Origin, Tokens
 
 Step = list[RankedTokens]
 Batches = Callable[[Step], list[Any]]
@@ -71,14 +71,22 @@ def dpo(spec: dict[str, Any], place: Place, steps: Sequence[Step], clock: Clock)
     batching = MicroBatching(max_tokens, chosen.shares_prefixes, place.world)
     answers = Answers(chosen, opened.loaded.device, settings.dtype)
 
-    def asked(some: Sequence[Step]) -> Any:
+    def passed(some: Sequence[Step], name: str) -> Reference:
         groups = [ranking.sequences for step in some for ranking in step]
-        return reference_logp(groups, answers.token_logp, place, batching)
+        return reference_logp(groups, answers.token_logp, place, batching, num_groups=len(groups), name=name)
 
-    asked(steps[: spec["warmup"]])
+    of_warmup = passed(steps[: spec["warmup"]], "warmup.bin")
     clock.start()
-    reference = asked(steps)  # those of the warm-up are known
+    of_measured = passed(steps[spec["warmup"] :], "measured.bin")
     clock.stop()
+
+    def reference(sequences: Iterable[Tokens]) -> np.ndarray:
+        known = list(sequences)
+        try:
+            return of_measured(known)
+        except KeyError:
+            return of_warmup(known)
+
     learning = Pairwise(answers, batching, comparison_of(settings, BETA["dpo"]), reference)
     return opened.loaded.trained_parameters(), learning.batches, learning.loss_of
 

@@ -73,6 +73,8 @@ TESTS = {
     "recipes/sft.py": "tests/recipes/test_equivalence.py",
     "recipes/preference/comparisons.py": "tests/recipes/test_preference_equivalence.py",
     "recipes/preference/pairwise.py": "tests/recipes/test_preference_equivalence.py",
+    "recipes/preference/partners.py": "tests/recipes/test_partners.py",
+    "recipes/preference/reference.py": "tests/recipes/test_reference_pass.py",
     "recipes/preference/kto.py": "tests/recipes/test_preference_equivalence.py",
     "recipes/reward.py": "tests/recipes/test_preference_equivalence.py",
     "recipes/policy/rollout.py": "tests/recipes/test_policy_self_check.py tests/recipes/test_policy_equivalence.py",
@@ -126,6 +128,7 @@ PPO, GRPO, PHASES = "recipes/ppo.py", "recipes/grpo.py", "recipes/policy/phases.
 ROTARY, BEST_OF = "models/kernels/rotary.py", "evaluate/best_of.py"
 RANKED, INTERRUPT = "evaluate/ranked.py", "train/interrupt.py"
 CLUSTERED = "evaluate/clustered.py"
+PARTNERS, REFERENCE = "recipes/preference/partners.py", "recipes/preference/reference.py"
 
 MUTATIONS = [
     M(BUILD, "no shift by one", "path[np.flatnonzero(tokens.weight) - 1]", "path[np.flatnonzero(tokens.weight)]"),
@@ -1256,12 +1259,25 @@ MUTATIONS = [
         "point = self.reference_point(judged[:1])\n        batches = []",
     ),
     M(
-        KTO,
+        PARTNERS,
         "in the order of the file",
-        "np.random.default_rng(len(chain)).permutation(len(chain))",
-        "range(len(chain))",
+        "np.random.default_rng(len(described.prompt)).permutation(len(described.prompt))",
+        "np.arange(len(described.prompt))",
     ),
-    M(KTO, "an answer that does belong", "if prompts[place] != prompts[number])", ")"),
+    M(
+        PARTNERS,
+        "an answer that does belong",
+        "(last_of_run[run] + 1) % len(prompt)",
+        "(np.arange(len(prompt)) + 1) % len(prompt)",
+    ),
+    M(PARTNERS, "longer than the data may be", "        if answer_length[other] <= room:", "        if True:"),
+    M(
+        REFERENCE,
+        "a block written in part taken for whole",
+        'kept[row : row + len(digests), :2].tobytes() != b"".join(digests)',
+        "kept[row : row + 1, :2].tobytes() != digests[0]",
+    ),
+    M(REFERENCE, "a row of zeros is believed", "yield _checksum(content[:-8]) == content[-8:]", "yield True"),
     M("data/answers.py", "ranks are distances", "has_margins=not ranking.are_ranks", "has_margins=True"),
     M("data/prepare.py", "always the model's limit", "if option is not None:", "if False:"),
     M("recipes/show.py", "an answer shares with itself", "enumerate(sequences) if i != j)", "enumerate(sequences))"),

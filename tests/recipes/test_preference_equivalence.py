@@ -27,9 +27,9 @@ from heed.preference_config import DpoSettings, RewardSettings
 from heed.recipes import dpo, reward
 from heed.recipes.preference.comparisons import compared
 from heed.recipes.preference.data import Items, PreferenceData
-from heed.recipes.preference.kto import Kto, Partners, balanced
+from heed.recipes.preference.kto import Kto, balanced
 from heed.recipes.preference.pairwise import Answers, Pairwise, comparison_of
-from heed.recipes.preference.reference import ReferenceLogp, digest
+from heed.recipes.preference.partners import Partners, chains_of
 from heed.recipes.training.data_sets import Draws
 from heed.recipes.training.micro_batches import MicroBatching
 from heed.recipes.training.setup import Opened
@@ -164,7 +164,12 @@ def in_memory(items):
     return PreferenceData((held,), Draws((), 0), {})
 
 
-PARTNERS = [Partners(in_memory(JUDGED)).of(each.tokens) for each in JUDGED]
+def partners_of(data, max_length=None, are_cut=False):
+    drawn = [items.training for items in data.sets]
+    return Partners(chains_of(data, drawn), max_length=max_length, are_cut=are_cut)
+
+
+PARTNERS = [partners_of(in_memory(JUDGED)).of(each.tokens) for each in JUDGED]
 """the prompt of each judged answer with an answer that does not belong; tested for itself below"""
 
 
@@ -176,8 +181,7 @@ def reference_of(tokens):
 
 
 def reference():
-    asked = [tokens for each in RANKINGS for tokens in each.sequences] + [each.tokens for each in JUDGED] + PARTNERS
-    return ReferenceLogp({digest(tokens): reference_of(tokens) for tokens in asked})
+    return lambda sequences: np.array([reference_of(tokens) for tokens in sequences])
 
 
 # -- models ---------------------------------------------------------------------------------------------------------
@@ -443,7 +447,7 @@ def test_ktos_gradient_is_the_formulas(way, dtype, family):
     data = in_memory(JUDGED)
     batching = MicroBatching(way.max_tokens, way.share, World())
     answers = Answers(chosen_score(loaded, way), CPU, "float32")
-    learning = Kto(answers, batching, BETA["kto"], *balanced(data), Partners(data), reference())
+    learning = Kto(answers, batching, BETA["kto"], *balanced(data), partners_of(data), reference())
     widened = CastsToFloat64() if dtype == torch.float64 else torch.enable_grad()
     with widened:
         batches = learning.batches(JUDGED)
@@ -493,7 +497,7 @@ def test_no_answer_to_the_same_question_stands_beside_one_however_they_are_order
     questions = [question(1, 4), question(2, 9)]
     items = [JudgedTokens(answer(questions[i % 2], 6000 + i, 5), True, Origin("made up", i)) for i in range(10)]
     own = {tuple(split(each.tokens)[1]): split(each.tokens)[0] for each in items}
-    partners = Partners(in_memory(items))
+    partners = partners_of(in_memory(items))
     for each in items:
         prompt, text = split(partners.of(each.tokens))
         assert prompt == split(each.tokens)[0]
@@ -508,14 +512,14 @@ def test_good_and_bad_answers_stand_beside_others_as_often_as_they_occur():
         for is_bad in (False, True)
     ]
     good = {tuple(split(each.tokens)[1]) for each in items if each.is_desirable}
-    partners = Partners(in_memory(items))
+    partners = partners_of(in_memory(items))
     share = np.mean([tuple(split(partners.of(each.tokens))[1]) in good for each in items])
     assert 0.4 < share < 0.6
 
 
 def test_answers_that_all_answer_one_question_have_none_that_does_not_belong():
     same = [JUDGED[0], JUDGED[1]]
-    partners = Partners(in_memory(same))
+    partners = partners_of(in_memory(same))
     assert partners.of(same[0].tokens) is None
     nothing: Any = None
     batching = MicroBatching(ALL, True, World())

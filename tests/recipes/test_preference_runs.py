@@ -220,10 +220,10 @@ def test_the_reference_is_asked_once_and_kept(tmp_path, tuned, ranked, monkeypat
 
     monkeypatch.setattr(dpo, "take_step", stops_after_one)
     assert heed("dpo", **options) == 130
-    kept = (tmp_path / "run" / "reference_logp.npz").read_bytes()
+    kept = (tmp_path / "run" / "reference_logp.bin").read_bytes()
     monkeypatch.undo()
     assert heed("dpo", **options) == 0
-    assert (tmp_path / "run" / "reference_logp.npz").read_bytes() == kept
+    assert (tmp_path / "run" / "reference_logp.bin").read_bytes() == kept
 
 
 # ---- PPO and GRPO: learning a rule

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -29,9 +30,10 @@ from heed.models.self_check import choose_score
 from heed.models.trained import how_many_learn
 from heed.preference_config import DpoSettings
 from heed.recipes.preference.data import JUDGED, RANKINGS, Kind, PreferenceData, prepare_preference_data
-from heed.recipes.preference.kto import Kto, Partners, balanced
+from heed.recipes.preference.kto import Kto, balanced
 from heed.recipes.preference.pairwise import Answers, Pairwise, comparison_of
-from heed.recipes.preference.reference import reference_logp
+from heed.recipes.preference.partners import Partners, chains_of
+from heed.recipes.preference.reference import not_needed, reference_logp
 from heed.recipes.training.data_sets import preparation_of
 from heed.recipes.training.loop import Loop, Place, go_through, in_run_folder
 from heed.recipes.training.micro_batches import MicroBatching
@@ -115,7 +117,7 @@ def tune(settings: DpoSettings, place: Place) -> None:
 
 
 def prepare_tuning(settings: DpoSettings, place: Place) -> Tuning:
-    """Open the model, prepare the data, prove that the forest computes what the model computes, ask the reference."""
+    """Open the model, prepare the data, prove that the forest computes what the model computes."""
     assert settings.date is not None
     opened = open_for_tuning(settings, place.device, place.folder.folder, settings.date, place.speaker.say)
     kind: Kind[Any] = JUDGED if settings.objective == "kto" else RANKINGS
@@ -130,7 +132,7 @@ def prepare_tuning(settings: DpoSettings, place: Place) -> Tuning:
         world=place.world,
     )
     num_draws = data.draws_in_epoch * settings.epochs
-    learning = learning_from(settings, opened, data, data.batch(1, settings.batch_size, num_draws), place)
+    learning = learning_from(settings, opened, data, num_draws, place)
     named = opened.loaded.trained_parameters()
     place.speaker.say(how_many_learn(opened.loaded.model))
     return Tuning(
@@ -150,27 +152,55 @@ def prepare_tuning(settings: DpoSettings, place: Place) -> Tuning:
 
 
 def learning_from(
-    settings: DpoSettings, opened: Opened, data: PreferenceData[Any], first: Sequence[Any], place: Place
+    settings: DpoSettings, opened: Opened, data: PreferenceData[Any], num_draws: int, place: Place
 ) -> Learning:
-    """The objective on this model and data, once the reference has been asked all that it will need to know."""
+    """The objective on this model and data, with the log-probabilities of the reference that it needs."""
     loaded, judged = opened.loaded, settings.objective == "kto"
+    first = data.batch(1, settings.batch_size, num_draws)
     longest = max((t for item in first for t in ((item.tokens,) if judged else item.sequences)), key=len)
     limit = num_positions(loaded.model)
-    chosen = choose_score(loaded.model, longest, longest_in_data=data.longest, num_positions=limit, share=True)
+    drawn = data.drawn(num_draws)
+    weights = balanced(data) if judged else (1.0, 1.0)  # refuses judgements of one kind before anything is computed
+    partners = partners_of(settings, data, drawn, limit, place) if judged else None
+    longest_in_data = data.longest if partners is None else max(data.longest, partners.longest)
+    chosen = choose_score(loaded.model, longest, longest_in_data=longest_in_data, num_positions=limit, share=True)
     place.speaker.say(f"self-check: {chosen.note}")
     max_tokens = tokens_per_forward(settings.max_tokens, loaded.device.type, loaded.width)
     batching = MicroBatching(max_tokens, chosen.shares_prefixes, place.world)
     answers = Answers(chosen, loaded.device, settings.dtype)
     beta = BETA[settings.objective] if settings.beta == "auto" else settings.beta
-    weights = balanced(data) if judged else (1.0, 1.0)  # refuses judgements of one kind before anything is computed
-    partners = Partners(data) if judged else None
     groups = (
-        Kto.sequences_for_reference(data, partners) if partners is not None else Pairwise.sequences_for_reference(data)
+        Pairwise.sequences_for_reference(data, drawn)
+        if partners is None
+        else Kto.sequences_for_reference(data, drawn, partners)
     )
-    reference = reference_logp(groups, answers.token_logp, place, batching)
+    num_groups = sum(map(len, drawn)) + sum(map(len, data.held_out.values()))
+    reference = (
+        not_needed
+        if settings.objective == "simpo"
+        else reference_logp(groups, answers.token_logp, place, batching, num_groups=num_groups)
+    )
     if partners is not None:
         return Kto(answers, batching, beta, *weights, partners, reference)
     return Pairwise(answers, batching, comparison_of(settings, beta), reference)
+
+
+def partners_of(
+    settings: DpoSettings,
+    data: PreferenceData[Any],
+    drawn: Sequence[np.ndarray],
+    num_positions: int | None,
+    place: Place,
+) -> Partners:
+    """For KTO, the mismatched answers of all that is trained or measured, within the length that the data keeps to."""
+    partners = Partners(
+        chains_of(data, drawn),
+        max_length=settings.max_length or num_positions,
+        are_cut=settings.too_long == "truncate",
+    )
+    for line in partners.notes:
+        place.speaker.say(line)
+    return partners
 
 
 def take_step(tuning: Tuning, step: int, place: Place) -> dict[str, float]:

@@ -79,6 +79,10 @@ class PreferenceData(Generic[Item]):
             chosen.append(items.at(int(items.training[record])))
         return chosen
 
+    def drawn(self, num_draws: int) -> list[np.ndarray]:
+        """For each data set, the records that a run of so many draws trains on."""
+        return [items.training[places] for items, places in zip(self.sets, self.draws.drawn(num_draws), strict=True)]
+
 
 @dataclass(frozen=True, eq=False)
 class Kind(Generic[Item]):

@@ -4,8 +4,7 @@
     undesirable  w_U (1 - sigma(beta (z0 - h))),   h = log pi(y | x) - log pi_ref(y | x)
 
 (Ethayarajh et al. 2024, arXiv:2402.01306, eq. 8.) z0 is how far the policy has moved on answers that do not belong to
-their prompts: each prompt of the data with the answer to the next other prompt, in a fixed random order. The weights
-balance the two sides: w_D n_D = w_U n_U, with the larger weight 1.
+their prompts (`partners.py`). The weights balance the two sides: w_D n_D = w_U n_U, with the larger weight 1.
 """
 
 from __future__ import annotations
@@ -23,10 +22,11 @@ from heed.forest.build import build
 from heed.objectives.preference import kto_loss, kto_reference_point
 from heed.recipes.preference.data import PreferenceData
 from heed.recipes.preference.pairwise import Answers, interval_of
-from heed.recipes.preference.reference import Group, ReferenceLogp, digest
+from heed.recipes.preference.partners import Partners, prompt_of
+from heed.recipes.preference.reference import Group, Reference
 from heed.recipes.training.micro_batches import MicroBatching
 from heed.train.step import Mean, Statistics, as_numbers
-from heed.types import Forest, Tokens
+from heed.types import Forest
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,43 +53,6 @@ class JudgedForest:
         return replace(self, weight=self.weight / count)
 
 
-class Partners:
-    """For each judged answer, its prompt with the answer to the next other prompt of its data, randomly ordered."""
-
-    def __init__(self, data: PreferenceData[JudgedTokens]) -> None:
-        self._partner: dict[bytes, Tokens] = {}
-        chains = [[items.at(int(record)).tokens for record in items.training] for items in data.sets]
-        chains += [[judged.tokens for judged in found] for found in data.held_out.values()]
-        for chain in chains:
-            # Files list good answers before bad ones: in their order, whatever does not belong would be a good one.
-            mixed = [chain[int(place)] for place in np.random.default_rng(len(chain)).permutation(len(chain))]
-            prompts = [prompt_of(tokens) for tokens in mixed]
-            if len(set(prompts)) < 2:
-                continue
-            for number, tokens in enumerate(mixed):
-                places = ((number + by) % len(mixed) for by in range(1, len(mixed)))
-                other = next(mixed[place] for place in places if prompts[place] != prompts[number])
-                self._partner[digest(tokens)] = mismatched(tokens, other)
-
-    def of(self, tokens: Tokens) -> Tokens | None:
-        """The answer that does not belong; None where all the data asks one and the same."""
-        return self._partner.get(digest(tokens))
-
-
-def prompt_of(tokens: Tokens) -> bytes:
-    """What stands before the answer."""
-    return tokens.ids[: int(np.flatnonzero(tokens.weight)[0])].tobytes()
-
-
-def mismatched(tokens: Tokens, other: Tokens) -> Tokens:
-    """The prompt of one with the answer of another."""
-    ours, theirs = (int(np.flatnonzero(each.weight)[0]) for each in (tokens, other))
-    return Tokens(
-        np.concatenate([tokens.ids[:ours], other.ids[theirs:]]),
-        np.concatenate([tokens.weight[:ours], other.weight[theirs:]]),
-    )
-
-
 @dataclass(frozen=True, eq=False)
 class Kto:
     """Learning from judged answers: what `dpo.py` needs to know of it."""
@@ -100,13 +63,19 @@ class Kto:
     desirable_weight: float
     undesirable_weight: float
     partners: Partners
-    reference: ReferenceLogp
+    reference: Reference
 
     @staticmethod
-    def sequences_for_reference(data: PreferenceData[JudgedTokens], partners: Partners) -> Iterator[Group]:
-        """All answers that are trained or measured, and those that do not belong."""
+    def sequences_for_reference(
+        data: PreferenceData[JudgedTokens], drawn: Sequence[np.ndarray], partners: Partners
+    ) -> Iterator[Group]:
+        """All answers that are trained or measured, and those that do not belong.
+
+        Args:
+            drawn: the records of each data set that the run trains on.
+        """
         measured = (judged for found in data.held_out.values() for judged in found)
-        trained = (items.at(int(record)) for items in data.sets for record in items.training)
+        trained = (items.at(int(record)) for items, records in zip(data.sets, drawn, strict=True) for record in records)
         for judged in (*trained, *measured):
             partner = partners.of(judged.tokens)
             yield (judged.tokens,) if partner is None else (judged.tokens, partner)

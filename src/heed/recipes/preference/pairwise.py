@@ -19,7 +19,7 @@ from heed.objectives.ragged import lengths_of, sum_by_sequence
 from heed.preference_config import DpoSettings
 from heed.recipes.preference.comparisons import ComparedForest, compared, on_device
 from heed.recipes.preference.data import PreferenceData
-from heed.recipes.preference.reference import Group, ReferenceLogp
+from heed.recipes.preference.reference import Group, Reference
 from heed.recipes.training.micro_batches import MicroBatching
 from heed.train.step import Mean, Statistics, as_numbers
 from heed.types import Forest
@@ -79,13 +79,17 @@ class Pairwise:
     answers: Answers
     batching: MicroBatching
     compare: Compare
-    reference: ReferenceLogp
+    reference: Reference
 
     @staticmethod
-    def sequences_for_reference(data: PreferenceData[RankedTokens]) -> Iterator[Group]:
-        """All answers that are trained or measured."""
-        for items in data.sets:
-            yield from (items.at(int(record)).sequences for record in items.training)
+    def sequences_for_reference(data: PreferenceData[RankedTokens], drawn: Sequence[np.ndarray]) -> Iterator[Group]:
+        """All answers that are trained or measured.
+
+        Args:
+            drawn: the records of each data set that the run trains on.
+        """
+        for items, records in zip(data.sets, drawn, strict=True):
+            yield from (items.at(int(record)).sequences for record in records)
         for rankings in data.held_out.values():
             yield from (ranking.sequences for ranking in rankings)
 

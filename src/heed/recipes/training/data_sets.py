@@ -96,6 +96,18 @@ class Draws:
             dataset, record, visit = (int(column[place]) for column in self._order[1])
             yield dataset, record, visit
 
+    def drawn(self, num_draws: int) -> list[np.ndarray]:
+        """For each data set, the places among its training records that a run of so many draws comes to, ascending."""
+        seen = [np.zeros(share.num_records, dtype=np.bool_) for share in self.shares]
+        for epoch in range(-(-num_draws // self.in_epoch)):
+            dataset, record, _ = draw_order(self.shares, self.seed, epoch)
+            first = slice(num_draws - epoch * self.in_epoch)
+            for number, of_set in enumerate(seen):
+                of_set[record[first][dataset[first] == number]] = True
+            if all(of_set.all() for of_set in seen):
+                break
+        return [np.flatnonzero(of_set) for of_set in seen]
+
 
 @dataclass(frozen=True, eq=False)
 class Mixture:
