@@ -96,6 +96,8 @@ class SftArguments(TypedDict, total=False):
     """number of latest checkpoints that are kept"""
     eval_every: int
     """steps between measurements; 0 measures at start and end only"""
+    track: Literal["none", "tensorboard", "wandb", "mlflow", "trackio"]
+    """where the numbers are shown, too, by the package of that name"""
     loss: LossArguments
     """Loss"""
     optim: OptimArguments
@@ -147,6 +149,8 @@ class RewardArguments(TypedDict, total=False):
     """steps between checkpoints; 0 saves at the end only"""
     eval_every: int
     """steps between measurements; 0 measures at start and end only"""
+    track: Literal["none", "tensorboard", "wandb", "mlflow", "trackio"]
+    """where the numbers are shown, too, by the package of that name"""
     margin: float
     """lead asked for per point of score between two answers"""
     centring: float
@@ -202,6 +206,8 @@ class DpoArguments(TypedDict, total=False):
     """steps between checkpoints; 0 saves at the end only"""
     eval_every: int
     """steps between measurements; 0 measures at start and end only"""
+    track: Literal["none", "tensorboard", "wandb", "mlflow", "trackio"]
+    """where the numbers are shown, too, by the package of that name"""
     objective: Literal["dpo", "ipo", "simpo", "kto"]
     """what is learnt from; kto: single judged answers"""
     beta: float | Literal["auto"]
@@ -294,6 +300,8 @@ class PpoArguments(TypedDict, total=False):
     """fixes the order of the data and every random start and draw"""
     save_every: int
     """steps between checkpoints; 0 saves at the end only"""
+    track: Literal["none", "tensorboard", "wandb", "mlflow", "trackio"]
+    """where the numbers are shown, too, by the package of that name"""
     clip: float
     """relative change of a token's probability at which it stops learning"""
     missing_stop: float
@@ -366,6 +374,8 @@ class GrpoArguments(TypedDict, total=False):
     """fixes the order of the data and every random start and draw"""
     save_every: int
     """steps between checkpoints; 0 saves at the end only"""
+    track: Literal["none", "tensorboard", "wandb", "mlflow", "trackio"]
+    """where the numbers are shown, too, by the package of that name"""
     advantage: Literal["group", "centred", "leave-one-out"]
     """what a score is compared with"""
     mean_over: Literal["sequence", "token", "length"]

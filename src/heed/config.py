@@ -65,6 +65,10 @@ Targets = Annotated[
     Names, Field(description="layers that get one: all-linear, attention, mlp, or names: q_proj,v_proj")
 ]
 Train = Annotated[Names, Field(description="without an adapter: all, last:N, head, embeddings, norms, names")]
+Track = Annotated[
+    Literal["none", "tensorboard", "wandb", "mlflow", "trackio"],
+    Field(description="where the numbers are shown, too, by the package of that name"),
+]
 ALL_LINEAR, ALL = "all-linear", "all"
 DEVICE_HELP = "auto, cpu, cuda or cuda:N; auto takes the GPU if there is one"
 Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
@@ -146,6 +150,7 @@ class SftSettings(Settings):
     )
     keep_checkpoints: Whole = Field(2, ge=1, description="number of latest checkpoints that are kept")
     eval_every: Whole = Field(100, ge=0, description="steps between measurements; 0 measures at start and end only")
+    track: Track = "none"
     loss: Loss = Loss()
     optim: Optim = Optim()
     lora: Lora = Lora()

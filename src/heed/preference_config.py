@@ -18,6 +18,7 @@ from heed.config import (
     PositiveNumber,
     Sources,
     Targets,
+    Track,
     Train,
 )
 from heed.settings import Number, PathText, Settings, Whole
@@ -111,6 +112,7 @@ class RewardSettings(Settings):
     seed: Seed = 0
     save_every: SaveEvery = 100
     eval_every: EvalEvery = 100
+    track: Track = "none"
     margin: Number = Field(
         0.0, ge=0, title="Comparisons", description="lead asked for per point of score between two answers"
     )
@@ -149,6 +151,7 @@ class DpoSettings(Settings):
     seed: Seed = 0
     save_every: SaveEvery = 100
     eval_every: EvalEvery = 100
+    track: Track = "none"
     objective: Literal["dpo", "ipo", "simpo", "kto"] = Field(
         "dpo", title="Objective", description="what is learnt from; kto: single judged answers"
     )
@@ -225,6 +228,7 @@ class PpoSettings(Settings):
     device: OnDevice = "auto"
     seed: Seed = 0
     save_every: SaveEvery = 10
+    track: Track = "none"
     clip: Clip = Field(0.2, title="PPO")
     missing_stop: MissingStop = 1.0
     lr: LearningRate = "auto"
@@ -265,6 +269,7 @@ class GrpoSettings(Settings):
     device: OnDevice = "auto"
     seed: Seed = 0
     save_every: SaveEvery = 10
+    track: Track = "none"
     advantage: Literal["group", "centred", "leave-one-out"] = Field(
         "group",
         title="GRPO",

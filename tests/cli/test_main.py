@@ -30,12 +30,11 @@ def test_help_names_every_command(capsys):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_the_whole_help_gives_every_option_one_line_of_at_most_120_columns(command):
+def test_the_whole_help_explains_every_option_in_at_most_120_columns(command):
     lines = usage(command, COMMANDS[command], columns=120, topic="all").splitlines()
     assert max(map(len, lines)) <= 120
     shown = [line.split()[0].replace("[no-]", "") for line in lines if line.startswith("  --")]
     assert shown == [option.flag for option in options(COMMANDS[command])]
-    assert not [line for line in lines if line.startswith("     ")]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -89,6 +89,8 @@ class Run:
     notes: tuple[str, ...]
     """lines the user should read: finished already, or resumed under other versions"""
     is_new: bool = True
+    on_log: Callable[[int, str, Mapping[str, float]], None] | None = None
+    """is told every line of numbers, on the first process, once it is in `metrics.jsonl`"""
     _lock: int | None = field(default=None, repr=False)
 
     def __enter__(self) -> Self:
@@ -112,6 +114,8 @@ class Run:
         """Add a line to `metrics.jsonl`: a step's numbers come before its checkpoint, or a resumed run lacks them."""
         if self.world.is_first:
             files.append_line(self.folder / METRICS, metrics.metrics_line(step, phase, numbers))
+            if self.on_log is not None:
+                self.on_log(step, phase, numbers)
 
     def log_sample(self, step: int, sample: Mapping[str, str | float]) -> None:
         """Add a line to `samples.jsonl`."""
@@ -236,7 +240,7 @@ def open_run(
         if lock is not None:
             os.close(lock)
         raise
-    return Run(folder, world, keep_checkpoints, finished, notes, is_new, lock)
+    return Run(folder, world, keep_checkpoints, finished, notes, is_new, _lock=lock)
 
 
 def read_config(out: str | Path) -> dict[str, Any] | None:

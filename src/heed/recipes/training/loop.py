@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -14,11 +15,12 @@ from heed.config import dump
 from heed.dist.world import World
 from heed.models.load import choose_device
 from heed.report.page import write_report
-from heed.settings import Settings
+from heed.settings import Settings, flat
 from heed.train.environment import environment
 from heed.train.interrupt import Interruption
 from heed.train.progress import Progress
 from heed.train.run import Checkpoint, Run, open_run, read_config
+from heed.train.track import Tracker
 
 KEPT_CHECKPOINTS = 2
 """the newest, so that one that is damaged later is not the only one"""
@@ -31,6 +33,8 @@ class RunSettings(Protocol):
     def out(self) -> str: ...
     @property
     def device(self) -> str: ...
+    @property
+    def track(self) -> str: ...
     @property
     def date(self) -> datetime.date | None: ...
 
@@ -94,8 +98,25 @@ def in_run_folder(
         for note in folder.notes:
             speaker.say(note)
         if not folder.finished:
-            work(settings, Place(folder, device, world, speaker))
+            with tracked(settings, folder, speaker):
+                work(settings, Place(folder, device, world, speaker))
     world.close()
+
+
+@contextmanager
+def tracked(settings: Settings, folder: Run, speaker: Progress) -> Iterator[None]:
+    """Show what is logged in a tracker, too, if the settings name one; on the first process alone."""
+    run: RunSettings = settings  # type: ignore[assignment]
+    if run.track == "none" or not folder.world.is_first:
+        yield
+        return
+    plain = flat(type(settings), settings.model_dump(mode="json", by_alias=True), "settings")
+    tracker = Tracker(run.track, folder.folder, plain, speaker.say)
+    folder.on_log = tracker.log
+    try:
+        yield
+    finally:
+        tracker.close()
 
 
 def date_of_run(out: str) -> datetime.date:
