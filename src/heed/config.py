@@ -55,6 +55,7 @@ class DataSource(Settings):
         None, ge=1, description="records that count at most, so that a huge data set does not drown others"
     )
     wordings: PathText | None = Field(None, description="file of instruction wordings with slots, for labelled records")
+    columns: dict[Text, Text] = Field({}, description="name of a field -> its column in the file, where that differs")
 
 
 Sources = Annotated[tuple[DataSource, ...], BeforeValidator(_sources)]

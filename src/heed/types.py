@@ -32,7 +32,7 @@ class Message:
     """One turn of a conversation."""
 
     role: str
-    """`system`, `user`, `assistant` or `tool`; a template may know others"""
+    """`system`, `developer`, `user`, `assistant` or `tool`"""
     content: str
     weight: float = 1.0
     """of an assistant message's tokens in the loss; 0 makes it context only"""
@@ -94,6 +94,14 @@ class Prompt:
     """the whole record it was read from: what a reward function may need, such as an answer to compare with"""
     tools: tuple[Mapping[str, Any], ...] = ()
     template_arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """Plain text, which a model goes on pre-training on: every token of it is trained."""
+
+    text: str
+    origin: Origin
 
 
 @dataclass(frozen=True, slots=True)

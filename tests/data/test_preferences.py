@@ -306,9 +306,18 @@ def test_an_empty_judged_answer_and_a_pair_of_the_same_teach_nothing(tmp_path):
 
 
 def test_a_record_that_judges_nothing_is_refused(tmp_path):
-    for label in (2, "true", None):
-        with pytest.raises(UserError, match=r"does not say how good[\s\S]*\"label\": true"):
-            judged(tmp_path, {"prompt": "p", "completion": "c", "label": label})
+    with pytest.raises(UserError, match=r"does not say how good[\s\S]*\"label\": true"):
+        judged(tmp_path, {"prompt": "p", "completion": "c"})
+
+
+def test_a_label_that_is_no_truth_value_is_left_out_and_counted_among_the_unusable(tmp_path):
+    good = {"prompt": "p", "completion": "c", "label": "yes"}
+    for label in (2, "maybe", None):
+        record = {"prompt": "p", "completion": "c", "label": label}
+        with pytest.raises(UserError, match="not a truth value"):
+            judged(tmp_path, good, record)
+        account, _ = judged(tmp_path, good, record, max_bad_records=0.5)
+        assert (account.num_kept, account.num_findings) == (1, 1)
 
 
 def test_a_judged_answer_that_is_too_long_is_dropped_or_cut(tmp_path):

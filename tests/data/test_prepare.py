@@ -82,6 +82,7 @@ def test_a_data_set_becomes_tokens_and_an_account(tmp_path):
     assert [text_of(prepared, i) for i in range(3)] == [["12345\nabc</s>"], ["Xin\nChào</s>"], ["Best?\nyes</s>"]]
     assert [trained_text_of(prepared, i) for i in range(3)] == [["abc</s>"], ["Chào</s>"], ["yes</s>"]]
     assert account_json(account) == {
+        "notes": {},
         "path": path,
         "read": "read 1 conversation as prompt/response, 1 as messages and 1 ranking as preference; "
         "supervised tuning uses the best answer of each ranking",

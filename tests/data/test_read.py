@@ -17,7 +17,7 @@ from heed.types import Conversation, Labelled, Origin, Ranking
 
 NFC, NFD = (unicodedata.normalize(form, "Tiếng Việt") for form in ("NFC", "NFD"))
 RECORDS = [
-    {"prompt": f"{NFC} \u2028 \U0001f600", "response": f"  {NFD}\r\n, \"quoted\"; 'x'\t"},
+    {"prompt": f"{NFC} \u2028 \U0001f600", "response": f"  {NFD}\n, \"quoted\"; 'x'\t"},
     {"prompt": "thứ hai", "response": "\ufeffkeeps its own mark"},
     {"prompt": "", "response": "3"},
 ]
@@ -71,7 +71,7 @@ def test_no_character_of_a_shared_data_set_is_lost_or_changed(shared, name):
         contents = "\n\n\n".join(message.content for message in said)
         for key in ("instruction", "input", "prompt", "completion", "response", "chosen", "rejected", "messages"):
             for value in record.get(key) if isinstance(record.get(key), list) else [record.get(key, "")]:
-                wanted = value["content"] if isinstance(value, dict) else value
+                wanted = (value["content"] if isinstance(value, dict) else value).replace("\r\n", "\n")
                 for part in wanted.split("\n\nHuman: "):
                     for turn in part.split("\n\nAssistant: "):
                         assert turn in contents

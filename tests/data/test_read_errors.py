@@ -48,18 +48,20 @@ def error_of(path) -> UserError:
         ("a.json", b'{"data": [{"a": 1}, 3]}\n \n', "not an object", "record 2 of 'data'", "a number: 3"),
         ("a.jsonl", GOOD + b'{"prompt": "caf\xe9"}\n', "not UTF-8", "line 2, byte offset 48", "0xe9"),
         ("a.json", b'[{"a": "\xc3', "not UTF-8", "line 1, byte offset 8", "0xc3"),
-        ("a.jsonl", "\ufeff{}".encode("utf-16-le"), "not UTF-8", "byte offset 0", "UTF-16"),
+        ("a.jsonl", "\ufeff{}".encode("utf-16-le") + b"\x00", "not UTF-16", "line 1", "truncated"),
         ("a.csv", b"prompt,response\na,b\nc,\xff\n", "not UTF-8", "line 3, byte offset 22", "0xff"),
         ("a.csv", b"prompt,response\na,b,c\n", "broken CSV", "line 2", "3 cells under 2"),
         ("a.csv", b"prompt,prompt\na,b\n", "broken CSV", "line 1", "'prompt' twice"),
-        ("a.csv", b"prompt,\na,b\n", "broken CSV", "line 1", "without a name"),
+        ("a.csv", b",\na,b\n", "broken CSV", "line 1", "no column with a name"),
         ("a.csv", b'prompt,response\na,"b\n', "broken CSV", "line 2", "unexpected end"),
         ("a.jsonl.gz", gzip.compress(GOOD * 1000, mtime=0)[:-20], "damaged", "a.jsonl.gz", "end-of-stream"),
         ("a.jsonl.gz", GOOD, "damaged", "a.jsonl.gz", "does not begin"),
         ("a.jsonl.gz", gzip.compress(b"", mtime=0), "empty", "a.jsonl.gz", "0 bytes"),
         ("a.parquet", b"PAR1 but nothing else", "Parquet file is damaged", "after record 0", ""),
-        ("a.txt", GOOD, "not read", "a.txt", "'.txt'"),
-        ("a.jsonl.zst", GOOD, "not read", "a.jsonl.zst", "'.zst'"),
+        ("a.log", GOOD, "not read", "a.log", "'.log'"),
+        ("a.jsonl.zst", GOOD, "damaged", "a.jsonl.zst", "does not begin as a zstd"),
+        ("a.jsonl.br", GOOD, "not read", "a.jsonl.br", "'.br'"),
+        ("a.csv", b"PK\x03\x04rest", "not read", "a.csv", "zip archive or an Excel workbook"),
         ("a", GOOD, "not read", "a", "no suffix"),
     ],
 )
@@ -113,9 +115,9 @@ def test_an_unreachable_hub_data_set_says_what_to_type():
 
 def test_a_folder_with_an_unread_file_is_refused_rather_than_read_in_part(tmp_path):
     (tmp_path / "a.jsonl").write_bytes(GOOD)
-    (tmp_path / "b.jsonl.zst").write_bytes(GOOD)
-    assert "b.jsonl.zst" in error_of(tmp_path).found
-    (tmp_path / "b.jsonl.zst").unlink()
+    (tmp_path / "b.jsonl.br").write_bytes(GOOD)
+    assert "b.jsonl.br" in error_of(tmp_path).found
+    (tmp_path / "b.jsonl.br").unlink()
     (tmp_path / "a.jsonl").unlink()
     assert "no records" in error_of(tmp_path).problem
 

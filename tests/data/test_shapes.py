@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from heed.data.shapes import SHAPES, convert, recognise
 from heed.errors import UserError
-from heed.types import Conversation, Message, Origin
+from heed.types import Conversation, Origin
 
 ORIGIN = Origin("a.jsonl", 7)
 NFC, NFD = (unicodedata.normalize(form, "Tiếng Việt") for form in ("NFC", "NFD"))
@@ -167,6 +167,10 @@ def test_text_parts_are_joined_and_other_parts_refused():
         ("tool", "tool"),
         ("observation", "tool"),
         ("function_response", "tool"),
+        ("tool_response", "tool"),
+        ("function", "tool"),
+        ("ipython", "tool"),
+        ("Assistant", "assistant"),
     ],
 )
 def test_sharegpt_role_names(name, role):
@@ -264,8 +268,10 @@ def test_a_mistake_in_a_record_is_named_with_its_record(raw, problem):
     assert all((caught.value.found, caught.value.expected, caught.value.fix))
 
 
-def test_a_role_that_only_a_template_knows_is_kept():
-    assert noun(messages=[{"role": "ipython", "content": "x"}]).messages == (Message("ipython", "x"),)
+def test_a_role_that_nobody_knows_is_refused_for_it_would_silently_be_context():
+    for role in ("critic", "narrator", "Alice"):
+        with pytest.raises(UserError, match=rf"unknown role[\s\S]*{role}"):
+            noun(messages=[{"role": role, "content": "x"}, {"role": "assistant", "content": "y"}])
 
 
 def test_a_null_answer_is_an_empty_one_that_the_check_will_find():

@@ -1,8 +1,10 @@
 """Preferences and ranked answers become rankings, best first, their prompt told apart from the answers."""
 
+import numpy as np
 import pytest
 
-from heed.data.shapes import convert, recognise, to_prompts, with_scores_of_pair
+from heed.data.rankings import with_scores_of_pair
+from heed.data.shapes import convert, recognise, to_prompts
 from heed.errors import UserError
 from heed.types import Conversation, Judged, Message, Origin, Ranking
 
@@ -249,9 +251,32 @@ def test_a_judged_answer_may_be_messages_after_messages():
     assert weights(judged.conversation().messages) == [1, 0, 1, 1]
 
 
-@pytest.mark.parametrize("label", [2, -1, 0.5, "true", None])
-def test_a_label_that_is_a_class_leaves_the_record_an_answer_to_imitate(label):
-    assert isinstance(noun(prompt="p", completion="c", label=label), Conversation)
+@pytest.mark.parametrize("label", [2, -1, 0.5, "positive", "", None])
+def test_a_label_that_is_no_truth_value_is_no_answer_to_imitate(label):
+    with pytest.raises(UserError, match="not a truth value"):
+        noun(prompt="p", completion="c", label=label)
+
+
+TRUE = [True, "True", "true", " TRUE ", 1, 1.0, "1", "yes", "y", np.bool_(True), np.int64(1)]
+FALSE = [False, "False", "false", "FALSE", 0, 0.0, "0", "no", "f", np.bool_(False), "0.0"]
+BESIDE = [
+    {"prompt": "p", "completion": "c"},
+    {"prompt": "p", "response": "c"},
+    {"question": "p", "answer": "c"},
+    {"instruction": "p", "output": "c"},
+    {"messages": [USER, GOOD]},
+]
+
+
+@pytest.mark.parametrize(("labels", "is_desirable"), [(TRUE, True), (FALSE, False)])
+@pytest.mark.parametrize("beside", BESIDE, ids=["completion", "response", "question", "alpaca", "messages"])
+def test_a_label_judges_the_answer_however_a_truth_value_is_written_and_in_every_shape(labels, is_desirable, beside):
+    for label in labels:
+        judged = noun(**beside, label=label)
+        assert isinstance(judged, Judged)
+        assert judged.is_desirable is is_desirable
+        assert said(judged.prompt) == [("user", "p")]
+        assert said(judged.answer) == [("assistant", "c")]
 
 
 # ---- prompts

@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import Any
 
 from heed.errors import UserError
-from heed.types import Conversation, Finding, Judged, Labelled, Message, Origin, Ranking
+from heed.types import Conversation, Document, Finding, Judged, Labelled, Message, Origin, Ranking
 
 BOOKKEEPING = frozenset({"id", "_id", "idx", "index", "uid", "uuid", "guid"})
 """fields that number a labelled record and say nothing of what it teaches"""
@@ -60,9 +60,10 @@ def check_imitation(record: object) -> Finding | None:
     return Finding(
         "the answer is labelled as one not to give",
         record.origin,
-        '"label": false',
+        "a label that is false",
         "answers to imitate, for supervised tuning learns every one",
-        "remove the record, or rename 'label' if it means something else",
+        "remove the record; heed dpo --objective kto learns from both kinds; "
+        "or if 'label' judges no answer: --columns topic=label",
     )
 
 
@@ -170,7 +171,7 @@ def _unusable_text(message: Message) -> str | None:
     return None
 
 
-def in_held_out(record: Conversation | Labelled, share: float) -> bool:
+def in_held_out(record: Conversation | Labelled | Document, share: float) -> bool:
     """Whether a record belongs to the held-out side, which gets about `share` of all records.
 
     Decided by a hash of what the record says, so the same conversation lands on the same side in any file,
@@ -190,9 +191,11 @@ def in_held_out(record: Conversation | Labelled, share: float) -> bool:
     return int.from_bytes(digest, "big") < share * 2**64
 
 
-def _canonical(record: Conversation | Labelled) -> bytes:
+def _canonical(record: Conversation | Labelled | Document) -> bytes:
     said: Any
-    if isinstance(record, Labelled):
+    if isinstance(record, Document):
+        said = record.text
+    elif isinstance(record, Labelled):
         said = {key: value for key, value in record.fields.items() if key not in BOOKKEEPING}
     else:
         said = [[message.role, message.content] for message in record.messages]

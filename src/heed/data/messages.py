@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from heed.data.tidy import literal
 from heed.errors import UserError
 from heed.types import Message, Origin
 
@@ -16,21 +17,32 @@ ROLES = {
     "developer": "developer",
     "user": "user",
     "human": "user",
+    "prompter": "user",
     "assistant": "assistant",
     "gpt": "assistant",
     "chatgpt": "assistant",
     "bard": "assistant",
     "bing": "assistant",
     "model": "assistant",
+    "bot": "assistant",
     "function_call": "assistant",
+    "tool_call": "assistant",
+    "tool_calls": "assistant",
     "tool": "tool",
     "observation": "tool",
+    "function": "tool",
     "function_response": "tool",
+    "tool_response": "tool",
+    "tool_result": "tool",
+    "ipython": "tool",
 }
-"""how data sets name the roles; a role that is not here is kept as it is, because a template may know it"""
+"""how data sets name the roles; any other is refused, for its message would silently be context"""
+
+CALLS = ("function_call", "tool_call", "tool_calls")
+"""roles, and the older field, whose content is a call of a tool"""
 
 EXAMPLE = '{"role": "user", "content": "..."}'
-READ_HERE = ("role", "from", "content", "value", "train", "weight", "tool_calls")
+READ_HERE = ("role", "from", "content", "value", "train", "weight", "loss_weight", "tool_calls", "function_call")
 """keys of a message with a meaning to heed; all others go to the chat template in `extra`"""
 
 
@@ -59,11 +71,10 @@ def to_message(raw: Any, origin: Origin, answer_weight: float = 1.0) -> Message:
             '{"role": "user", "content": ...}',
         )
     spoken_as = _role_name(raw, origin)
-    role = ROLES.get(spoken_as.lower(), spoken_as)
-    _refuse_misspelt(role, origin)
+    role = _role(spoken_as, origin)
     body = raw["content"] if "content" in raw else raw.get("value")
-    calls = tool_calls(raw["tool_calls"], origin) if raw.get("tool_calls") else []
-    if spoken_as.lower() == "function_call":
+    calls = [call for key in ("tool_calls", "function_call") if raw.get(key) for call in tool_calls(raw[key], origin)]
+    if spoken_as.lower() in CALLS:
         calls, body = tool_calls(body, origin), ""
     if body is None and "content" not in raw and not calls:
         raise refuse(origin, "a message has no content", raw, "a field 'content' (or 'value')", '"content": "..."')
@@ -81,13 +92,14 @@ def _role_name(raw: Mapping[str, Any], origin: Origin) -> str:
     return role
 
 
-def _refuse_misspelt(role: str, origin: Origin) -> None:
-    """A typing error in `assistant` would quietly take the answer out of training."""
-    if role in ROLES.values():
-        return
-    near = difflib.get_close_matches(role.lower(), ROLES, n=1, cutoff=0.8)
-    if near:
-        raise refuse(origin, "unknown role", role, f"a role such as {', '.join(sorted(set(ROLES.values())))}", near[0])
+def _role(spoken_as: str, origin: Origin) -> str:
+    """The role by its name here; one that nobody knows is no context, and a typing error in `assistant` no question."""
+    role = ROLES.get(spoken_as.strip().lower())
+    if role is not None:
+        return role
+    near = difflib.get_close_matches(spoken_as.lower(), ROLES, n=1, cutoff=0.8)
+    known = f"a role such as {', '.join(dict.fromkeys(ROLES.values()))}"
+    raise refuse(origin, "unknown role", spoken_as, known, near[0] if near else "system, user, assistant or tool there")
 
 
 def _text(body: Any, origin: Origin) -> str:
@@ -104,15 +116,22 @@ def _text(body: Any, origin: Origin) -> str:
 def _part(part: Any, origin: Origin) -> str:
     if isinstance(part, str):
         return part
-    if isinstance(part, Mapping) and part.get("type", "text") == "text" and isinstance(part.get("text"), str):
-        return str(part["text"])
+    if isinstance(part, Mapping) and part.get("type", "text") in TEXT_PARTS:
+        said = [part[key] for key in ("text", "value", "content") if isinstance(part.get(key), str)]
+        if len(said) == 1:
+            return str(said[0])
     raise refuse(
         origin, "content has a part that is not text", part, "text parts only", '{"type": "text", "text": "..."}'
     )
 
 
+TEXT_PARTS = ("text", "input_text", "output_text")
+"""what parts of a content are called that are text"""
+
+
 def _weight(raw: Mapping[str, Any], role: str, origin: Origin, default: float) -> float:
-    train, weight = raw.get("train"), raw.get("weight")
+    train = raw.get("train")
+    weight = raw["weight"] if raw.get("weight") is not None else raw.get("loss_weight")
     if train is not None and not isinstance(train, bool):
         raise refuse(origin, "'train' is neither true nor false", train, "true or false", '"train": false')
     if weight is not None:
@@ -123,9 +142,9 @@ def _weight(raw: Mapping[str, Any], role: str, origin: Origin, default: float) -
         raise refuse(
             origin,
             f"a {role} message is marked for training",
-            {key: raw[key] for key in ("train", "weight") if key in raw},
+            {key: raw[key] for key in ("train", "weight", "loss_weight") if key in raw},
             "only assistant messages are trained",
-            '"train": false (or remove both keys)',
+            '"train": false (or remove the other keys)',
         )
     if train is False:
         return 0.0
@@ -176,12 +195,15 @@ def _tool(raw: Any, origin: Origin) -> Mapping[str, Any]:
 
 
 def from_json(value: Any, origin: Origin, name: str) -> Any:
-    """The value itself, or what it says if it is JSON text, as table cells have to write lists and objects."""
+    """The value itself, or what it says if it is text of JSON or of a Python literal, as cells of tables hold lists."""
     if not isinstance(value, str):
         return value
     try:
         return json.loads(value)
     except (ValueError, RecursionError) as error:
+        listed = literal(value) if value.lstrip().startswith(("[", "{", "(")) else None
+        if isinstance(listed, list | dict | tuple):
+            return list(listed) if isinstance(listed, tuple) else listed
         raise refuse(origin, f"the text of '{name}' is broken JSON", value, str(error), "valid JSON there") from error
 
 

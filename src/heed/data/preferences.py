@@ -8,7 +8,7 @@ What becomes of one record, and which answers are left out, is told in `answers.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -96,6 +96,7 @@ def prepare_rankings(
     preparation: Preparation,
     *,
     fingerprint: str,
+    columns: Mapping[str, str] | None = None,
     progress: Callable[[int], None] = lambda count: None,
 ) -> Account:
     """Read, check, render, mask and tokenise every ranking of a data set into `folder`.
@@ -105,7 +106,7 @@ def prepare_rankings(
             `max_bad_records` allows are broken. Nothing is left under `folder` then.
     """
     work = partial(ranked_answers, preparation)
-    account, rows = _prepare(path, read_rankings(path), work, folder, preparation, fingerprint, progress)
+    account, rows = _prepare(path, read_rankings, columns, work, folder, preparation, fingerprint, progress)
     np.save(folder / SCORES, np.array([score for row in rows for score in row.scores], dtype=np.float64))
     np.save(folder / FIRST_SCORE, np.cumsum([0, *(len(row.scores) for row in rows)], dtype=np.int64))
     np.save(folder / HAS_MARGINS, np.array([row.has_margins for row in rows], dtype=np.bool_))
@@ -125,6 +126,7 @@ def prepare_judged(
     preparation: Preparation,
     *,
     fingerprint: str,
+    columns: Mapping[str, str] | None = None,
     progress: Callable[[int], None] = lambda count: None,
 ) -> Account:
     """Read, check, render, mask and tokenise every judged answer of a data set into `folder`.
@@ -133,7 +135,7 @@ def prepare_judged(
     between the two are not judged, and counted as `num_between`. Raises as `prepare_rankings`.
     """
     work = partial(judged_answers, preparation)
-    account, rows = _prepare(path, read_judged(path), work, folder, preparation, fingerprint, progress)
+    account, rows = _prepare(path, read_judged, columns, work, folder, preparation, fingerprint, progress)
     desirable = np.array([row.scores == (1.0,) for row in rows], dtype=np.bool_)
     np.save(folder / IS_DESIRABLE, desirable)
     trained = _whole([row.num_trained_tokens[0] for row in rows])
@@ -178,7 +180,8 @@ class _Written:
 
 def _prepare(
     path: str,
-    records: Iterator[tuple[str, Record]],
+    read: Callable[..., Iterator[tuple[str, Record | Finding]]],
+    columns: Mapping[str, str] | None,
     work: Callable[[tuple[str, Record]], Answered],
     folder: Path,
     preparation: Preparation,
@@ -195,7 +198,8 @@ def _prepare(
     written: list[_Written] = []
     num_between = num_too_long_left_out = 0
     with StoreWriter(folder, fingerprint) as writer:
-        for record in map_in_processes(work, records):
+        records = read(path, columns, account.noticed)
+        for record in map_in_processes(partial(_answered, work), records):
             counts[record.kind] += 1
             account.num_records += 1
             account.num_branches += record.num_branches
@@ -228,6 +232,13 @@ def _prepare(
     }
     account.notes = _notes(account)
     return account, written
+
+
+def _answered(work: Callable[[tuple[str, Record]], Answered], record: tuple[str, Record | Finding]) -> Answered:
+    shape, noun = record
+    if isinstance(noun, Finding):
+        return Answered((shape, Finding), noun.origin, findings=(noun,))
+    return work((shape, noun))
 
 
 def _notes(account: Account) -> list[str]:

@@ -15,15 +15,16 @@ import numpy as np
 
 from heed.data.chat import masked
 from heed.data.check import check, check_imitation, in_held_out
+from heed.data.documents import cut, rendered_document
 from heed.data.parallel import map_in_processes
-from heed.data.read import read, read_labelled, summary
+from heed.data.read import read_labelled, read_nouns, summary
 from heed.data.render import ChatTemplate
 from heed.data.shapes import Noun
 from heed.data.store import StoreWriter, TokenStore
 from heed.data.tokens import Tokenizer, tokenise
 from heed.data.wordings import Wordings, load_wordings, say
 from heed.errors import UserError
-from heed.types import Conversation, Finding, Judged, Labelled, Origin, Ranking, Tokens
+from heed.types import Conversation, Document, Finding, Judged, Labelled, Origin, Ranking, Tokens
 
 TooLong = Literal["error", "drop", "truncate"]
 
@@ -86,6 +87,8 @@ class Account:
     """counts that only this kind of data has, by name"""
     notes: list[str] = field(default_factory=list)
     """the same in words"""
+    noticed: Counter[str] = field(default_factory=Counter)
+    """what was put right while the records were read, in words, and how often"""
 
     def lines(self, max_length: int | None, too_long: TooLong) -> list[str]:
         """What a user should know, most of all what is missing."""
@@ -99,6 +102,7 @@ class Account:
             lines.append(f"  {self.num_findings:,} unusable left out (listed in left_out.jsonl)")
         if self.num_branches:
             lines.append(f"  {self.num_branches:,} turns became sequences of their own: the template rewrites history")
+        lines += [f"  {count:,} {words}" if count > 1 else f"  {words}" for words, count in self.noticed.items()]
         lines += [f"  {note}" for note in self.notes]
         sides = f"  {self.num_kept - self.num_held_out:,} to train on, {self.num_held_out:,} held out, "
         is_answered = self.num_trained_tokens or not self.num_tokens
@@ -151,9 +155,15 @@ def prepare(
     preparation: Preparation,
     *,
     fingerprint: str,
+    columns: Mapping[str, str] | None = None,
     progress: Callable[[int], None] = lambda count: None,
 ) -> Account:
     """Read, check, render, mask and tokenise every record of a data set into `folder`.
+
+    Every piece of a document is a record of its own.
+
+    Args:
+        columns: our name of a field -> its name in the file, where that is not one of the usual ones.
 
     Raises:
         UserError: the file is broken, a record is too long under `too_long=error`, or more records than
@@ -165,7 +175,8 @@ def prepare(
     too_long: list[LeftOut] = []
     first_row = [0]
     said = load_wordings(wordings) if wordings is not None else None
-    records = read(path) if said is None else read_labelled(path)
+    records: Iterator[tuple[str, Noun | Labelled | Finding]]
+    records = (read_nouns if said is None else read_labelled)(path, columns, account.noticed)
     with StoreWriter(folder, fingerprint) as writer:
         for record in map_in_processes(partial(prepare_record, preparation, said), records):
             counts[record.kind] += 1
@@ -176,7 +187,9 @@ def prepare(
             too_long += record.too_long
             for origin, sequences in record.rows:
                 writer.append(sequences, origin, held_out=record.is_held_out)
-            if record.rows:
+            if record.kind[1] is Document:
+                first_row += range(first_row[-1] + 1, first_row[-1] + len(record.rows) + 1)
+            elif record.rows:
                 first_row.append(first_row[-1] + len(record.rows))
             progress(account.num_records)
         account.read = summary(counts)
@@ -207,10 +220,14 @@ def histogram(lengths: np.ndarray) -> dict[str, list[int]]:
 
 
 def prepare_record(
-    preparation: Preparation, wordings: Wordings | None, record: tuple[str, Noun | Labelled]
+    preparation: Preparation, wordings: Wordings | None, record: tuple[str, Noun | Labelled | Finding]
 ) -> Prepared:
     """Everything that is done with one record; a function of its arguments alone, so any process may do it."""
     shape, noun = record
+    if isinstance(noun, Finding):
+        return Prepared((shape, Finding), (), False, (noun,), (), 0, 0)
+    if isinstance(noun, Document):
+        return prepare_document(preparation, shape, noun)
     rows: list[tuple[Origin, tuple[Tokens, ...]]] = []
     findings: list[Finding] = []
     too_long: list[LeftOut] = []
@@ -234,6 +251,17 @@ def prepare_record(
     return Prepared(kind, tuple(rows), is_held_out, tuple(findings), tuple(too_long), num_branches, num_split_edges)
 
 
+def prepare_document(preparation: Preparation, shape: str, document: Document) -> Prepared:
+    """The pieces of a document as rows, all of them on the side of the document."""
+    kind = (shape, Document)
+    rendered = rendered_document(document, preparation.template, preparation.tokenizer)
+    if isinstance(rendered, Finding):
+        return Prepared(kind, (), False, (rendered,), (), 0, 0)
+    tokens = tokenise(rendered, preparation.tokenizer).tokens
+    rows = tuple((document.origin, (piece,)) for piece in cut(tokens, preparation.max_length))
+    return Prepared(kind, rows, in_held_out(document, preparation.held_out_share), (), (), 0, 0)
+
+
 def open_prepared(path: str, folder: Path) -> PreparedSet:
     """What `prepare` wrote."""
     store = TokenStore(folder)
@@ -242,7 +270,9 @@ def open_prepared(path: str, folder: Path) -> PreparedSet:
     return PreparedSet(path, store, first_row, np.flatnonzero(~held_out), np.flatnonzero(held_out))
 
 
-def conversations_of(noun: Noun | Labelled, wordings: Wordings | None) -> Iterator[Conversation]:
+def conversations_of(
+    noun: Conversation | Ranking | Judged | Labelled, wordings: Wordings | None
+) -> Iterator[Conversation]:
     """What supervised tuning makes of a record: itself, a ranking's best answer, or every wording of it."""
     if isinstance(noun, Labelled):
         if wordings is None:
@@ -253,7 +283,7 @@ def conversations_of(noun: Noun | Labelled, wordings: Wordings | None) -> Iterat
         yield imitated(noun)
 
 
-def imitated(noun: Noun) -> Conversation:
+def imitated(noun: Conversation | Ranking | Judged) -> Conversation:
     """The conversation that supervised tuning takes from a record."""
     if isinstance(noun, Ranking):
         return noun.best()
@@ -330,8 +360,9 @@ def rounded_up(share: float) -> float:
 
 def account_json(account: Account) -> Mapping[str, Any]:
     """The numbers of an account, for the run folder."""
-    numbers = {name: value for name, value in vars(account).items() if name not in ("left_out", "further", "notes")}
-    return numbers | account.further
+    apart = ("left_out", "further", "notes", "noticed")
+    numbers = {name: value for name, value in vars(account).items() if name not in apart}
+    return numbers | account.further | {"notes": dict(account.noticed)}
 
 
 def left_out_lines(account: Account) -> Iterator[str]:

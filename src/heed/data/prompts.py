@@ -88,6 +88,7 @@ def prepare_prompts(
     preparation: Preparation,
     *,
     fingerprint: str,
+    columns: Mapping[str, str] | None = None,
     progress: Callable[[int], None] = lambda count: None,
 ) -> Account:
     """Read, check, render and tokenise every prompt of a data set into `folder`.
@@ -109,7 +110,8 @@ def prepare_prompts(
     lines = folder.with_name(f".tmp-{folder.name}-{FIELDS}")
     try:
         with StoreWriter(folder, fingerprint) as writer, lines.open("wb") as file:
-            for record in map_in_processes(partial(prepare_prompt, preparation), read_prompts(path)):
+            records = read_prompts(path, columns, account.noticed)
+            for record in map_in_processes(partial(prepare_prompt, preparation), records):
                 counts[record.kind] += 1
                 account.num_records += 1
                 findings += record.findings
@@ -149,9 +151,11 @@ def open_prompts(path: str, folder: Path) -> PreparedPrompts:
     return PreparedPrompts(path, store, np.load(folder / FIRST_BYTE), training, held_out)
 
 
-def prepare_prompt(preparation: Preparation, record: tuple[str, Prompt]) -> Asked:
+def prepare_prompt(preparation: Preparation, record: tuple[str, Prompt | Finding]) -> Asked:
     """Everything that is done with one prompt; a function of its arguments alone, so any process may do it."""
     shape, prompt = record
+    if isinstance(prompt, Finding):
+        return Asked((shape, Finding), prompt.origin, findings=(prompt,))
     asked = Asked((shape, Prompt), prompt.origin)
     rendered = prompt_text(prompt, preparation.template)
     if isinstance(rendered, Finding):

@@ -1,72 +1,211 @@
-"""Read records: a file, a folder of files, or a hub data set into conversations, rankings, judged answers, prompts."""
+"""Read records: a file, a folder of files, or a hub data set into the nouns that recipes learn from.
+
+    bytes -> records -> names, kinds and texts put right -> shape -> conversation, ranking, judged answer, prompt, text
+
+What makes a file unreadable is an error. A record of a readable file that cannot be used is a `Finding` in its place,
+so that a run can leave a few of them out and count them. What was put right on the way is counted in `notes`.
+"""
 
 from __future__ import annotations
 
-import difflib
-import os
-import re
-from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Any
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
 
-from heed.data.formats import SUFFIXES, read_file, suffix_of, without_nulls
-from heed.data.shapes import Noun, convert, recognise, to_prompts, with_scores_of_pair
+from heed.data.json_stream import Unusable
+from heed.data.names import renamed
+from heed.data.places import raws_at
+from heed.data.rankings import with_scores_of_pair
+from heed.data.shapes import UNKNOWN_SHAPE, Noun, convert, recognise, to_prompts
+from heed.data.tidy import settled, tidied, with_known_kinds
 from heed.errors import UserError
-from heed.types import Conversation, Judged, Labelled, Origin, Prompt, Ranking
+from heed.types import Conversation, Document, Finding, Judged, Labelled, Message, Origin, Prompt, Ranking
 
-HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+Item = TypeVar("Item")
+Raw = Mapping[str, Any]
+Read = Callable[[Raw, Origin, Counter[str]], tuple[str, Sequence[Item]]]
+"""(record, where it is, notes) -> its shape and what it says"""
+
+UNREADABLE = "unreadable"
+"""in place of the shape of a record that is a finding"""
 
 
-def read(path: str) -> Iterator[tuple[str, Noun]]:
-    """Every conversation, ranking or judged answer at `path`, with the name of the shape it was written in.
+def read(
+    path: str, columns: Mapping[str, str] | None = None, notes: Counter[str] | None = None
+) -> Iterator[tuple[str, Noun]]:
+    """Every conversation, ranking, judged answer or document at `path`, with the shape it was written in.
 
     Each record is recognised by its own keys, so one file may mix shapes. Streams: memory
-    does not grow with the file. Everything broken is a `UserError` when it is reached.
+    does not grow with the file.
+
+    Args:
+        path: a file, a folder, a data set saved or on the hub, as `heed.data.places.raws_at` takes it.
+        columns: our name of a field -> its name in the file, where that is not one of the usual ones.
+        notes: what was put right on the way is counted here, in words.
+
+    Raises:
+        UserError: everything broken, when it is reached.
     """
-    for origin, raw in read_raw(path):
-        shape = recognise(raw, origin)
-        for noun in convert(shape, raw, origin):
-            yield shape.name, noun
+    for shape, noun in read_nouns(path, columns, notes):
+        if isinstance(noun, Finding):
+            raise noun.error()
+        yield shape, noun
 
 
-def read_rankings(path: str) -> Iterator[tuple[str, Ranking]]:
+def read_nouns(
+    path: str, columns: Mapping[str, str] | None = None, notes: Counter[str] | None = None
+) -> Iterator[tuple[str, Noun | Finding]]:
+    """As `read`, with a finding in place of a record that cannot be used."""
+    return _items(path, columns, notes, _nouns)
+
+
+def read_comparable(
+    path: str, columns: Mapping[str, str] | None = None, notes: Counter[str] | None = None
+) -> Iterator[tuple[str, Noun | Finding]]:
+    """As `read_nouns`, pairs with their margin or scores."""
+    return _items(path, columns, notes, _scored)
+
+
+def read_rankings(
+    path: str, columns: Mapping[str, str] | None = None, notes: Counter[str] | None = None
+) -> Iterator[tuple[str, Ranking | Finding]]:
     """Every ranking at `path`, pairs with their margin or scores; a record that compares nothing is a `UserError`."""
-    for origin, raw in read_raw(path):
-        shape = recognise(raw, origin)
-        for noun in convert(shape, raw, origin):
-            if not isinstance(noun, Ranking):
-                raise _no_preference(
-                    shape.name,
-                    origin,
-                    "a record compares no answers",
-                    "a prompt with a chosen and a rejected answer, or with a list of ranked answers",
-                    '"prompt": "...", "chosen": "...", "rejected": "..."',
-                )
-            yield shape.name, with_scores_of_pair(noun, raw)
+    for shape, noun in read_comparable(path, columns, notes):
+        if not isinstance(noun, Ranking | Finding):
+            raise _no_preference(
+                shape,
+                noun.origin,
+                "a record compares no answers",
+                "a prompt with a chosen and a rejected answer, or with a list of ranked answers",
+                '"prompt": "...", "chosen": "...", "rejected": "..."',
+            )
+        yield shape, noun
 
 
-def read_judged(path: str) -> Iterator[tuple[str, Judged | Ranking]]:
+def read_judged(
+    path: str, columns: Mapping[str, str] | None = None, notes: Counter[str] | None = None
+) -> Iterator[tuple[str, Judged | Ranking | Finding]]:
     """Every judged answer at `path`, or ranking to take judged answers from; anything else is a `UserError`."""
-    for origin, raw in read_raw(path):
-        shape = recognise(raw, origin)
-        for noun in convert(shape, raw, origin):
-            if isinstance(noun, Conversation):
-                raise _no_preference(
-                    shape.name,
-                    origin,
-                    "a record does not say how good its answer is",
-                    "a prompt, a completion and a label that is true or false; or a preference",
-                    '"prompt": "...", "completion": "...", "label": true',
-                )
-            yield shape.name, with_scores_of_pair(noun, raw) if isinstance(noun, Ranking) else noun
+    for shape, noun in read_comparable(path, columns, notes):
+        if isinstance(noun, Conversation | Document):
+            raise _no_preference(
+                shape,
+                noun.origin,
+                "a record does not say how good its answer is",
+                "a prompt, a completion and a label that is true or false; or a preference",
+                '"prompt": "...", "completion": "...", "label": true',
+            )
+        yield shape, noun
 
 
-def read_prompts(path: str) -> Iterator[tuple[str, Prompt]]:
+def read_prompts(
+    path: str, columns: Mapping[str, str] | None = None, notes: Counter[str] | None = None
+) -> Iterator[tuple[str, Prompt | Finding]]:
     """What every record at `path` asks; answers that stand beside it are not read, which the shape's name says."""
-    for origin, raw in read_raw(path):
-        name, prompts = to_prompts(raw, origin)
-        for prompt in prompts:
-            yield name, prompt
+    return _items(path, columns, notes, _prompts)
+
+
+def read_labelled(
+    path: str, columns: Mapping[str, str] | None = None, notes: Counter[str] | None = None
+) -> Iterator[tuple[str, Labelled | Finding]]:
+    """Every record at `path` as its named fields, for wordings to say."""
+    return _items(path, columns, notes, _labelled)
+
+
+def read_raw(
+    path: str, columns: Mapping[str, str] | None = None, notes: Counter[str] | None = None
+) -> Iterator[tuple[Origin, Raw | Finding]]:
+    """Every record at `path` with its fields as they are named there, and where it is.
+
+    Raises:
+        UserError: the file is broken, or no record has a column that `columns` names.
+    """
+    notes = Counter() if notes is None else notes
+    columns = columns or {}
+    unseen = dict(columns)
+    origin, raw = None, None
+    for origin, raw in raws_at(path, notes):
+        if isinstance(raw, Unusable):
+            yield origin, Finding(raw.problem, origin, raw.found, raw.expected, raw.fix)
+            continue
+        unseen = {name: column for name, column in unseen.items() if column not in raw} if unseen else unseen
+        yield origin, renamed(tidied(raw, notes), columns)
+    if unseen and origin is not None:
+        [(name, column), *_] = unseen.items()
+        fields = list(raw) if isinstance(raw, Mapping) else []
+        raise UserError(
+            f"no record has the column '{column}'",
+            where=f"{path}, columns {name}={column}",
+            found=f"the columns {', '.join(fields[:12])}" + (f" and {len(fields) - 12:,} more" * (len(fields) > 12)),
+            expected="names of columns that are in the file",
+            fix=f"--columns {name}={fields[0] if fields else 'COLUMN'} (with the column that is meant)",
+        )
+
+
+# ---- one record
+
+
+def _items(
+    path: str, columns: Mapping[str, str] | None, notes: Counter[str] | None, read_one: Read[Item]
+) -> Iterator[tuple[str, Item | Finding]]:
+    notes = Counter() if notes is None else notes
+    for origin, raw in read_raw(path, columns, notes):
+        if isinstance(raw, Finding):
+            yield UNREADABLE, raw
+            continue
+        try:
+            shape, items = read_one(raw, origin, notes)
+        except UserError as error:
+            if error.problem == UNKNOWN_SHAPE:
+                raise  # of one record as of all: a name that nobody knows
+            yield UNREADABLE, Finding(error.problem, origin, error.found, error.expected, error.fix)
+            continue
+        for item in items:
+            yield shape, item
+
+
+def _nouns(raw: Raw, origin: Origin, notes: Counter[str]) -> tuple[str, Sequence[Noun]]:
+    known = with_known_kinds(raw, notes)
+    shape = recognise(known, origin)
+    return shape.name, [_settled(noun, notes) for noun in convert(shape, known, origin)]
+
+
+def _scored(raw: Raw, origin: Origin, notes: Counter[str]) -> tuple[str, Sequence[Noun]]:
+    shape, nouns = _nouns(raw, origin, notes)
+    return shape, [with_scores_of_pair(noun, raw) if isinstance(noun, Ranking) else noun for noun in nouns]
+
+
+def _prompts(raw: Raw, origin: Origin, notes: Counter[str]) -> tuple[str, Sequence[Prompt]]:
+    shape, prompts = to_prompts(with_known_kinds(raw, notes), origin, raw)
+    return shape, [replace(prompt, messages=_once(prompt.messages, origin, notes)) for prompt in prompts]
+
+
+def _labelled(raw: Raw, origin: Origin, notes: Counter[str]) -> tuple[str, Sequence[Labelled]]:
+    return "labelled", [Labelled(raw, origin)]
+
+
+def _settled(noun: Noun, notes: Counter[str]) -> Noun:
+    if isinstance(noun, Document):
+        return noun
+    if isinstance(noun, Conversation):
+        return replace(noun, messages=_once(noun.messages, noun.origin, notes))
+    return replace(noun, prompt=_once(noun.prompt, noun.origin, notes))
+
+
+def _once(messages: tuple[Message, ...], origin: Origin, notes: Counter[str]) -> tuple[Message, ...]:
+    """The messages with one system prompt at their beginning; two different ones contradict each other."""
+    messages = settled(messages, notes)
+    if len(messages) > 1 and messages[0].role == messages[1].role == "system":
+        first, second = messages[0].content, messages[1].content
+        raise UserError(
+            "there are two different system prompts",
+            where=str(origin),
+            found=f"{first[:60]!r} and {second[:60]!r}",
+            expected="one, in a field of its own or as the first message",
+            fix="join them into one in that record, or remove one",
+        )
+    return messages
 
 
 def _no_preference(shape: str, origin: Origin, problem: str, expected: str, example: str) -> UserError:
@@ -79,26 +218,7 @@ def _no_preference(shape: str, origin: Origin, problem: str, expected: str, exam
     )
 
 
-def read_labelled(path: str) -> Iterator[tuple[str, Labelled]]:
-    """Every record at `path` as its named fields, for wordings to say."""
-    for origin, raw in read_raw(path):
-        yield "labelled", Labelled(raw, origin)
-
-
-def read_raw(path: str) -> Iterator[tuple[Origin, Mapping[str, Any]]]:
-    """Every record at `path` as it is written there, and where it is.
-
-    `path` is a file (.json, .jsonl, .csv, .tsv, .parquet, each also .gz), a folder of them, a
-    folder saved by `datasets`, or the name of a hub data set (`owner/name`). A split follows
-    the last two after a colon: `owner/name:test`; without it, `train`.
-    """
-    place = os.path.expanduser(path)
-    if os.path.isfile(place):
-        yield from _file(place, path)
-    elif os.path.isdir(place) and not _is_saved(place):
-        yield from _folder(place, path)
-    else:
-        yield from _rows(path)
+# ---- what was read, in words
 
 
 def summary(counts: Mapping[tuple[str, type], int]) -> str:
@@ -108,6 +228,8 @@ def summary(counts: Mapping[tuple[str, type], int]) -> str:
     """
     text = counted(counts)
     kinds = {kind for (_, kind), n in counts.items() if n}
+    if Document in kinds:
+        text += "; every token of a document is trained"
     if Ranking not in kinds:
         return text
     return f"{text}; supervised tuning uses the best answer of each{'' if kinds == {Ranking} else ' ranking'}"
@@ -117,6 +239,7 @@ WORDS = (
     (Conversation, "conversation"),
     (Ranking, "ranking"),
     (Judged, "judged answer"),
+    (Document, "document"),
     (Prompt, "prompt"),
     (Labelled, "record"),
 )
@@ -133,109 +256,3 @@ def counted(counts: Mapping[tuple[str, type], int]) -> str:
     if not parts:
         return "read no records"
     return "read " + (", ".join(parts[:-1]) + " and " if len(parts) > 1 else "") + parts[-1]
-
-
-# ---- files and folders
-
-
-def _file(place: str, path: str) -> Iterator[tuple[Origin, Mapping[str, Any]]]:
-    for number, raw in read_file(place, path):
-        yield Origin(path, number), raw
-
-
-def _folder(place: str, path: str) -> Iterator[tuple[Origin, Mapping[str, Any]]]:
-    files = sorted(
-        inside.relative_to(place).as_posix()
-        for inside in Path(place).rglob("*")
-        if inside.is_file() and not any(part.startswith(".") for part in inside.relative_to(place).parts)
-    )
-    records = [name for name in files if suffix_of(name) in SUFFIXES]
-    others = [name for name in files if suffix_of(name) not in SUFFIXES and not _is_about(name)]
-    if others or not records:
-        raise UserError(
-            "the folder holds a file that is not read" if others else "the folder holds no records",
-            where=path,
-            found=", ".join(others[:5]) + (f" and {len(others) - 5:,} more" if len(others) > 5 else "")
-            if others
-            else f"{len(files):,} files, none with a suffix that is read",
-            expected=f"files ending in {', '.join(SUFFIXES)} (each also .gz), besides README and LICENSE",
-            fix=f"move other files out, or name the files one by one: ls {path}",
-        )
-    for name in records:
-        yield from _file(os.path.join(place, name), os.path.join(path, name))
-
-
-def _is_about(name: str) -> bool:
-    """Files that describe a data set and hold no records."""
-    base = os.path.basename(name).lower()
-    return base.endswith(".md") or base.startswith(("readme", "license", "licence", "notice"))
-
-
-# ---- data sets through `datasets`
-
-
-def _is_saved(place: str) -> bool:
-    return any(os.path.isfile(os.path.join(place, name)) for name in ("dataset_dict.json", "state.json"))
-
-
-def _rows(path: str) -> Iterator[tuple[Origin, Mapping[str, Any]]]:
-    name, _, split = path.partition(":")
-    place = os.path.expanduser(name)
-    if os.path.isdir(place) and _is_saved(place):
-        rows = _saved(place, path, split)
-    elif HUB_NAME.fullmatch(name) and suffix_of(name) not in SUFFIXES:
-        rows = _hub(name, path, split or "train")
-    else:
-        raise _missing(path)
-    for number, row in enumerate(rows, 1):
-        yield Origin(path, number), without_nulls(row)
-
-
-def _saved(place: str, path: str, split: str) -> Any:
-    # Imported late: it takes a second, and only these two ways of reading need it.
-    import datasets  # type: ignore[import-untyped]
-
-    found = datasets.load_from_disk(place)
-    if not isinstance(found, datasets.DatasetDict):
-        return found
-    if (split or "train") not in found:
-        raise UserError(
-            f"the data set has no split '{split or 'train'}'",
-            where=path,
-            found=f"the splits {', '.join(found)}",
-            expected="one of them after a colon",
-            fix=f"{path.partition(':')[0]}:{next(iter(found))}",
-        )
-    return found[split or "train"]
-
-
-def _hub(name: str, path: str, split: str) -> Any:
-    import datasets
-
-    try:
-        return datasets.load_dataset(name, split=split)
-    # The library, its hub client and its network client each raise errors of their own making.
-    except Exception as error:
-        raise UserError(
-            "the data set can be neither found on disk nor fetched from the hub",
-            where=path,
-            found=f"no such file or folder; {str(error).splitlines()[0] if str(error) else type(error).__name__}",
-            expected="a file, a folder, or the name of a hub data set that can be reached",
-            fix="check the path; or where there is a network: "
-            f"hf download {name} --repo-type dataset --local-dir {name.partition('/')[2]}",
-        ) from error
-
-
-def _missing(path: str) -> UserError:
-    folder, name = os.path.split(os.path.expanduser(path))
-    beside = sorted(os.listdir(folder or ".")) if os.path.isdir(folder or ".") else []
-    near = difflib.get_close_matches(name, beside, n=1)
-    return UserError(
-        "the data file does not exist",
-        where=path,
-        found=f"no such file in {folder or 'this folder'}"
-        if beside or os.path.isdir(folder or ".")
-        else f"no folder {folder}",
-        expected="a file, a folder of files, or a hub data set written owner/name",
-        fix=f"did you mean {os.path.join(os.path.dirname(path), near[0])}?" if near else f"ls {folder or '.'}",
-    )

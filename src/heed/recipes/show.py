@@ -11,10 +11,10 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -29,19 +29,35 @@ from heed.data.answers import (
 from heed.data.chat import masked
 from heed.data.check import check, check_ranking
 from heed.data.choice import choose_template, with_new_tokens
+from heed.data.documents import rendered_document
 from heed.data.prepare import conversations_of
 from heed.data.prompts import prompt_text
-from heed.data.read import read_labelled, read_prompts, read_raw
+from heed.data.read import read_comparable, read_labelled, read_prompts
 from heed.data.render import ChatTemplate
-from heed.data.shapes import Noun, Shape, convert, recognise, with_scores_of_pair
+from heed.data.shapes import UNKNOWN_SHAPE, Noun
 from heed.data.tokens import Tokenizer, fit_template, tokenise
 from heed.data.wordings import Wordings, load_wordings
 from heed.errors import UserError
-from heed.types import Conversation, Finding, Judged, Labelled, Message, Origin, Prompt, Ranking, Rendered, Tokens
+from heed.types import (
+    Conversation,
+    Document,
+    Finding,
+    Judged,
+    Labelled,
+    Message,
+    Origin,
+    Prompt,
+    Ranking,
+    Rendered,
+    Tokens,
+)
 
 Record = Noun | Labelled | Prompt | Finding
-Reader = Callable[[DataSource], Iterator[Record]]
-"""how the records of a data set are read: to be learnt from, or to be asked"""
+Reader = Callable[[DataSource, Counter[str]], Iterator[Record]]
+"""how the records of a data set are read, to be learnt from or to be asked, and what was put right is counted"""
+
+PLAIN_TEXT = "plain text"
+"""in place of the name of a template"""
 
 TOKEN_OF_ITS_OWN = re.compile(r"<[^\s<>]+>")
 """a special token that a template brings along joins the vocabulary if it looks like this; [INST] is plain text"""
@@ -116,8 +132,11 @@ def run(settings: ShowSettings, *, say: Callable[[str], None] = lambda line: Non
     template, tokenizer = _template(settings, _tokenizer(settings), say)
     for source in settings.data:
         wordings = load_wordings(source.wordings) if source.wordings is not None else None
-        for record in _chosen(source, settings, read):
+        notes: Counter[str] = Counter()
+        for record in _chosen(source, settings, read, notes):
             yield from _shown(record, source.path, wordings, template, tokenizer)
+        for words, count in notes.items():
+            say(f"{source.path}: {count:,} {words}" if count > 1 else f"{source.path}: {words}")
 
 
 def _data_of_run(settings: ShowSettings) -> tuple[ShowSettings, Reader]:
@@ -179,10 +198,10 @@ def _template(
     return fit_template(template, tokenizer), tokenizer
 
 
-def _chosen(source: DataSource, settings: ShowSettings, read: Reader) -> Iterator[Record]:
+def _chosen(source: DataSource, settings: ShowSettings, read: Reader, notes: Counter[str]) -> Iterator[Record]:
     """The records that are asked for; a record that says several conversations counts as one."""
     num_seen = 0
-    by_record = itertools.groupby(read(source), key=lambda record: record.origin)
+    by_record = itertools.groupby(read(source, notes), key=lambda record: record.origin)
     for origin, group in by_record:
         num_seen += 1
         if settings.record is None or origin.record == settings.record:
@@ -199,27 +218,18 @@ def _chosen(source: DataSource, settings: ShowSettings, read: Reader) -> Iterato
         )
 
 
-def _prompts(source: DataSource) -> Iterator[Record]:
-    yield from (prompt for _, prompt in read_prompts(source.path))
+def _prompts(source: DataSource, notes: Counter[str]) -> Iterator[Record]:
+    yield from (prompt for _, prompt in read_prompts(source.path, source.columns, notes))
 
 
-def _records(source: DataSource) -> Iterator[Record]:
-    if source.wordings is not None:
-        yield from (labelled for _, labelled in read_labelled(source.path))
-        return
-    for origin, raw in read_raw(source.path):
-        for noun in convert(_shape(raw, origin), raw, origin):
-            try:
-                yield with_scores_of_pair(noun, raw) if isinstance(noun, Ranking) else noun
-            except UserError as error:
-                yield Finding(error.problem, origin, error.found, error.expected, error.fix)
-
-
-def _shape(raw: Mapping[str, Any], origin: Origin) -> Shape:
-    """A prompt alone is no record here: as likely, its answer has a name that nobody knows."""
+def _records(source: DataSource, notes: Counter[str]) -> Iterator[Record]:
+    read = read_comparable if source.wordings is None else read_labelled
     try:
-        return recognise(raw, origin)
+        yield from (record for _, record in read(source.path, source.columns, notes))
     except UserError as error:
+        if error.problem != UNKNOWN_SHAPE:
+            raise
+        # A prompt alone is no record here: as likely, its answer has a name that nobody knows.
         fix = f"{error.fix}; prompts alone are shown of a run that asks them: heed show RUN"
         raise UserError(error.problem, where=error.where, found=error.found, expected=error.expected, fix=fix) from None
 
@@ -233,6 +243,8 @@ def _shown(
 ) -> Iterator[Shown | Finding]:
     if isinstance(record, Finding):
         yield record
+    elif isinstance(record, Document):
+        yield _document(record, dataset, template, tokenizer)
     elif isinstance(record, Prompt):
         yield _prompt(record, dataset, template, tokenizer)
     elif isinstance(record, Judged):
@@ -251,6 +263,15 @@ def _prompt(prompt: Prompt, dataset: str, template: ChatTemplate, tokenizer: Tok
     rendered = Rendered(text, (), prompt.origin)
     tokens = tokenise(rendered, tokenizer).tokens
     return Shown(dataset, 1, 1, template.name, rendered, tokens, pieces(rendered, tokens, tokenizer))
+
+
+def _document(document: Document, dataset: str, template: ChatTemplate, tokenizer: Tokenizer) -> Shown | Finding:
+    """A whole document; a run cuts it into pieces of its `max_length`."""
+    rendered = rendered_document(document, template, tokenizer)
+    if isinstance(rendered, Finding):
+        return rendered
+    tokens = tokenise(rendered, tokenizer).tokens
+    return Shown(dataset, 1, 1, PLAIN_TEXT, rendered, tokens, pieces(rendered, tokens, tokenizer))
 
 
 def _judged(judged: Judged, dataset: str, template: ChatTemplate, tokenizer: Tokenizer) -> Shown | Finding:

@@ -91,7 +91,7 @@ class Kind(Generic[Item]):
     name: str
     """of its folders, so that one run may hold several kinds"""
     prepare: Callable[..., Account]
-    """(path, folder, preparation, *, fingerprint, progress)"""
+    """(path, folder, preparation, *, fingerprint, columns, progress)"""
     open: Callable[[str, Path], Items[Item]]
     keeps_more: str
     """options that leave fewer records out, in words"""
@@ -153,7 +153,7 @@ def prepare_preference_data(
             folder,
             settings,
             lambda source, to, given, mark, progress: kind.prepare(
-                source.path, to, given, fingerprint=mark, progress=progress
+                source.path, to, given, fingerprint=mark, columns=source.columns, progress=progress
             ),
         )
         write_accounts(folder, [path.parent for path in sorted((folder / "data").glob(f"*/{ACCOUNT}"))])

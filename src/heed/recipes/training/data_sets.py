@@ -12,6 +12,7 @@ import numpy as np
 
 from heed.config import DataSource
 from heed.data.mixture import DatasetShare, draw_order, draws_per_epoch
+from heed.data.places import files_at
 from heed.data.prepare import (
     Account,
     Preparation,
@@ -188,7 +189,9 @@ def prepare_data(
 def _prepare_conversations(
     source: DataSource, to: Path, preparation: Preparation, mark: str, progress: Callable[[int], None]
 ) -> Account:
-    return prepare(source.path, source.wordings, to, preparation, fingerprint=mark, progress=progress)
+    return prepare(
+        source.path, source.wordings, to, preparation, fingerprint=mark, columns=source.columns, progress=progress
+    )
 
 
 # ---- what data sets of all kinds have in common
@@ -242,7 +245,12 @@ def prepare_all(plan: Plan, folder: Path, settings: str, prepare_one: Prepare) -
     """
     for source, preparation, name in plan:
         target = folder / "data" / name
-        depends_on = {"settings": settings, "source": source.path, "share": preparation.held_out_share}
+        depends_on = {
+            "settings": settings,
+            "source": source.path,
+            "columns": source.columns,
+            "share": preparation.held_out_share,
+        }
         mark = fingerprint(depends_on, files_of(source))
         was_prepared = (target / ACCOUNT).exists()
         if was_prepared and TokenStore.matching(target, mark) is not None:
@@ -259,9 +267,7 @@ def prepare_all(plan: Plan, folder: Path, settings: str, prepare_one: Prepare) -
 
 def files_of(source: DataSource) -> list[Path]:
     """The files on this machine that a data set is read from, and that of its wordings."""
-    places = [Path(path).expanduser() for path in (source.path, source.wordings) if path is not None]
-    inside = [path for place in places for path in (sorted(place.rglob("*")) if place.is_dir() else [place])]
-    return [path for path in inside if path.is_file()]
+    return [file for path in (source.path, source.wordings) if path is not None for file in files_at(path)]
 
 
 def write_accounts(folder: Path, prepared: Sequence[Path]) -> None:

@@ -1,0 +1,88 @@
+"""What comes before an answer, in every shape of record: system prompt, history, question, tools."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from heed.data.messages import from_json, refuse, to_messages, to_tools
+from heed.errors import UserError
+from heed.types import Conversation, Message, Origin, Ranking
+
+Raw = Mapping[str, Any]
+
+
+def conversation(messages: tuple[Message, ...], raw: Raw, origin: Origin) -> Conversation:
+    """The conversation of these messages, with the tools and arguments of its record."""
+    return Conversation(messages, origin, to_tools(raw.get("tools"), origin), template_arguments(raw, origin))
+
+
+def ranking(prompt: tuple[Message, ...], answers: Sequence[tuple[Message, ...]], raw: Raw, origin: Origin) -> Ranking:
+    """The ranking of these answers; a record with tools or arguments is refused."""
+    if to_tools(raw.get("tools"), origin) or template_arguments(raw, origin):
+        raise UserError(
+            "a ranking with tools or template arguments cannot be used yet",
+            where=str(origin),
+            found=", ".join(key for key in ("tools", "chat_template_kwargs", "documents") if raw.get(key)),
+            expected="prompt and answers only",
+            fix="remove those keys, or write the best answer as a record with `messages`",
+        )
+    return Ranking(prompt, tuple(answers), origin)
+
+
+def template_arguments(raw: Raw, origin: Origin) -> dict[str, Any]:
+    """Named values for the chat template: `chat_template_kwargs` and `documents`."""
+    arguments = from_json(raw.get("chat_template_kwargs") or {}, origin, "chat_template_kwargs")
+    if not isinstance(arguments, Mapping):
+        example = '"chat_template_kwargs": {"enable_thinking": false}'
+        raise refuse(origin, "'chat_template_kwargs' is not an object", arguments, "named values", example)
+    documents = raw.get("documents")
+    return {**arguments, **({"documents": from_json(documents, origin, "documents")} if documents else {})}
+
+
+def opening(raw: Raw, origin: Origin, answer_weight: float = 1.0) -> tuple[Message, ...]:
+    """What comes before the question: a system message, and earlier turns from `history` pairs."""
+    system = raw.get("system") or raw.get("system_prompt")
+    messages = to_messages(system, origin, text_role="system") if system else ()
+    history = from_json(raw.get("history") or [], origin, "history")
+    for pair in history if isinstance(history, list) else [history]:
+        if not isinstance(pair, Sequence) or isinstance(pair, str) or len(pair) != 2:
+            wanted = "a list of [what the user said, what the assistant answered]"
+            raise refuse(origin, "'history' is not a list of pairs", pair, wanted, '"history": [["...", "..."]]')
+        messages += to_messages(pair[0], origin, text_role="user")
+        messages += to_messages(pair[1], origin, text_role="assistant", answer_weight=answer_weight)
+    return messages
+
+
+def instruction_of(raw: Raw, input_key: str, origin: Origin) -> Message:
+    """The user's message of an instruction record. Its parts stay in `extra`, for templates with their own layout."""
+    instruction, given = raw["instruction"] or "", raw.get(input_key) or ""
+    if not isinstance(given, str):
+        raise refuse(origin, f"'{input_key}' is not text", given, "text", f'"{input_key}": "..."')
+    content = "\n\n".join(part for part in (instruction, given) if part)
+    return Message("user", content, extra={"instruction": instruction, "input": given})
+
+
+def prompt_of(raw: Raw, key: str, origin: Origin) -> tuple[Message, ...]:
+    """The prompt, held under `key`, of an answer that stands apart. Assistant turns in it are context, not trained.
+
+    A text in `context` or `input` beside a question goes with it, unless the question repeats it already.
+    """
+    before = opening(raw, origin, answer_weight=0.0)
+    if key == "instruction":
+        return (*before, instruction_of(raw, "context" if raw.get("context") else "input", origin))
+    asked = raw[key]
+    for name in ("context", "input"):
+        given = raw.get(name)
+        if name == key or not given or not isinstance(asked, str):
+            continue
+        if not isinstance(given, str):
+            raise refuse(origin, f"'{name}' is not text", given, "text", f'"{name}": "..."')
+        if given not in asked:
+            asked = f"{asked}\n\n{given}"
+    return before + to_messages(asked, origin, text_role="user", answer_weight=0.0)
+
+
+def as_context(messages: Sequence[Message]) -> tuple[Message, ...]:
+    """The messages with nothing in them trained."""
+    return tuple(Message(m.role, m.content, 0.0, m.extra) if m.role == "assistant" else m for m in messages)
