@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     )
     from heed.errors import UserError
     from heed.recipes.use import Model
-    from heed.types import Conversation, Finding, Forest, Judged, Message, Prompt, Ranking, Tokens
+    from heed.types import Conversation, Document, Finding, Forest, Judged, Message, Prompt, Ranking, Tokens
 
 _PLACES = {
     **dict.fromkeys(("sft", "reward", "dpo", "ppo", "grpo", "merge", "write_report"), "heed.api"),
@@ -39,13 +39,15 @@ _PLACES = {
     "Model": "heed.recipes.use",
     "UserError": "heed.errors",
     **dict.fromkeys(
-        ("Conversation", "Ranking", "Judged", "Prompt", "Message", "Finding", "Tokens", "Forest"), "heed.types"
+        ("Conversation", "Ranking", "Judged", "Document", "Prompt", "Message", "Finding", "Tokens", "Forest"),
+        "heed.types",
     ),
 }
 """where each name is defined"""
 
 __all__ = [
     "Conversation",
+    "Document",
     "Finding",
     "Forest",
     "Judged",

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     )
     from heed.recipes.show import Shown
     from heed.recipes.use import Model
-    from heed.types import Conversation, Finding, Judged, Ranking
+    from heed.types import Conversation, Document, Finding, Judged, Ranking
 
 Data: TypeAlias = "str | os.PathLike[str] | Mapping[str, Any] | Iterable[Any]"
 """a path or hub name; `{"path": ..., "weight": ...}`; a list of dicts or a `datasets.Dataset`; or a list of these"""
@@ -185,7 +185,7 @@ def write_report(*runs: Run | str | os.PathLike[str], out: str | os.PathLike[str
     return Path(recipe.run(load_settings(ReportSettings, None, given)))
 
 
-def read(data: Data) -> Iterator[Conversation | Ranking | Judged]:
+def read(data: Data) -> Iterator[Conversation | Ranking | Judged | Document]:
     """Every record of a data set as heed understands it, in order.
 
     Raises:
@@ -195,7 +195,7 @@ def read(data: Data) -> Iterator[Conversation | Ranking | Judged]:
 
     with tempfile.TemporaryDirectory() as folder:
         for source in _sources(data, Path(folder)):
-            for _, noun in records(str(source["path"])):
+            for _, noun in records(str(source["path"]), source.get("columns")):
                 yield noun
 
 
