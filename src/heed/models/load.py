@@ -21,12 +21,12 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging as transformers_logging
 
 from heed.errors import UserError
 from heed.models.adapters.switch import State, Switchable, adapters_as, state_of, switchable_layers
 from heed.models.attention.forest_attention import attention_named
+from heed.models.dropout import dropout_off, recompute_in_evaluation
 
 transformers_logging.disable_progress_bar()  # heed shows one of its own
 transformers_logging.set_verbosity_error()
@@ -233,10 +233,9 @@ def add_tokens(
 def prepare_training(model: PreTrainedModel, *, gradient_checkpointing: bool) -> None:
     """Dropout off, so that a token has one hidden state in whatever sequences it is shared by; checkpointing if asked.
 
-    Transformers recomputes a layer's activations only while that layer is in training mode, so the layers that can
-    be recomputed are put in it and everything inside them is not.
+    See `heed.models.dropout`.
     """
-    model.eval()
+    dropout_off(model)
     if not gradient_checkpointing:
         return
 
@@ -249,9 +248,7 @@ def prepare_training(model: PreTrainedModel, *, gradient_checkpointing: bool) ->
     # Newer releases of transformers warn of the older name.
     enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
     enable({"use_reentrant": False, "context_fn": as_in_the_forward})
-    for module in model.modules():
-        if isinstance(module, GradientCheckpointingLayer):
-            module.training = True
+    recompute_in_evaluation(model)
 
 
 @contextmanager
