@@ -8,6 +8,9 @@ class UserError(ValueError):
     else that escapes is our bug and keeps its traceback.
     """
 
+    is_told = False
+    """whether the user knows of it from another process of the run"""
+
     def __init__(self, problem: str, *, where: str, found: str, expected: str, fix: str) -> None:
         self.problem, self.where, self.found, self.expected, self.fix = problem, where, found, expected, fix
         super().__init__(

@@ -1,6 +1,9 @@
 """The check before training: it passes what is right and notices what is wrong, each in a way that happens."""
 
+import json
+import os
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +11,7 @@ import torch
 from families import WINDOW, branching_sequences, tiny
 from transformers import AttentionInterface, LlamaConfig
 
+from heed.dist.world import World
 from heed.forest.build import build, nodes
 from heed.models.attention import forest_attention as attention
 from heed.models.score import BY_FOREST, BY_ROWS
@@ -59,6 +63,27 @@ def test_one_wrong_layer_is_noticed(change):
     assert "log-probs differ by" in found.note
     assert found.way is BY_ROWS
     assert not found.shares_prefixes
+
+
+def one_of_two(rank, folder):
+    """Two processes that would choose differently: the second's model has attention that cannot be replaced."""
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2"}
+    torch.set_num_threads(1)
+    model = tiny("llama", dtype=torch.float32)
+    if rank == 1:
+        model.config.attention_chunk_size = 8
+    with World.from_environment(init_method=f"file://{folder}/meeting") as world:
+        found = choose_score(model, LONGEST, longest_in_data=100, num_positions=128, share=True, world=world)
+    (Path(folder) / f"found-{rank}.json").write_text(
+        json.dumps([found.way is BY_ROWS, found.shares_prefixes, found.note, chosen(model).way is BY_ROWS])
+    )
+
+
+def test_processes_agree_on_the_worst_of_what_they_find(tmp_path):
+    torch.multiprocessing.spawn(one_of_two, args=(str(tmp_path),), nprocs=2)
+    first, second = (json.loads((tmp_path / f"found-{rank}.json").read_text()) for rank in range(2))
+    assert (first.pop(), second.pop()) == (False, True), "alone they choose differently, or nothing is tested"
+    assert first == second == [True, False, "chunked attention cannot be replaced: one sequence per row"]
 
 
 def test_a_scale_that_no_config_names_is_noticed():

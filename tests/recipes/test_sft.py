@@ -15,6 +15,7 @@ from heed.config import SftSettings, load_settings
 from heed.dist.world import World
 from heed.models.load import load_adapter
 from heed.recipes.sft import Tuning, prepare_tuning, run
+from heed.recipes.training.loop import Place
 from heed.train.environment import environment
 from heed.train.progress import Progress
 from heed.train.run import open_run
@@ -34,7 +35,7 @@ def open_tuning(settings: SftSettings) -> Tuning:
     """What a run settles before its first step."""
     settings = settings.model_copy(update={"date": datetime.date(2024, 5, 17)})
     folder = open_run(settings.out, "{}", environment(CPU), world=World())
-    return prepare_tuning(settings, folder, CPU, World(), Progress("", shown=False))
+    return prepare_tuning(settings, Place(folder, CPU, World(), Progress("", shown=False)))
 
 
 def first_gradient(tuning: Tuning) -> tuple[dict[str, torch.Tensor], dict[str, float]]:

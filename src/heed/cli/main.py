@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _command(words)
         sys.stdout.flush()
     except UserError as error:
-        return _tell(error)
+        return 2 if error.is_told else _tell(error)
     except KeyboardInterrupt:
         again = AGAIN.get(words[0], "") if words else ""
         print(f"\nstopped{again}", file=sys.stderr)

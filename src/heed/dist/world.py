@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import groupby
-from typing import Any, TypeVar
+from types import TracebackType
+from typing import Any, Self, TypeVar
 
 import torch
 import torch.distributed as distributed
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
 
+from heed.dist.watch import GRACE, TO_MEET, Watch
 from heed.errors import UserError
 
 Item = TypeVar("Item")
@@ -22,7 +26,7 @@ BUCKET_BYTES = 32 * 2**20
 """of gradients summed by one message: large enough to hide what a message costs to start, small next to a model"""
 
 PATIENCE = timedelta(days=1)
-"""how long a process waits for the others: the first may read and tokenise for hours; torchrun notices a dead one"""
+"""how long a process waits for the others: the first may read and tokenise for hours; `Watch` notices a dead one"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +34,11 @@ class World:
     """Which of how many processes this is. Everything is the identity for a process on its own.
 
     The methods that talk (`sum`, `sum_gradients`, `barrier`, `broadcast_object`, `gather_objects`, `on_first`)
-    must be called by every process, in the same order.
+    must be called by every process, in the same order. Inside the work of `on_first` they raise, also in a process on
+    its own: the others would never hear of it.
+
+    As a context manager it leaves the others at the end. An error that comes out of the block, or the death of a
+    process, ends all of them within a minute, and a `UserError` is told once.
     """
 
     rank: int = 0
@@ -39,6 +47,9 @@ class World:
     """processes in all"""
     local_rank: int = 0
     """of this process on its machine, which is the index of its GPU"""
+    _watch: Watch | None = field(default=None, repr=False, compare=False)
+    _inside: list[str] = field(default_factory=list, repr=False, compare=False)
+    """the work of `on_first` that is being done"""
 
     @classmethod
     def from_environment(cls, device: str = "cpu", *, init_method: str = "env://") -> World:
@@ -61,14 +72,27 @@ class World:
         on_gpu = torch.device(device).type == "cuda"
         if on_gpu:
             torch.cuda.set_device(local_rank)
-        distributed.init_process_group(
-            "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
-            init_method=init_method,
-            rank=rank,
-            world_size=size,
-            timeout=PATIENCE,
-        )
-        return cls(rank=rank, size=size, local_rank=local_rank)
+        store = _met(init_method, rank, size)
+        backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
+        distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
+        host = os.environ.get("MASTER_ADDR", "localhost") if init_method == "env://" else "localhost"
+        watch = Watch.meet(rank, size, host, cls(rank=rank, size=size).broadcast_object)
+        return cls(rank=rank, size=size, local_rank=local_rank, _watch=watch)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.close()
+        elif self._watch is not None:
+            tells = self._watch.tell(error)
+            if isinstance(error, UserError):
+                error.is_told = not tells
+            if "nccl" not in distributed.get_backend_config():  # whose kernels may be waiting for who is gone
+                distributed.destroy_process_group()  # else its threads may abort the process at its exit
 
     @property
     def is_first(self) -> bool:
@@ -77,16 +101,34 @@ class World:
 
     def close(self) -> None:
         """Leave the others, at the end of the program."""
+        if self._watch is not None:
+            self._watch.close()
         if self.size > 1:
             distributed.destroy_process_group()
 
+    @contextmanager
+    def _talking(self, what: str) -> Iterator[None]:
+        """Around everything that all processes do together."""
+        if self._inside:
+            raise RuntimeError(f"{what} inside {self._inside[-1]}, which the first process does alone")
+        if self._watch is not None:
+            self._watch.raise_if_ended()
+        try:
+            yield
+        except RuntimeError:
+            # A peer that ended breaks the connections of what is being sent, before its last words are read.
+            if self._watch is not None:
+                self._watch.raise_if_ended(2 * GRACE)
+            raise
+
     def sum(self, tensor: Tensor) -> Tensor:
         """The sum of this tensor over all processes; the tensor itself stays as it is."""
-        if self.size == 1:
-            return tensor
-        total = tensor.detach().clone(memory_format=torch.contiguous_format)
-        distributed.all_reduce(total)
-        return total
+        with self._talking("a sum"):
+            if self.size == 1:
+                return tensor
+            total = tensor.detach().clone(memory_format=torch.contiguous_format)
+            distributed.all_reduce(total)
+            return total
 
     @torch.no_grad()
     def sum_gradients(self, parameters: Iterable[Tensor]) -> None:
@@ -95,8 +137,11 @@ class World:
         A process without a gradient for a parameter counts as zeros. A parameter without a gradient on any process
         keeps none, as on a single process: AdamW would decay a parameter whose gradient is zeros.
         """
-        if self.size == 1:
-            return
+        with self._talking("a sum of gradients"):
+            if self.size > 1:
+                self._sum_gradients(parameters)
+
+    def _sum_gradients(self, parameters: Iterable[Tensor]) -> None:
         trainable = [p for p in parameters if p.requires_grad]
         if not trainable:
             return
@@ -118,19 +163,21 @@ class World:
 
     def broadcast_object(self, value: Result) -> Result:
         """The first process's value, for every process. What the others pass is not looked at."""
-        if self.size == 1:
-            return value
-        box = [value]
-        distributed.broadcast_object_list(box, src=0)
-        return box[0]
+        with self._talking("a broadcast"):
+            if self.size == 1:
+                return value
+            box = [value]
+            distributed.broadcast_object_list(box, src=0)
+            return box[0]
 
     def gather_objects(self, value: Result) -> list[Result]:
         """Every process's value in the order of ranks, for every process."""
-        if self.size == 1:
-            return [value]
-        values: list[Any] = [None] * self.size
-        distributed.all_gather_object(values, value)
-        return values
+        with self._talking("a gathering"):
+            if self.size == 1:
+                return [value]
+            values: list[Any] = [None] * self.size
+            distributed.all_gather_object(values, value)
+            return values
 
     def share(self, items: Sequence[Item]) -> list[Item]:
         """This process's share of items dealt in turn: every item goes to exactly one process."""
@@ -139,15 +186,16 @@ class World:
     def on_first(self, work: Callable[[], Result]) -> Result:
         """Do something on the first process only; every process gets its result, or the error it ended with.
 
-        Without this, the others would wait for a first process that met a full disk.
+        Without this, the others would wait for a first process that met a full disk. The work must not talk: the others
+        are waiting for its end.
         """
-        if self.size == 1:
-            return work()
+        with self._talking("work of the first process"):  # which cannot be nested either
+            pass
         if not self.is_first:
             told: Result = self.broadcast_object(_Outcome()).take()
             return told
         try:
-            result = work()
+            result = self._work(work)
         except UserError as error:
             parts = (error.problem, error.where, error.found, error.expected, error.fix)
             self.broadcast_object(_Outcome(user_error=parts))
@@ -157,6 +205,13 @@ class World:
             raise
         self.broadcast_object(_Outcome(result=result))
         return result
+
+    def _work(self, work: Callable[[], Result]) -> Result:
+        self._inside.append(getattr(work, "__qualname__", "work"))
+        try:
+            return work()
+        finally:
+            self._inside.pop()
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +229,28 @@ class _Outcome:
         if self.failure is not None:
             raise RuntimeError(f"the first process failed: {self.failure}")
         return self.result
+
+
+def _met(init_method: str, rank: int, size: int) -> Any:
+    """The store that all processes have come to.
+
+    Raises:
+        UserError: some have not, after minutes; what follows would wait for them for a day.
+    """
+    wait = timedelta(seconds=TO_MEET)
+    try:
+        store = next(rendezvous(init_method, rank, size, timeout=wait))[0]
+        store.set(f"heed/{rank}", "here")
+        store.wait([f"heed/{other}" for other in range(size)], wait)
+    except RuntimeError as error:
+        raise UserError(
+            "the processes that train together did not all come",
+            where=f"process {rank + 1} of {size}, after at most {TO_MEET:.0f} seconds",
+            found=str(error).splitlines()[0],
+            expected=f"{size} processes",
+            fix="look at what the others said, and start all of them again",
+        ) from error
+    return store
 
 
 def _buckets(gradients: Iterable[Tensor]) -> Iterable[list[Tensor]]:

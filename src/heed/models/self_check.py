@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from heed.dist.world import World
 from heed.forest.build import build
 from heed.models.attention.layout import ForestLayout
 from heed.models.heads.token_logp import TokenScores
@@ -23,6 +24,11 @@ from heed.types import Forest, Tokens
 
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}
 """largest difference of a log-probability in nats; some families cast to float32 inside, so float64 gains little"""
+
+WORST_LAST = (BY_FOREST, BY_ROWS, ONE_BY_ONE)
+"""a later one serves wherever an earlier one does"""
+
+ALONE = World()
 
 LONGEST_DECIDES = ("longrope", "dynamic")
 """kinds of RoPE whose frequencies depend on the longest position of a forward"""
@@ -53,15 +59,35 @@ class ChosenScore:
 
 
 def choose_score(
-    model: PreTrainedModel, longest: Tokens, *, longest_in_data: int, num_positions: int | None, share: bool
+    model: PreTrainedModel,
+    longest: Tokens,
+    *,
+    longest_in_data: int,
+    num_positions: int | None,
+    share: bool,
+    world: World = ALONE,
 ) -> ChosenScore:
     """Compare the forest with the model's own forward on a probe made of the data; fall back where they differ.
+
+    Processes may find differently, by their machines' rounding or memory. What one of them cannot do none does: they
+    plan a step together, and would deal it in different ways.
 
     Args:
         longest: the longest sequence of the first step.
         longest_in_data: tokens of the longest sequence there is: a sliding window that none outgrows needs no probing.
         share: whether the user wants prefixes shared; the forest serves either way.
+        world: all processes choose together.
     """
+    found = own_choice(model, longest, longest_in_data=longest_in_data, num_positions=num_positions, share=share)
+    verdicts = world.gather_objects((WORST_LAST.index(found.way), not found.shares_prefixes, found.note))
+    way, shares_not, note = max(verdicts, key=lambda verdict: verdict[:2])
+    return ChosenScore(model, WORST_LAST[way], not shares_not, note)
+
+
+def own_choice(
+    model: PreTrainedModel, longest: Tokens, *, longest_in_data: int, num_positions: int | None, share: bool
+) -> ChosenScore:
+    """What this process finds; see `choose_score`."""
     config = model.config.get_text_config()
     if (kind := rope_kind(config)) is not None:
         return ChosenScore(

@@ -17,6 +17,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -107,7 +108,7 @@ def tune(settings: DpoSettings, place: Place) -> None:
         eval_every=settings.eval_every,
         take_step=lambda step: take_step(tuning, step, place),
         measure=lambda step, progress: measure(tuning, place, step, progress),
-        save_model=lambda to: save_model(tuning, to),
+        to_save=lambda: partial(save_model, tuning),
         state=lambda: {"optimiser": tuning.optimiser.state_dict()},
         restore=go_back,
         shown=("loss", "accuracy", "tokens_per_second"),
@@ -118,8 +119,7 @@ def tune(settings: DpoSettings, place: Place) -> None:
 
 def prepare_tuning(settings: DpoSettings, place: Place) -> Tuning:
     """Open the model, prepare the data, prove that the forest computes what the model computes."""
-    assert settings.date is not None
-    opened = open_for_tuning(settings, place.device, place.folder.folder, settings.date, place.speaker.say)
+    opened = open_for_tuning(settings, place)
     kind: Kind[Any] = JUDGED if settings.objective == "kto" else RANKINGS
     data = prepare_preference_data(
         kind,
@@ -163,7 +163,9 @@ def learning_from(
     weights = balanced(data) if judged else (1.0, 1.0)  # refuses judgements of one kind before anything is computed
     partners = partners_of(settings, data, drawn, limit, place) if judged else None
     longest_in_data = data.longest if partners is None else max(data.longest, partners.longest)
-    chosen = choose_score(loaded.model, longest, longest_in_data=longest_in_data, num_positions=limit, share=True)
+    chosen = choose_score(
+        loaded.model, longest, longest_in_data=longest_in_data, num_positions=limit, share=True, world=place.world
+    )
     place.speaker.say(f"self-check: {chosen.note}")
     max_tokens = tokens_per_forward(settings.max_tokens, loaded.device.type, loaded.width)
     batching = MicroBatching(max_tokens, chosen.shares_prefixes, place.world)

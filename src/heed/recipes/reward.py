@@ -13,6 +13,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +126,7 @@ def train(settings: RewardSettings, place: Place) -> None:
         eval_every=settings.eval_every,
         take_step=lambda step: take_step(training, step),
         measure=lambda step, progress: measure(training, place, step, progress),
-        save_model=lambda to: save_model(training, to),
+        to_save=lambda: partial(save_model, training.opened, centred(training)),
         state=lambda: {"optimiser": training.optimiser.state_dict()},
         restore=go_back,
         shown=("loss", "accuracy", "tokens_per_second"),
@@ -136,10 +137,7 @@ def train(settings: RewardSettings, place: Place) -> None:
 
 def prepare_training(settings: RewardSettings, place: Place) -> Training:
     """Open the model, prepare the data, prove that the forest computes what the model computes."""
-    assert settings.date is not None
-    opened = open_for_tuning(
-        settings, place.device, place.folder.folder, settings.date, place.speaker.say, reads_words=False
-    )
+    opened = open_for_tuning(settings, place, reads_words=False)
     loaded = opened.loaded
     reward_model = new_reward_model(loaded, settings.seed)
     data = prepare_preference_data(
@@ -162,6 +160,7 @@ def prepare_training(settings: RewardSettings, place: Place) -> Training:
         longest_in_data=data.longest,
         num_positions=num_positions(loaded.model),
         share=True,
+        world=place.world,
     )
     place.speaker.say(f"self-check: {chosen.note}")
     named = reward_model.trained_parameters()
@@ -282,11 +281,10 @@ def clustered_interval(squared_errors: Sequence[np.ndarray]) -> dict[str, float]
     return {"brier_low": found.low, "brier_high": found.high}
 
 
-def save_model(training: Training, to: Path) -> None:
-    """Write the reward model as transformers' sequence classifiers are read, its rewards centred on good answers."""
-    opened = training.opened
+def save_model(opened: Opened, reward_model: RewardModel, to: Path) -> None:
+    """Write a reward model as transformers' sequence classifiers are read."""
     save_reward_model(
-        centred(training),
+        reward_model,
         to,
         template=opened.saved_template(),
         template_name=opened.template.name,
@@ -296,6 +294,8 @@ def save_model(training: Training, to: Path) -> None:
 
 def centred(training: Training) -> RewardModel:
     """The reward model as it is, with the offset at which the best answers of its data have a mean reward of 0.
+
+    All processes compute it together.
 
     Source: Huang et al. 2024, arXiv:2403.17031, who take it over the demonstrations of supervised tuning.
     """

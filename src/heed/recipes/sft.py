@@ -13,6 +13,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -80,7 +81,7 @@ class Tuning:
 
 def tune(settings: SftSettings, place: Place) -> None:
     """From the opened run folder to the tuned model in it."""
-    tuning = prepare_tuning(settings, place.folder, place.device, place.world, place.speaker)
+    tuning = prepare_tuning(settings, place)
     loaded, optimiser = tuning.opened.loaded, tuning.optimiser
 
     def go_back(checkpoint: Checkpoint) -> None:
@@ -94,7 +95,7 @@ def tune(settings: SftSettings, place: Place) -> None:
         eval_every=settings.eval_every,
         take_step=lambda step: take_step(tuning, step),
         measure=lambda step, progress: measure(tuning, place.folder, step, progress),
-        save_model=lambda to: save_model(tuning, to),
+        to_save=lambda: partial(save_model, tuning),
         state=lambda: {"optimiser": optimiser.state_dict()},
         restore=go_back,
     )
@@ -102,16 +103,16 @@ def tune(settings: SftSettings, place: Place) -> None:
     place.speaker.say(f"the tuned model is in {place.folder.folder}: heed chat --model {place.folder.folder}")
 
 
-def prepare_tuning(settings: SftSettings, folder: Run, device: torch.device, world: World, speaker: Progress) -> Tuning:
+def prepare_tuning(settings: SftSettings, place: Place) -> Tuning:
     """Open the model, prepare the data, prove that the forest computes what the model computes."""
-    assert settings.date is not None
-    opened = open_for_tuning(settings, device, folder.folder, settings.date, speaker.say)
+    world, speaker = place.world, place.speaker
+    opened = open_for_tuning(settings, place)
     model = opened.loaded.model
     limit = num_positions(model)
     data = prepare_data(
         settings.data,
         settings.eval_data,
-        folder.folder,
+        place.folder.folder,
         preparation_of(settings, opened),
         seed=settings.seed,
         settings=dump(settings),
@@ -122,7 +123,7 @@ def prepare_tuning(settings: SftSettings, folder: Run, device: torch.device, wor
     first = data.training.batch(1, settings.batch_size, num_draws)
     longest = max((tokens for conversation in first for tokens in conversation), key=len)
     chosen = choose_score(
-        model, longest, longest_in_data=data.longest, num_positions=limit, share=settings.share_prefixes
+        model, longest, longest_in_data=data.longest, num_positions=limit, share=settings.share_prefixes, world=world
     )
     speaker.say(f"self-check: {chosen.note}")
     named = opened.loaded.trained_parameters()

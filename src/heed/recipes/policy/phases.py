@@ -6,6 +6,7 @@ The run ends early when the KL of a phase exceeds the budget, before learning fr
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,7 @@ def go_through_phases(
         eval_every=0,
         take_step=take_step,
         measure=lambda step, progress: measure(settings, setup, step, place, progress),
-        save_model=lambda to: save_policy(models, to),
+        to_save=lambda: partial(save_policy, models),
         state=lambda: {**state(), "kl": kl},
         restore=go_back,
         shown=("score", "kl_per_sequence", "stop_rate"),

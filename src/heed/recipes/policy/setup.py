@@ -12,9 +12,9 @@ import torch
 from heed.config import DataSource, dump, lora_alpha, peak_learning_rate
 from heed.data.prepare import Preparation, TooLong
 from heed.data.prompts import PromptTokens
+from heed.dist.world import World
 from heed.errors import UserError
 from heed.evaluate.rewards import kind_of, open_reward
-from heed.models.adapters.lora import keep_base
 from heed.models.adapters.targets import adapted_layers
 from heed.models.kernels.speed import speed_up
 from heed.models.load import num_positions, prepare_training
@@ -27,7 +27,7 @@ from heed.recipes.preference.data import PROMPTS, PreferenceData, prepare_prefer
 from heed.recipes.training.data_sets import Data
 from heed.recipes.training.loop import Place
 from heed.recipes.training.micro_batches import MicroBatching, lean_forward
-from heed.recipes.training.setup import Opened, open_base, refuse_names_beside_adapter
+from heed.recipes.training.setup import Opened, keep_base_of_run, open_base, refuse_names_beside_adapter
 from heed.settings import Settings
 from heed.train.optimiser import adamw
 from heed.types import Tokens
@@ -123,7 +123,7 @@ def open_policy(
     longest = everything_trained(max(first, key=len).ids)
     ptx = None if prepare_ptx is None else prepare_ptx(opened)
     longest_in_data = max(prompts.longest + settings.max_new_tokens, 0 if ptx is None else ptx.longest)
-    forwards = self_checked(present, longest, longest_in_data=longest_in_data, say=say)
+    forwards = self_checked(present, longest, longest_in_data=longest_in_data, world=place.world, say=say)
     loaded = opened.loaded
     share = all(forwards[role.model].shares_prefixes for role in present if role is not roles.reward)
     batching = MicroBatching(lean_forward(settings.max_tokens, loaded), share, place.world)
@@ -138,12 +138,7 @@ def open_roles(
     """Policy, reference, reward and value: adapters on one base, or models of their own where the rank is 0."""
     say, lora = place.speaker.say, settings.lora
     if lora.rank:
-        keep_base(
-            opened.loaded,
-            place.folder.folder / "base",
-            new_token_ids=opened.new_token_ids,
-            stop_tokens=opened.stops,
-        )
+        keep_base_of_run(opened, place)
         roles = roles_on_one_base(
             opened.loaded,
             rank=lora.rank,
@@ -170,7 +165,7 @@ def open_roles(
 
 
 def self_checked(
-    present: Sequence[Role], longest: Tokens, *, longest_in_data: int, say: Callable[[str], None]
+    present: Sequence[Role], longest: Tokens, *, longest_in_data: int, world: World, say: Callable[[str], None]
 ) -> dict[torch.nn.Module, ChosenScore]:
     """How each model is read, proved once for every model that there is, in the first role that it has.
 
@@ -184,7 +179,12 @@ def self_checked(
             continue
         with role.active() as model:
             found = choose_score(
-                model, longest, longest_in_data=longest_in_data, num_positions=num_positions(model), share=True
+                model,
+                longest,
+                longest_in_data=longest_in_data,
+                num_positions=num_positions(model),
+                share=True,
+                world=world,
             )
         if not chosen:
             say(f"self-check: {found.note}")

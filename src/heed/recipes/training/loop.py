@@ -6,7 +6,6 @@ import datetime
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -19,7 +18,7 @@ from heed.settings import Settings, flat
 from heed.train.environment import environment
 from heed.train.interrupt import Interruption
 from heed.train.progress import Progress
-from heed.train.run import Checkpoint, Run, open_run, read_config
+from heed.train.run import Checkpoint, Run, SaveModel, open_run, read_config
 from heed.train.track import Tracker
 
 KEPT_CHECKPOINTS = 2
@@ -68,7 +67,8 @@ class Loop:
     """takes the step of this number (from 1) and returns its numbers for `metrics.jsonl`"""
     measure: Callable[[int, Progress], None]
     """measures and logs after this many steps"""
-    save_model: Callable[[Path], None]
+    to_save: Callable[[], SaveModel]
+    """called on every process; what it gives writes the model's files, on the first process alone"""
     state: Callable[[], dict[str, Any]]
     """what a checkpoint holds besides the model's files and the random states"""
     restore: Callable[[Checkpoint], None]
@@ -88,19 +88,19 @@ def in_run_folder(
     """
     run: RunSettings = settings  # type: ignore[assignment]
     device_kind = "cuda" if run.device != "cpu" and torch.cuda.is_available() else "cpu"
-    world = World.from_environment(device_kind)
-    device = choose_device(run.device, world.local_rank)
-    settings = settings.model_copy(update={"date": run.date or date_of_run(run.out)})
-    with open_run(
-        run.out, dump(settings), environment(device, world), keep_checkpoints=keep_checkpoints, world=world
-    ) as folder:
-        speaker = Progress("", shown=world.is_first)
-        for note in folder.notes:
-            speaker.say(note)
-        if not folder.finished:
-            with tracked(settings, folder, speaker):
-                work(settings, Place(folder, device, world, speaker))
-    world.close()
+    with World.from_environment(device_kind) as world:
+        device = choose_device(run.device, world.local_rank)
+        date = run.date or world.on_first(lambda: date_of_run(run.out))
+        settings = settings.model_copy(update={"date": date})
+        with open_run(
+            run.out, dump(settings), environment(device, world), keep_checkpoints=keep_checkpoints, world=world
+        ) as folder:
+            speaker = Progress("", shown=world.is_first)
+            for note in folder.notes:
+                speaker.say(note)
+            if not folder.finished:
+                with tracked(settings, folder, speaker):
+                    work(settings, Place(folder, device, world, speaker))
 
 
 @contextmanager
@@ -154,9 +154,9 @@ def go_through(loop: Loop, place: Place) -> None:
                 loop.measure(step, progress)
             stopped = any(world.gather_objects(interruption.asked))
             if last or stopped or (loop.save_every and step % loop.save_every == 0):
-                folder.checkpoint(step, loop.save_model, loop.state())
+                folder.checkpoint(step, loop.to_save(), loop.state())
             if stopped and not last:
                 raise KeyboardInterrupt
-    folder.finish(loop.save_model)
+    folder.finish(loop.to_save())
     if world.is_first:
         write_report([folder.folder])

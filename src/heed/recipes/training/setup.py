@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -29,6 +28,7 @@ from heed.models.load import (
     tokenizer_facts,
 )
 from heed.models.trained import ALL, HEAD, choose_trained
+from heed.recipes.training.loop import Place
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +80,8 @@ class TuningSettings(Protocol):
     @property
     def template(self) -> str | None: ...
     @property
+    def date(self) -> datetime.date | None: ...
+    @property
     def seed(self) -> int: ...
     @property
     def gradient_checkpointing(self) -> bool: ...
@@ -119,26 +121,19 @@ def open_base(
     )
 
 
-def open_for_tuning(
-    settings: TuningSettings,
-    device: torch.device,
-    run_folder: Path,
-    date: datetime.date,
-    say: Callable[[str], None],
-    *,
-    reads_words: bool = True,
-) -> Opened:
+def open_for_tuning(settings: TuningSettings, place: Place, *, reads_words: bool = True) -> Opened:
     """Open the base as `open_base` does, and make it ready to be trained, with an adapter if one is wanted.
 
     Args:
         reads_words: whether the language head is used; where it is not, `--train head` means the head that is.
     """
-    lora, train = settings.lora, settings.train
+    assert settings.date is not None
+    lora, train, say = settings.lora, settings.train, place.speaker.say
     refuse_names_beside_adapter(train, lora.rank)
-    opened = open_base(settings.model, settings.template, device, date, settings.seed, say)
+    opened = open_base(settings.model, settings.template, place.device, settings.date, settings.seed, say)
     loaded, new_ids = opened.loaded, opened.new_token_ids
     if lora.rank:
-        keep_base(loaded, run_folder / "base", new_token_ids=new_ids, stop_tokens=opened.stops)
+        keep_base_of_run(opened, place)
         loaded = add_adapter(
             loaded,
             rank=lora.rank,
@@ -167,6 +162,18 @@ def refuse_names_beside_adapter(train: Sequence[str], rank: int) -> None:
         expected="one of them; --lora.targets names the layers that an adapter is on",
         fix="--lora.rank 0",
     )
+
+
+def keep_base_of_run(opened: Opened, place: Place) -> None:
+    """Keep a base of the run's own beside its adapter, where one is needed: the first process writes it."""
+
+    def keep() -> None:
+        folder = place.folder.folder / "base"
+        keep_base(opened.loaded, folder, new_token_ids=opened.new_token_ids, stop_tokens=opened.stops)
+
+    place.world.on_first(keep)
+    if not place.world.is_first:
+        keep()  # finds it written, and the model in memory names it
 
 
 def checked_stops(template: ChatTemplate, tokenizer: Tokenizer) -> tuple[str, ...]:
