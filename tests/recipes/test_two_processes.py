@@ -34,10 +34,10 @@ KINDS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "reward, all parameters": ("reward", "ranked", {**TUNING, "epochs": 1}),
     "dpo": ("dpo", "ranked", {**TUNING, "epochs": 1}),
     "kto": ("dpo", "judged", {**TUNING, "epochs": 1, "batch_size": 24, "objective": "kto", "lora_rank": 4}),
-    "ppo": ("ppo", "prompts", {**POLICY, "reward": "contains: wanted", "rank": 4, "kl_target": 0.5, "kl_beta": 0.1}),
-    "ppo, a reward model": ("ppo", "prompts", {**POLICY, "reward": "model", "rank": 4}),
-    "ppo, all parameters": ("ppo", "prompts", {**POLICY, "reward": "contains: wanted", "rank": 0, "ptx_data": "any"}),
-    "grpo": ("grpo", "prompts", {**POLICY, "reward": "contains: wanted", "rank": 4, "group_size": 4}),
+    "ppo": ("ppo", "prompts", {**POLICY, "reward": "contains: wanted", "lora_rank": 4, "kl_target": 0.5, "kl_beta": 0.1}),
+    "ppo, a reward model": ("ppo", "prompts", {**POLICY, "reward": "model", "lora_rank": 4}),
+    "ppo, all parameters": ("ppo", "prompts", {**POLICY, "reward": "contains: wanted", "lora_rank": 0, "ptx_data": "any"}),
+    "grpo": ("grpo", "prompts", {**POLICY, "reward": "contains: wanted", "lora_rank": 4, "group_size": 4}),
 }
 IN_FLOAT32 = ("ppo, a reward model",)
 """a reward model's adapter knows its base by its weights, to the bit"""
