@@ -28,16 +28,17 @@ SECONDS_AFTER_A_DEATH = 60
 
 TUNING = {"batch_size": 6, "optim_lr": 5e-3, "eval_every": 2, "save_every": 2, "held_out_share": 0.1, "max_tokens": 64}
 POLICY = {"steps": 3, "batch_size": 8, "max_new_tokens": 10, "lr": 1e-2, "save_every": 2, "max_tokens": 64}
+RULE = "contains: wanted"
 KINDS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "sft": ("sft", "any", {**TUNING, "steps": 4, "lora_rank": 4, "template": "chatml"}),
     "reward": ("reward", "ranked", {**TUNING, "epochs": 1, "lora_rank": 4}),
     "reward, all parameters": ("reward", "ranked", {**TUNING, "epochs": 1}),
     "dpo": ("dpo", "ranked", {**TUNING, "epochs": 1}),
     "kto": ("dpo", "judged", {**TUNING, "epochs": 1, "batch_size": 24, "objective": "kto", "lora_rank": 4}),
-    "ppo": ("ppo", "prompts", {**POLICY, "reward": "contains: wanted", "lora_rank": 4, "kl_target": 0.5, "kl_beta": 0.1}),
+    "ppo": ("ppo", "prompts", {**POLICY, "reward": RULE, "lora_rank": 4, "kl_target": 0.5}),
     "ppo, a reward model": ("ppo", "prompts", {**POLICY, "reward": "model", "lora_rank": 4}),
-    "ppo, all parameters": ("ppo", "prompts", {**POLICY, "reward": "contains: wanted", "lora_rank": 0, "ptx_data": "any"}),
-    "grpo": ("grpo", "prompts", {**POLICY, "reward": "contains: wanted", "lora_rank": 4, "group_size": 4}),
+    "ppo, all parameters": ("ppo", "prompts", {**POLICY, "reward": RULE, "lora_rank": 0, "ptx_data": "any"}),
+    "grpo": ("grpo", "prompts", {**POLICY, "reward": RULE, "lora_rank": 4, "group_size": 4}),
 }
 IN_FLOAT32 = ("ppo, a reward model",)
 """a reward model's adapter knows its base by its weights, to the bit"""
