@@ -10,14 +10,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from heed.models.adapters.lora import _into_place, _unfinished
 from heed.models.decode.sample import greedy
-from heed.models.load import base_of, load_adapter, load_model, save, stop_ids_of
+from heed.models.load import base_of, load_adapter, load_model, save
+from heed.models.stops import stop_ids_of
 
 IDS = torch.tensor([[5, 60, 7, 270, 9, 11]])
 
 
 def written(run, shape: str, new_tokens=(), stop_tokens=None, **base):
     """A run's folder with a trained adapter, and the model in memory that was written there."""
-    stop_tokens = stop_tokens or ["<|im_end|>" if new_tokens else END]
+    stop_tokens = stop_tokens or (["<|im_end|>"] if new_tokens else []) + [END]
     name = write_base(run.parent / "original", shape, **base)
     loaded = opened(name, run, rank=4, new_tokens=new_tokens, stop_tokens=stop_tokens)
     train(loaded)
@@ -76,7 +77,7 @@ def test_a_run_with_an_adapter_is_the_same_in_plain_transformers(shape, new_toke
     assert torch.equal(model(IDS).logits, logits)
     assert torch.equal(load_adapter(str(run), CPU)(IDS).logits, logits)
     assert tokenizer.chat_template == (CHATML if new_tokens else PLAIN)
-    assert tokenizer.convert_ids_to_tokens(stop_ids_of(model)) == ["<|im_end|>" if new_tokens else END]
+    assert tokenizer.convert_ids_to_tokens(stop_ids_of(model)) == (["<|im_end|>"] if new_tokens else []) + [END]
 
     text = tokenizer.apply_chat_template(
         [{"role": "user", "content": "Chào bạn!"}], tokenize=False, add_generation_prompt=True

@@ -17,9 +17,9 @@ from heed.models.load import (
     load_tokenizer,
     restore,
     save,
-    stop_ids_of,
     stored_dtype,
 )
+from heed.models.stops import stop_ids_of
 
 NEW = ("<|im_end|>", "<|im_start|>")
 QUESTION = [{"role": "user", "content": "Xin chào 👋"}]
@@ -124,7 +124,7 @@ def test_a_tuned_model_is_the_same_in_plain_transformers(shape, new_tokens, tmp_
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "run")
     assert model.dtype == torch.float32
     assert tokenizer.chat_template == (CHATML if new_tokens else PLAIN)
-    assert tokenizer.convert_ids_to_tokens(model.generation_config.eos_token_id) == stop
+    assert tokenizer.convert_ids_to_tokens(stop_ids_of(model)) == list(dict.fromkeys([stop, END]))
     assert model.generation_config.pad_token_id is not None
     assert len(tokenizer) == len(load_tokenizer(base)) + len(new_tokens)
     ids = prompt_of(tokenizer)

@@ -9,7 +9,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from heed.cli.main import main
 from heed.models.adapters.lora import next_token_logp
-from heed.models.load import load_adapter, load_model, stop_ids_of
+from heed.models.load import load_adapter, load_model
+from heed.models.stops import stop_ids_of
 from heed.recipes import merge
 
 CPU = torch.device("cpu")
@@ -78,7 +79,8 @@ def test_the_merged_model_keeps_the_new_tokens(runs, base, tmp_path):
     assert (
         len(tokenizer) == len(AutoTokenizer.from_pretrained(base)) + 2 == model.get_input_embeddings().weight.shape[0]
     )
-    assert tokenizer.convert_ids_to_tokens(stop_ids_of(model)) == ["<|im_end|>"]
+    end = AutoTokenizer.from_pretrained(base).eos_token
+    assert tokenizer.convert_ids_to_tokens(stop_ids_of(model)) == ["<|im_end|>", end]
     adapter = load_file(runs["new tokens"] / "adapter_model.safetensors")
     rows = next(tensor for name, tensor in adapter.items() if "embed_tokens" in name)
     assert torch.equal(model.get_input_embeddings().weight[new], rows)

@@ -27,6 +27,7 @@ from heed.errors import UserError
 from heed.models.adapters.switch import State, Switchable, adapters_as, state_of, switchable_layers
 from heed.models.attention.forest_attention import attention_named
 from heed.models.dropout import dropout_off, recompute_in_evaluation
+from heed.models.stops import stop_ids
 
 transformers_logging.disable_progress_bar()  # heed shows one of its own
 transformers_logging.set_verbosity_error()
@@ -264,7 +265,8 @@ def save(loaded: LoadedModel, folder: Path, *, template: dict[str, str] | str, s
     Args:
         folder: an existing empty folder.
         template: chat template that the model was tuned with; several by name where the family has several.
-        stop_tokens: tokens that end a response; they become the generation config's `eos_token_id`.
+        stop_tokens: tokens that end a response; joined with the checkpoint's own they become the generation config's
+            `eos_token_id`.
     """
     model, tokenizer = loaded.model, loaded.tokenizer
     generation = set_stops(model, tokenizer, stop_tokens)
@@ -281,12 +283,12 @@ def save(loaded: LoadedModel, folder: Path, *, template: dict[str, str] | str, s
 def set_stops(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, stop_tokens: Sequence[str]
 ) -> GenerationConfig:
-    """Let the model's generation config stop at these tokens, pad if it could not, and be fit to be saved."""
-    stop_ids = [int(tokenizer.convert_tokens_to_ids(token)) for token in stop_tokens]
+    """Let the model's generation config stop at these tokens too, pad if it could not, and be fit to be saved."""
+    stops = stop_ids(model, tokenizer, stop_tokens)
     generation: GenerationConfig = model.generation_config
-    generation.eos_token_id = stop_ids if len(stop_ids) > 1 else stop_ids[0]
+    generation.eos_token_id = stops if len(stops) > 1 else stops[0]
     if generation.pad_token_id is None:
-        generation.pad_token_id = stop_ids[0] if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+        generation.pad_token_id = stops[0] if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     if generation.do_sample is not True:
         _unset(generation, ONLY_SAMPLED)
     if (generation.num_beams or 1) == 1:
@@ -297,12 +299,6 @@ def set_stops(
 def _unset(generation: GenerationConfig, names: Sequence[str]) -> None:
     for name in names:
         setattr(generation, name, None)
-
-
-def stop_ids_of(model: PreTrainedModel) -> list[int]:
-    """The tokens at which the model's own generation config stops."""
-    stops = model.generation_config.eos_token_id if model.generation_config is not None else None
-    return [] if stops is None else [stops] if isinstance(stops, int) else list(stops)
 
 
 def opened(name: str, opening: Any, what: str) -> Any:

@@ -19,7 +19,8 @@ from heed.data.stops import forbidden_pattern
 from heed.data.tokens import Tokenizer, fit_template
 from heed.errors import UserError
 from heed.models.decode.sample import Sampling, stream
-from heed.models.load import LoadedModel, choose_device, load_model, load_tokenizer, num_positions, stop_ids_of
+from heed.models.load import LoadedModel, choose_device, load_model, load_tokenizer, num_positions
+from heed.models.stops import stop_ids
 from heed.recipes.training.setup import checked_stops, wrapped
 from heed.types import Message
 
@@ -187,9 +188,8 @@ def open_chat(settings: ChatSettings, say: Callable[[str], None]) -> Chat:
     stops = checked_stops(template, tokenizer)
     device = choose_device(settings.device)
     model = load_model(settings.model, device, torch.bfloat16 if settings.dtype == "bfloat16" else torch.float32)
-    taught: list[int] = saved_tokenizer.convert_tokens_to_ids(list(stops))
-    stop_ids = list(dict.fromkeys([*taught, *stop_ids_of(model)]))
-    chat = Chat(LoadedModel(model, saved_tokenizer), tokenizer, template, stop_ids, settings)
+    ends = stop_ids(model, saved_tokenizer, stops)
+    chat = Chat(LoadedModel(model, saved_tokenizer), tokenizer, template, ends, settings)
     if settings.system is not None:
         chat.refuse_special_tokens("--system", settings.system)
     chat.start_anew()

@@ -26,7 +26,8 @@ from heed.lab.tasks.splits import training_tasks
 from heed.lab.tasks.task import Task
 from heed.lab.world import make_world
 from heed.models.kernels.speed import speed_up
-from heed.models.load import choose_device, load_model, load_tokenizer, stop_ids_of
+from heed.models.load import choose_device, load_model, load_tokenizer
+from heed.models.stops import stop_ids
 from heed.recipes import sft
 from heed.recipes.demonstration.exam import (
     CLOSING,
@@ -176,14 +177,15 @@ def as_record(task: Task) -> dict[str, Any]:
 
 def examined(exam: Exam, model_folder: str, prompt_of: PromptOf | None, title: str) -> dict[str, Any]:
     """Ask a model everything; without `prompt_of`, through its own chat template."""
-    tokenizer = wrapped(load_tokenizer(model_folder), model_folder)
+    saved_tokenizer = load_tokenizer(model_folder)
+    tokenizer = wrapped(saved_tokenizer, model_folder)
     first_ids, closing = ((end_of_text(tokenizer),), CLOSING) if prompt_of is not None else ((), "\n\n")
     if prompt_of is None:
         assert tokenizer.template is not None
         prompt_of = as_chat(fit_template(tokenizer.template, tokenizer))
     model = load_model(model_folder, torch.device("cpu"))
     speed_up(model)
-    candidate = Examined(model, tokenizer, prompt_of, tuple(stop_ids_of(model)), first_ids, closing)
+    candidate = Examined(model, tokenizer, prompt_of, tuple(stop_ids(model, saved_tokenizer)), first_ids, closing)
     with Progress(title, total=len(exam.tasks), unit="questions") as progress:
         return examine(exam, candidate, progress.update)
 

@@ -21,9 +21,9 @@ from heed.models.load import (
     load_model,
     load_tokenizer,
     num_positions,
-    stop_ids_of,
     stored_dtype,
 )
+from heed.models.stops import stop_ids_of
 from heed.train import files
 
 CONVERSATION = [

@@ -23,9 +23,10 @@ from heed.errors import UserError
 from heed.models.decode.sample import Sampling, sample
 from heed.models.heads.scalar import RewardModel, is_reward_model, load_reward_model
 from heed.models.kernels.speed import speed_up
-from heed.models.load import LoadedModel, choose_device, load_model, load_tokenizer, num_positions, stop_ids_of
+from heed.models.load import LoadedModel, choose_device, load_model, load_tokenizer, num_positions
 from heed.models.score import autocast
 from heed.models.self_check import ChosenScore, choose_score
+from heed.models.stops import stop_ids
 from heed.objectives.ragged import sum_by_sequence
 from heed.recipes.training.micro_batches import MicroBatching
 from heed.recipes.training.setup import checked_stops, wrapped
@@ -232,9 +233,8 @@ def open_model(name: str, *, template: str | None, device: str, dtype: str) -> M
             fix=f'heed.load({name!r}, template="alpaca")',
         )
     chosen = fit_template(chosen, tokenizer)
-    taught: list[int] = loaded.tokenizer.convert_tokens_to_ids(list(checked_stops(chosen, tokenizer)))
-    stop_ids = tuple(dict.fromkeys([*taught, *stop_ids_of(loaded.model)]))
-    return Model(name, loaded, chosen, tokenizer, stop_ids, dtype, scorer)
+    ends = tuple(stop_ids(loaded.model, loaded.tokenizer, checked_stops(chosen, tokenizer)))
+    return Model(name, loaded, chosen, tokenizer, ends, dtype, scorer)
 
 
 def messages_of(prompt: PromptLike) -> tuple[Message, ...]:

@@ -22,8 +22,8 @@ from heed.models.load import (
     load_adapter,
     peft_warnings_hidden,
     set_stops,
-    stop_ids_of,
 )
+from heed.models.stops import stop_ids_of
 
 
 def add_adapter(
@@ -85,9 +85,9 @@ def keep_base(loaded: LoadedModel, folder: Path, *, new_token_ids: Sequence[int]
         stop_tokens: tokens that end a response.
     """
     name = str(loaded.model.name_or_path)
-    taught = {int(loaded.tokenizer.convert_tokens_to_ids(token)) for token in stop_tokens}
-    stops_there = taught <= set(stop_ids_of(loaded.model))
+    before = stop_ids_of(loaded.model)
     set_stops(loaded.model, loaded.tokenizer, stop_tokens)
+    stops_there = set(stop_ids_of(loaded.model)) <= set(before)
     if new_token_ids or is_adapter(name):
         write_extended_base(loaded, folder)
     elif not stops_there:

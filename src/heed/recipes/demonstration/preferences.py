@@ -33,8 +33,9 @@ from heed.models.decode.draw import AS_PREDICTED
 from heed.models.decode.sample import Completion
 from heed.models.heads.scalar import load_reward_model
 from heed.models.kernels.speed import speed_up
-from heed.models.load import load_model, load_tokenizer, stop_ids_of
+from heed.models.load import load_model, load_tokenizer
 from heed.models.score import forest_states
+from heed.models.stops import stop_ids
 from heed.preference_config import PpoSettings, RewardSettings
 from heed.recipes import ppo, reward
 from heed.recipes.training.micro_batches import MicroBatching
@@ -164,7 +165,8 @@ Groups = list[list[Answer]]
 
 def answers(model_folder: str, tasks: Sequence[Task], *, num_samples: int, seed: int, title: str) -> Groups:
     """Sample answers at temperature 1, as the model predicts them."""
-    tokenizer = wrapped(load_tokenizer(model_folder), model_folder)
+    saved_tokenizer = load_tokenizer(model_folder)
+    tokenizer = wrapped(saved_tokenizer, model_folder)
     assert tokenizer.template is not None
     template = fit_template(tokenizer.template, tokenizer)
     model = load_model(model_folder, torch.device("cpu"))
@@ -174,7 +176,7 @@ def answers(model_folder: str, tasks: Sequence[Task], *, num_samples: int, seed:
             model,
             [tokenizer.encode(inference_prompt(task.messages, template)) for task in tasks],
             decode=lambda ids: tokenizer.backend.decode(ids, skip_special_tokens=True),
-            stop_ids=stop_ids_of(model),
+            stop_ids=stop_ids(model, saved_tokenizer),
             max_new_tokens=MAX_ANSWER_TOKENS,
             sampling=AS_PREDICTED,
             num_samples=num_samples,

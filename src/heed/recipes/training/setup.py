@@ -27,6 +27,7 @@ from heed.models.load import (
     prepare_training,
     tokenizer_facts,
 )
+from heed.models.stops import stop_ids
 from heed.models.trained import ALL, HEAD, choose_trained
 from heed.recipes.training.loop import Place
 
@@ -45,8 +46,8 @@ class Opened:
 
     @property
     def stop_ids(self) -> list[int]:
-        """The ids of the stop tokens."""
-        return [stop_id for stop in self.stops if (stop_id := self.tokenizer.backend.token_to_id(stop)) is not None]
+        """The tokens at which sampling stops: the template's, and the checkpoint's own."""
+        return stop_ids(self.loaded.model, self.loaded.tokenizer, self.stops)
 
     def saved_template(self) -> str | dict[str, str]:
         """The chat template as the tuned model's tokenizer keeps it."""
