@@ -58,6 +58,8 @@ class SftArguments(TypedDict, total=False):
     """folder of this run; a run found there is resumed if its settings match"""
     eval_data: Data
     """data only measured, never trained on [default: a held-out share]"""
+    eval_limit: int
+    """held-out records of a data set that are measured, 0 for all"""
     held_out_share: float
     """share of conversations held out by hash where there is no --eval-data"""
     max_bad_records: float
@@ -117,6 +119,8 @@ class RewardArguments(TypedDict, total=False):
     """folder of this run; a run found there is resumed if its settings match"""
     eval_data: Data
     """data only measured, never trained on [default: a held-out share]"""
+    eval_limit: int
+    """held-out records of a data set that are measured, 0 for all; chosen by hash"""
     held_out_share: float
     """share of prompts held out by hash"""
     max_bad_records: float
@@ -174,6 +178,8 @@ class DpoArguments(TypedDict, total=False):
     """folder of this run; a run found there is resumed if its settings match"""
     eval_data: Data
     """data only measured, never trained on [default: a held-out share]"""
+    eval_limit: int
+    """held-out records of a data set that are measured, 0 for all; chosen by hash"""
     held_out_share: float
     """share of prompts held out by hash"""
     max_bad_records: float
@@ -264,6 +270,8 @@ class PpoArguments(TypedDict, total=False):
     """file or hub name of a data set; may be given several times"""
     out: Required[str | os.PathLike[str]]
     """folder of this run; a run found there is resumed if its settings match"""
+    eval_limit: int
+    """held-out records of a data set that are measured, 0 for all; chosen by hash"""
     max_bad_records: float
     """share of unusable records up to which they are left out and listed"""
     template: str | os.PathLike[str] | None
@@ -336,6 +344,8 @@ class GrpoArguments(TypedDict, total=False):
     """file or hub name of a data set; may be given several times"""
     out: Required[str | os.PathLike[str]]
     """folder of this run; a run found there is resumed if its settings match"""
+    eval_limit: int
+    """held-out records of a data set that are measured, 0 for all; chosen by hash"""
     max_bad_records: float
     """share of unusable records up to which they are left out and listed"""
     template: str | os.PathLike[str] | None

@@ -116,6 +116,7 @@ class SftSettings(Settings):
     data: Sources = Field(min_length=1, description="file or hub name of a data set; may be given several times")
     out: PathText = Field(description="folder of this run; a run found there is resumed if its settings match")
     eval_data: Sources = Field((), description="data only measured, never trained on [default: a held-out share]")
+    eval_limit: Whole = Field(512, ge=0, description="held-out records of a data set that are measured, 0 for all")
     held_out_share: Number = Field(
         0.05, ge=0, lt=1, description="share of conversations held out by hash where there is no --eval-data"
     )

@@ -30,6 +30,9 @@ Model = Annotated[
 Out = Annotated[PathText, Field(description="folder of this run; a run found there is resumed if its settings match")]
 Data = Annotated[Sources, Field(min_length=1, description="file or hub name of a data set; may be given several times")]
 EvalData = Annotated[Sources, Field(description="data only measured, never trained on [default: a held-out share]")]
+EvalLimit = Annotated[
+    Whole, Field(ge=0, description="held-out records of a data set that are measured, 0 for all; chosen by hash")
+]
 HeldOutShare = Annotated[Number, Field(ge=0, lt=1, description="share of prompts held out by hash")]
 MaxBadRecords = Annotated[
     Number, Field(ge=0, le=1, description="share of unusable records up to which they are left out and listed")
@@ -96,6 +99,7 @@ class RewardSettings(Settings):
     data: Data
     out: Out
     eval_data: EvalData = ()
+    eval_limit: EvalLimit = 512
     held_out_share: HeldOutShare = 0.05
     max_bad_records: MaxBadRecords = 0.0005
     template: Template = None
@@ -135,6 +139,7 @@ class DpoSettings(Settings):
     data: Data
     out: Out
     eval_data: EvalData = ()
+    eval_limit: EvalLimit = 512
     held_out_share: HeldOutShare = 0.05
     max_bad_records: MaxBadRecords = 0.0005
     template: Template = None
@@ -210,6 +215,7 @@ class PpoSettings(Settings):
     reward: Reward
     data: Data
     out: Out
+    eval_limit: EvalLimit = 64
     max_bad_records: MaxBadRecords = 0.0005
     template: Template = None
     date: Date = None
@@ -250,6 +256,7 @@ class GrpoSettings(Settings):
     reward: Reward
     data: Data
     out: Out
+    eval_limit: EvalLimit = 64
     max_bad_records: MaxBadRecords = 0.0005
     template: Template = None
     date: Date = None

@@ -13,7 +13,7 @@ from heed.data.prepare import Preparation
 from heed.data.tokens import Tokenizer, fit_template
 from heed.dist.world import World
 from heed.errors import UserError
-from heed.recipes.training.data_sets import MAX_MEASURED, Data, Mixture, prepare_data
+from heed.recipes.training.data_sets import Data, Mixture, prepare_data
 from heed.recipes.training.setup import open_tokenizer
 
 
@@ -28,12 +28,15 @@ def prepared(tokenizer, tmp_path) -> Callable[..., Data]:
     assert tokenizer.template is not None
     template = fit_template(tokenizer.template, tokenizer)
 
-    def made(*sources: DataSource, eval_sources=(), settings="", held_out_share=0.0, **changes) -> Data:
+    def made(*sources: DataSource, eval_sources=(), settings="", held_out_share=0.0, eval_limit=512, **changes) -> Data:
         values = {"max_length": 256, "too_long": "drop", "max_bad_records": 0.5, **changes}
         preparation = Preparation(template=template, tokenizer=tokenizer, held_out_share=held_out_share, **values)
         folder = tmp_path / "run"
         folder.mkdir(exist_ok=True)
-        return prepare_data(sources, tuple(eval_sources), folder, preparation, seed=3, settings=settings, world=World())
+        return prepare_data(
+            sources, tuple(eval_sources), folder, preparation, seed=3, eval_limit=eval_limit,
+            settings=settings, world=World(),
+        )  # fmt: skip
 
     return made
 
@@ -277,10 +280,17 @@ def test_data_to_measure_on_takes_nothing_from_training(prepared, write):
     assert {name: len(conversations) for name, conversations in data.held_out.items()} == {"b.jsonl": 40}
 
 
-def test_no_more_are_measured_than_take_a_moment(prepared, write):
-    source = DataSource(path=str(write(numbered(MAX_MEASURED + 9))))
-    data = prepared(DataSource(path=str(write(numbered(3), "few.jsonl"))), eval_sources=[source])
-    assert len(data.held_out["data.jsonl"]) == MAX_MEASURED
+def test_what_is_measured_of_a_sorted_file_is_like_the_whole_file(prepared, write, capsys, tmp_path):
+    records = [*numbered(150, "first"), *numbered(50, "last")]
+    source = DataSource(path=str(write(records, "sorted.jsonl")))
+    data = prepared(DataSource(path=str(write(numbered(3), "few.jsonl"))), eval_sources=[source], eval_limit=80)
+    measured = data.held_out["sorted.jsonl"]
+    all_of_it = prepared(DataSource(path=str(write(numbered(3), "few.jsonl"))), eval_sources=[source], eval_limit=0)
+    order = {c[0].ids.tobytes(): place for place, c in enumerate(all_of_it.held_out["sorted.jsonl"])}
+    from_the_end = sum(order[conversation[0].ids.tobytes()] >= 150 for conversation in measured)
+    assert (len(measured), data.num_measured, data.num_held_out) == (80, 80, 200)
+    assert 10 <= from_the_end <= 30
+    assert "sorted.jsonl: measured are 80 of 200 held out" in capsys.readouterr().err
 
 
 def test_a_data_set_without_held_out_records_is_not_measured(prepared, write):

@@ -11,7 +11,6 @@ from heed.data.tokens import fit_template
 from heed.dist.world import World
 from heed.errors import UserError
 from heed.recipes.preference.data import JUDGED, PROMPTS, RANKINGS, prepare_preference_data
-from heed.recipes.training.data_sets import MAX_MEASURED
 from heed.recipes.training.setup import open_tokenizer
 from heed.train import files
 
@@ -26,13 +25,14 @@ def prepared(tokenizer, tmp_path):
     """Prepare data sets of one kind into one run folder, as a run does when it starts."""
     template = fit_template(tokenizer.template, tokenizer)
 
-    def made(kind, *sources, eval_sources=(), settings="", held_out_share=0.0, **changes):
+    def made(kind, *sources, eval_sources=(), settings="", held_out_share=0.0, eval_limit=30, **changes):
         values = {"max_length": 256, "too_long": "drop", "max_bad_records": 0.0, **changes}
         given = Preparation(template=template, tokenizer=tokenizer, held_out_share=held_out_share, **values)
         (tmp_path / "run").mkdir(exist_ok=True)
         return prepare_preference_data(
-            kind, sources, tuple(eval_sources), tmp_path / "run", given, seed=3, settings=settings, world=World()
-        )
+            kind, sources, tuple(eval_sources), tmp_path / "run", given, seed=3, eval_limit=eval_limit,
+            settings=settings, world=World(),
+        )  # fmt: skip
 
     return made
 
@@ -109,12 +109,46 @@ def test_a_start_killed_before_the_scores_were_written_is_made_good(prepared, wr
 
 def test_what_is_held_out_is_measured_by_data_set_and_capped(prepared, write):
     train = DataSource(path=str(write(pairs(40, "a"), "a.jsonl")))
-    measured = DataSource(path=str(write(pairs(MAX_MEASURED + 9, "b"), "b.jsonl")))
+    measured = DataSource(path=str(write(pairs(39, "b"), "b.jsonl")))
     data = prepared(RANKINGS, train, eval_sources=[measured], held_out_share=0.5)
     assert data.draws_in_epoch == 40
-    assert {name: len(items) for name, items in data.held_out.items()} == {"b.jsonl": MAX_MEASURED}
+    assert {name: len(items) for name, items in data.held_out.items()} == {"b.jsonl": 30}
     data = prepared(PROMPTS, train, held_out_share=0.5)
     assert data.draws_in_epoch + len(data.held_out["a.jsonl"]) == 40
+
+
+@pytest.mark.parametrize("kind", [RANKINGS, JUDGED, PROMPTS])
+def test_what_is_measured_of_a_sorted_file_is_like_the_whole_file(prepared, write, tmp_path, capsys, kind):
+    """All records of one kind come first: as they would, if the first ones were measured."""
+    records = [*pairs(150, "first "), *pairs(50, "last ")]
+    source = DataSource(path=str(write(records, "sorted.jsonl")))
+    train = DataSource(path=str(write(pairs(3), "few.jsonl")))
+    data = prepared(kind, train, eval_sources=[source], eval_limit=80)
+    [measured] = data.held_out.values()
+    from_the_end = sum(item.origin.record > 150 for item in measured)
+    assert len(measured) == data.num_measured == 80
+    assert 10 <= from_the_end <= 30
+    total = 200 * (1 + (kind is JUDGED))
+    assert data.num_held_out == total
+    assert f"measured are 80 of {total} held out" in capsys.readouterr().err
+    account = json.loads((tmp_path / "run" / "data.json").read_text())[0]
+    assert (account["num_held_out"], account["num_measured"]) == (total, 80)
+
+
+def test_the_same_records_are_measured_wherever_they_stand(prepared, write):
+    def measured_of(records, name):
+        train = DataSource(path=str(write(pairs(3), "few.jsonl")))
+        data = prepared(RANKINGS, train, eval_sources=[DataSource(path=str(write(records, name)))], eval_limit=10)
+        return {item.sequences[0].ids.tobytes() for item in data.held_out[name]}
+
+    assert measured_of(pairs(50), "forwards.jsonl") == measured_of(pairs(50)[::-1], "backwards.jsonl")
+
+
+def test_a_limit_of_0_measures_all(prepared, write, capsys):
+    train, source = (DataSource(path=str(write(pairs(n), f"{n}.jsonl"))) for n in (3, 90))
+    data = prepared(RANKINGS, train, eval_sources=[source], eval_limit=0)
+    assert data.num_measured == data.num_held_out == 90
+    assert "--eval-limit" not in capsys.readouterr().err
 
 
 def test_wordings_are_refused(prepared, write):

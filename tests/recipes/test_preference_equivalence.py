@@ -160,7 +160,9 @@ JUDGED = [
 
 def in_memory(items):
     """Prepared data without a disk."""
-    held = Items("made up", items.__getitem__, np.arange(len(items)), np.arange(0), 64)
+    held = Items(
+        "made up", items.__getitem__, np.arange(len(items)), np.arange(0), 64, lambda record: items[record].sequences
+    )
     return PreferenceData((held,), Draws((), 0), {})
 
 

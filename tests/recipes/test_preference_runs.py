@@ -521,3 +521,14 @@ def test_a_sampler_that_never_stops_ends_at_the_limit_and_pays_for_it(tmp_path, 
     samples = lines(out / "samples.jsonl")
     assert {each["stopped"] for each in samples} >= {"false"}
     assert all_finite(out)
+
+
+def test_ppo_measures_a_sample_of_the_held_out_prompts_and_says_how_many(tmp_path, tuned, capsys):
+    records = [{"prompt": f"{question} {i}"} for i in range(10) for question in QUESTIONS]
+    data = tastes.write(tmp_path / "prompts.jsonl", records)
+    options = {"steps": 1, "batch_size": 8, "max_new_tokens": 4, "rank": 4, "eval_limit": 3}
+    assert heed("ppo", model=tuned, data=data, out=tmp_path / "run", reward="regex: green", **options) == 0
+    line = lines(tmp_path / "run" / "metrics.jsonl", "held_out")[0]
+    assert line["num_measured"] == 3 < line["num_held_out"]
+    assert f"measured are 3 of {line['num_held_out']}" in capsys.readouterr().err
+    assert ">measured<" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")

@@ -128,6 +128,7 @@ def prepare_tuning(settings: DpoSettings, place: Place) -> Tuning:
         place.folder.folder,
         preparation_of(settings, opened),
         seed=settings.seed,
+        eval_limit=settings.eval_limit,
         settings=dump(settings),
         world=place.world,
     )
@@ -230,7 +231,8 @@ def measure(tuning: Tuning, place: Place, step: int, progress: Progress) -> None
     if not items:
         return
     numbers = tuning.learning.measure(items)
-    place.folder.log(step, "held_out", **numbers)
+    counts = {"num_measured": tuning.data.num_measured, "num_held_out": tuning.data.num_held_out}
+    place.folder.log(step, "held_out", **numbers, **counts)
     progress.say(
         f"step {step:,}: held-out loss {numbers['loss']:.4f}, {numbers['accuracy']:.1%} right "
         f"[{numbers['accuracy_low']:.1%}, {numbers['accuracy_high']:.1%}]"

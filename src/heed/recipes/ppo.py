@@ -285,7 +285,14 @@ def prepare_ptx_data(settings: PpoSettings, place: Place, opened: Opened) -> Dat
     )
     folder = place.folder.folder / "ptx"
     return prepare_data(
-        settings.ptx.data, (), folder, preparation, seed=settings.seed, settings=dump(settings), world=place.world
+        settings.ptx.data,
+        (),
+        folder,
+        preparation,
+        seed=settings.seed,
+        eval_limit=0,
+        settings=dump(settings),
+        world=place.world,
     )
 
 

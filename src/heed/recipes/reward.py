@@ -147,6 +147,7 @@ def prepare_training(settings: RewardSettings, place: Place) -> Training:
         place.folder.folder,
         preparation_of(settings, opened),
         seed=settings.seed,
+        eval_limit=settings.eval_limit,
         settings=dump(settings),
         world=place.world,
     )
@@ -227,7 +228,8 @@ def measure(training: Training, place: Place, step: int, progress: Progress) -> 
         return
     rewards = training.batching.per_sequence([ranking.sequences for ranking in rankings], training.rewards)
     numbers, measurements = measured(rankings, rewards)
-    place.folder.log(step, "held_out", **numbers)
+    counts = {"num_measured": training.data.num_measured, "num_held_out": training.data.num_held_out}
+    place.folder.log(step, "held_out", **numbers, **counts)
     progress.say(
         f"step {step:,}: of {numbers['num_comparisons']:,.0f} held-out comparisons {numbers['accuracy']:.1%} right "
         f"[{numbers['accuracy_low']:.1%}, {numbers['accuracy_high']:.1%}]"

@@ -115,6 +115,7 @@ def prepare_tuning(settings: SftSettings, place: Place) -> Tuning:
         place.folder.folder,
         preparation_of(settings, opened),
         seed=settings.seed,
+        eval_limit=settings.eval_limit,
         settings=dump(settings),
         world=world,
     )
@@ -187,7 +188,8 @@ def measure(tuning: Tuning, folder: Run, step: int, progress: Progress) -> None:
     if not total_tokens:
         return
     nll = total_nll / total_tokens
-    folder.log(step, "held_out", nll_per_token=nll, perplexity=math.exp(min(nll, 700.0)), **by_set)
+    counts = {"num_measured": tuning.data.num_measured, "num_held_out": tuning.data.num_held_out}
+    folder.log(step, "held_out", nll_per_token=nll, perplexity=math.exp(min(nll, 700.0)), **by_set, **counts)
     progress.say(
         f"step {step:,}: held-out response NLL {nll:.4f} nats per token, perplexity {math.exp(min(nll, 700.0)):,.2f}"
     )

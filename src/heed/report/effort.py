@@ -19,6 +19,7 @@ DATA_COLUMNS = {
     "num_records": "records read",
     "num_kept": "usable",
     "num_held_out": "held out",
+    "num_measured": "measured",
     "num_too_long": "too long",
     "num_findings": "unusable",
     "num_tokens": "tokens",

@@ -103,7 +103,8 @@ def measure(settings: PolicySettings, setup: PolicySetup, step: int, place: Plac
         models, setup.held_out, num_samples=1, max_new_tokens=settings.max_new_tokens, seed=settings.seed
     )
     numbers = rollout_metrics(rollout, score_rollout(models, rollout), role_outputs(models, rollout))
-    place.folder.log(step, "held_out", **numbers)
+    counts = {"num_measured": setup.prompts.num_measured, "num_held_out": setup.prompts.num_held_out}
+    place.folder.log(step, "held_out", **numbers, **counts)
     progress.say(
         f"step {step:,}: held-out score {numbers['score']:.3f}, KL {numbers['kl_per_sequence']:.2f} nats per answer, "
         f"{numbers['stop_rate']:.0%} stopped"

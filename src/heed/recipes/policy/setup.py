@@ -34,8 +34,6 @@ from heed.types import Tokens
 
 HELD_OUT_SHARE = 0.05
 """of the prompts, by hash"""
-MAX_HELD_OUT_PROMPTS = 64
-"""that are answered in a measurement"""
 SHARE_OF_TUNING_RATE = 0.1
 """of the learning rate that suits supervised tuning"""
 
@@ -71,6 +69,8 @@ class PolicySettings(Protocol):
     def dtype(self) -> str: ...
     @property
     def seed(self) -> int: ...
+    @property
+    def eval_limit(self) -> int: ...
     @property
     def train(self) -> tuple[str, ...]: ...
     @property
@@ -128,7 +128,7 @@ def open_policy(
     share = all(forwards[role.model].shares_prefixes for role in present if role is not roles.reward)
     batching = MicroBatching(lean_forward(settings.max_tokens, loaded), share, place.world)
     models = RolloutModels(roles, opened, forwards, batching, settings.dtype, settings.temperature, reward_function)
-    held_out = [prompt for found in prompts.held_out.values() for prompt in found][:MAX_HELD_OUT_PROMPTS]
+    held_out = [prompt for found in prompts.held_out.values() for prompt in found]
     return PolicySetup(models, prompts, held_out, ptx)
 
 
@@ -235,6 +235,7 @@ def prepare_prompts(
             limited_by="--max-prompt-length" if settings.max_prompt_length else None,
         ),
         seed=settings.seed,
+        eval_limit=settings.eval_limit,
         settings=dump(settings),
         world=place.world,
     )

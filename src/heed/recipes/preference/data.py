@@ -12,6 +12,8 @@ import numpy as np
 from heed.config import DataSource
 from heed.data.preferences import (
     JudgedTokens,
+    PreparedJudged,
+    PreparedRankings,
     RankedTokens,
     open_judged,
     open_rankings,
@@ -19,20 +21,21 @@ from heed.data.preferences import (
     prepare_rankings,
 )
 from heed.data.prepare import Account, Preparation
-from heed.data.prompts import PromptTokens, open_prompts, prepare_prompts
+from heed.data.prompts import PreparedPrompts, PromptTokens, open_prompts, prepare_prompts
 from heed.dist.world import World
 from heed.errors import UserError
 from heed.recipes.training.data_sets import (
     ACCOUNT,
-    MAX_MEASURED,
     Draws,
+    account_for,
     draws_from,
     plan_of,
     prepare_all,
     refuse_nothing_left,
     short_names,
-    write_accounts,
 )
+from heed.recipes.training.measured import measured_records
+from heed.types import Tokens
 
 Item = TypeVar("Item")
 
@@ -50,6 +53,8 @@ class Items(Generic[Item]):
     """records to measure on"""
     longest: int
     """tokens of the longest record, over its sequences; 0 where there is none"""
+    sequences: Callable[[int], tuple[Tokens, ...]]
+    """the tokens of a record"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +64,14 @@ class PreferenceData(Generic[Item]):
     sets: tuple[Items[Item], ...]
     draws: Draws
     held_out: dict[str, list[Item]]
-    """at most `MAX_MEASURED` items by data set"""
+    """the items that are measured, by data set"""
+    num_held_out: int = 0
+    """items held out, of which those are measured"""
+
+    @property
+    def num_measured(self) -> int:
+        """Items that are measured."""
+        return sum(map(len, self.held_out.values()))
 
     @property
     def draws_in_epoch(self) -> int:
@@ -101,17 +113,24 @@ class Kind(Generic[Item]):
 
 def _ranking_items(path: str, folder: Path) -> Items[RankedTokens]:
     found = open_rankings(path, folder)
-    return Items(path, found.ranking, found.training, found.held_out, int(found.store.num_tokens.max(initial=0)))
+    return _items(path, found.ranking, found)
 
 
 def _judged_items(path: str, folder: Path) -> Items[JudgedTokens]:
     found = open_judged(path, folder)
-    return Items(path, found.judged, found.training, found.held_out, int(found.store.num_tokens.max(initial=0)))
+    return _items(path, found.judged, found)
 
 
 def _prompt_items(path: str, folder: Path) -> Items[PromptTokens]:
     found = open_prompts(path, folder)
-    return Items(path, found.prompt, found.training, found.held_out, int(found.store.num_tokens.max(initial=0)))
+    return _items(path, found.prompt, found)
+
+
+def _items(
+    path: str, at: Callable[[int], Item], found: PreparedRankings | PreparedJudged | PreparedPrompts
+) -> Items[Item]:
+    longest = int(found.store.num_tokens.max(initial=0))
+    return Items(path, at, found.training, found.held_out, longest, found.store.__getitem__)
 
 
 OF_ANSWERS = "a larger --max-length or --held-out-share 0 keeps more; heed show --limit 0 says what is wrong with each"
@@ -130,6 +149,7 @@ def prepare_preference_data(
     preparation: Preparation,
     *,
     seed: int,
+    eval_limit: int,
     settings: str,
     world: World,
 ) -> PreferenceData[Item]:
@@ -139,6 +159,7 @@ def prepare_preference_data(
         kind: `RANKINGS`, `JUDGED` or `PROMPTS`.
         folder: of the run; prepared data goes to its `data`, the account to `data.json` and `left_out.jsonl`, which
             tell of every data set that has been prepared in the folder, of any kind.
+        eval_limit: held-out items of a data set that are measured at most, 0 for all.
         settings: all that preparation depends on besides the files, as text.
     """
     for source in (*sources, *eval_sources):
@@ -156,19 +177,31 @@ def prepare_preference_data(
                 source.path, to, given, fingerprint=mark, columns=source.columns, progress=progress
             ),
         )
-        write_accounts(folder, [path.parent for path in sorted((folder / "data").glob(f"*/{ACCOUNT}"))])
 
     world.on_first(prepare_on_first)
-    opened = [kind.open(source.path, folder / "data" / name) for source, _, name in plan]
-    training, measured = opened[: len(sources)], opened[len(sources) :] or opened
+    folders = [folder / "data" / name for _, _, name in plan]
+    opened = [kind.open(source.path, to) for (source, _, _), to in zip(plan, folders, strict=True)]
+    training, to_measure = opened[: len(sources)], opened[len(sources) :] or opened
     for items in training:
         refuse_nothing_left(items, fix=kind.keeps_more)
+    measured = [
+        measured_records(name, to, items.held_out, eval_limit, items.sequences)
+        for name, to, items in zip(short_names(to_measure), folders[-len(to_measure) :], to_measure, strict=True)
+    ]
+
+    def account_on_first() -> None:
+        account_for(folder, [path.parent for path in sorted((folder / "data").glob(f"*/{ACCOUNT}"))], measured)
+
+    world.on_first(account_on_first)
     held_out = {
-        name: [items.at(int(i)) for i in items.held_out[:MAX_MEASURED]]
-        for name, items in zip(short_names(measured), measured, strict=True)
+        chosen.name: [items.at(int(i)) for i in chosen.records]
+        for chosen, items in zip(measured, to_measure, strict=True)
     }
     return PreferenceData(
-        tuple(training), draws_from(training, sources, seed), {name: found for name, found in held_out.items() if found}
+        tuple(training),
+        draws_from(training, sources, seed),
+        {name: found for name, found in held_out.items() if found},
+        sum(chosen.num_held_out for chosen in measured),
     )
 
 

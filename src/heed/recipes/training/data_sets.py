@@ -28,6 +28,7 @@ from heed.data.wordings import draw
 from heed.dist.world import World
 from heed.errors import UserError
 from heed.models.load import num_positions
+from heed.recipes.training.measured import MeasuredRecords, measured_records
 from heed.recipes.training.setup import Opened
 from heed.train import files
 from heed.train.progress import Progress
@@ -35,9 +36,6 @@ from heed.types import Tokens
 
 ACCOUNT, LEFT_OUT = "account.json", "left_out.jsonl"
 """files beside a data set's tokens: what became of its records, and which were left out or cut"""
-
-MAX_MEASURED = 512
-"""held-out conversations of a data set that are measured; the rest stay held out"""
 
 Plan = list[tuple[DataSource, Preparation, str]]
 """data sets, what is done with the records of each, and the name of its folder"""
@@ -138,9 +136,16 @@ class Data:
 
     training: Mixture
     held_out: dict[str, list[tuple[Tokens, ...]]]
-    """conversations by data set"""
+    """the conversations that are measured, by data set"""
     longest: int
     """tokens of the longest record"""
+    num_held_out: int = 0
+    """conversations held out, of which those are measured"""
+
+    @property
+    def num_measured(self) -> int:
+        """Conversations that are measured."""
+        return sum(map(len, self.held_out.values()))
 
 
 def prepare_data(
@@ -150,6 +155,7 @@ def prepare_data(
     preparation: Preparation,
     *,
     seed: int,
+    eval_limit: int,
     settings: str,
     world: World,
 ) -> Data:
@@ -157,33 +163,35 @@ def prepare_data(
 
     Args:
         folder: of the run; prepared data goes to its `data`, the account to `data.json` and `left_out.jsonl`.
+        eval_limit: held-out conversations of a data set that are measured at most, 0 for all.
         settings: all that preparation depends on besides the files, as text.
     """
     plan = plan_of(sources, eval_sources, preparation)
     folders = [folder / "data" / name for _, _, name in plan]
 
-    def prepare_on_first() -> None:
-        prepare_all(plan, folder, settings, _prepare_conversations)
-        write_accounts(folder, folders)
-
-    world.on_first(prepare_on_first)
+    world.on_first(lambda: prepare_all(plan, folder, settings, _prepare_conversations))
     opened = [open_prepared(source.path, to) for (source, _, _), to in zip(plan, folders, strict=True)]
-    training, measured = opened[: len(sources)], opened[len(sources) :] or opened
+    training, to_measure = opened[: len(sources)], opened[len(sources) :] or opened
     for prepared in training:
         refuse_nothing_left(
             prepared,
             fix="look at what was left out: heed show shows it; a larger --max-length or --held-out-share 0 keeps more",
         )
+    measured = [
+        measured_records(name, to, each.held_out, eval_limit, each.conversation)
+        for name, to, each in zip(short_names(to_measure), folders[-len(to_measure) :], to_measure, strict=True)
+    ]
+    world.on_first(lambda: account_for(folder, folders, measured))
     held_out = {
-        name: [
-            each.conversation(int(i), draw(seed, int(i), 0, each.num_wordings(int(i))))
-            for i in each.held_out[:MAX_MEASURED]
+        chosen.name: [
+            each.conversation(int(i), draw(seed, int(i), 0, each.num_wordings(int(i)))) for i in chosen.records
         ]
-        for name, each in zip(short_names(measured), measured, strict=True)
+        for chosen, each in zip(measured, to_measure, strict=True)
     }
     longest = max(int(prepared.store.num_tokens.max()) for prepared in training)
     mixture = Mixture(tuple(training), draws_from(training, sources, seed))
-    return Data(mixture, {k: v for k, v in held_out.items() if v}, longest)
+    num_held_out = sum(chosen.num_held_out for chosen in measured)
+    return Data(mixture, {k: v for k, v in held_out.items() if v}, longest, num_held_out)
 
 
 def _prepare_conversations(
@@ -270,8 +278,18 @@ def files_of(source: DataSource) -> list[Path]:
     return [file for path in (source.path, source.wordings) if path is not None for file in files_at(path)]
 
 
-def write_accounts(folder: Path, prepared: Sequence[Path]) -> None:
-    """`data.json`: what became of the records of all data sets; `left_out.jsonl`: which were left out or cut."""
+def account_for(folder: Path, prepared: Sequence[Path], measured: Sequence[MeasuredRecords]) -> None:
+    """Say and write down what is measured, and what became of the records of all data sets.
+
+    `data.json` has the numbers, `left_out.jsonl` which records were left out or cut.
+    """
+    speaker = Progress("")
+    for each in measured:
+        account = json.loads((each.folder / ACCOUNT).read_text(encoding="utf-8"))
+        if account.get("num_measured") != len(each.records):
+            files.write_json(each.folder / ACCOUNT, {**account, "num_measured": len(each.records)})
+        if each.line is not None:
+            speaker.say(each.line)
     accounts = [json.loads((each / ACCOUNT).read_text(encoding="utf-8")) for each in prepared]
     files.write_json(folder / "data.json", accounts)
     files.write_text(folder / LEFT_OUT, "".join((each / LEFT_OUT).read_text(encoding="utf-8") for each in prepared))
