@@ -563,7 +563,7 @@ MUTATIONS = [
         "(scalars_at(states, forest, self.head) - self.offset).double()",
     ),
     M(SCALAR, "a language head that learns", "parameter.requires_grad_(False)\n\n\n# --", "pass\n\n\n# --"),
-    M(SCALAR, "padding that ends answers", "if id_ is not None and id_ not in stops)", "if id_ is not None)"),
+    M(SCALAR, "padding that ends answers", "id_ not in stops and id_ < rows)", "id_ < rows)"),
     M(SCALAR, "any tokenizer", "if theirs == ours:", "if True:"),
     M(SCALAR, "adapters in a trunk's fingerprint", 'if "lora_" in name or "trainable_tokens_" in name:', "if False:"),
     M(

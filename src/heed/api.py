@@ -217,6 +217,7 @@ def load(
     template: str | None = None,
     device: str = "auto",
     dtype: Literal["float32", "bfloat16"] = "float32",
+    trust_remote_code: bool = False,
 ) -> Model:
     """A run, a model's folder, an adapter, a reward model or a hub name, to be asked.
 
@@ -229,10 +230,17 @@ def load(
         template: the chat template to speak to it in; needed for a base model that has none.
         device: auto, cpu, cuda or cuda:N.
         dtype: of weights and activations.
+        trust_remote_code: run Python code that comes with the model, with all that this account may do.
     """
     from heed.recipes.use import open_model
 
-    return open_model(os.path.expanduser(str(model)), template=template, device=device, dtype=dtype)
+    return open_model(
+        os.path.expanduser(str(model)),
+        template=template,
+        device=device,
+        dtype=dtype,
+        trust_remote_code=trust_remote_code,
+    )
 
 
 # ---- arguments into settings

@@ -64,6 +64,8 @@ class SftArguments(TypedDict, total=False):
     """share of conversations held out by hash where there is no --eval-data"""
     max_bad_records: float
     """share of unusable records up to which they are left out and listed"""
+    trust_remote_code: bool
+    """run Python code that comes with the model, with all that this account may do"""
     template: str | os.PathLike[str] | None
     """jinja file, folder, alpaca, chatml or plain [default: the model's own]"""
     date: datetime.date | str | None
@@ -125,6 +127,8 @@ class RewardArguments(TypedDict, total=False):
     """share of prompts held out by hash"""
     max_bad_records: float
     """share of unusable records up to which they are left out and listed"""
+    trust_remote_code: bool
+    """run Python code that comes with the model, with all that this account may do"""
     template: str | os.PathLike[str] | None
     """jinja file, folder, alpaca, chatml or plain [default: the model's own]"""
     date: datetime.date | str | None
@@ -184,6 +188,8 @@ class DpoArguments(TypedDict, total=False):
     """share of prompts held out by hash"""
     max_bad_records: float
     """share of unusable records up to which they are left out and listed"""
+    trust_remote_code: bool
+    """run Python code that comes with the model, with all that this account may do"""
     template: str | os.PathLike[str] | None
     """jinja file, folder, alpaca, chatml or plain [default: the model's own]"""
     date: datetime.date | str | None
@@ -274,6 +280,8 @@ class PpoArguments(TypedDict, total=False):
     """held-out records of a data set that are measured, 0 for all; chosen by hash"""
     max_bad_records: float
     """share of unusable records up to which they are left out and listed"""
+    trust_remote_code: bool
+    """run Python code that comes with the model, with all that this account may do"""
     template: str | os.PathLike[str] | None
     """jinja file, folder, alpaca, chatml or plain [default: the model's own]"""
     date: datetime.date | str | None
@@ -348,6 +356,8 @@ class GrpoArguments(TypedDict, total=False):
     """held-out records of a data set that are measured, 0 for all; chosen by hash"""
     max_bad_records: float
     """share of unusable records up to which they are left out and listed"""
+    trust_remote_code: bool
+    """run Python code that comes with the model, with all that this account may do"""
     template: str | os.PathLike[str] | None
     """jinja file, folder, alpaca, chatml or plain [default: the model's own]"""
     date: datetime.date | str | None
@@ -413,6 +423,8 @@ class MergeArguments(TypedDict, total=False):
     """folder or hub name of the base [default: the one the adapter names]"""
     device: str | os.PathLike[str]
     """auto, cpu, cuda or cuda:N; auto takes the GPU if there is one"""
+    trust_remote_code: bool
+    """run Python code that comes with the model, with all that this account may do"""
 
 
 class ShowArguments(TypedDict, total=False):
@@ -430,3 +442,5 @@ class ShowArguments(TypedDict, total=False):
     """number of the one record to show, counted from 1"""
     limit: int
     """records to show of each data set; 0 shows all"""
+    trust_remote_code: bool
+    """run Python code that comes with the model, with all that this account may do"""

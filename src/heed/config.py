@@ -75,6 +75,11 @@ DEVICE_HELP = "auto, cpu, cuda or cuda:N; auto takes the GPU if there is one"
 Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
 
 
+TrustRemoteCode = Annotated[
+    bool, Field(description="run Python code that comes with the model, with all that this account may do")
+]
+
+
 class Loss(Settings):
     """Loss"""
 
@@ -123,6 +128,7 @@ class SftSettings(Settings):
     max_bad_records: Number = Field(
         0.0005, ge=0, le=1, description="share of unusable records up to which they are left out and listed"
     )
+    trust_remote_code: TrustRemoteCode = False
     template: PathText | None = Field(
         None,
         title="Conversations",
@@ -196,6 +202,7 @@ class ShowSettings(Settings):
     record: Whole | None = Field(None, ge=1, description="number of the one record to show, counted from 1")
     limit: Whole = Field(3, ge=0, description="records to show of each data set; 0 shows all")
     html: PathText | None = Field(None, description="file to write as a page, in place of printing")
+    trust_remote_code: TrustRemoteCode = False
     print_json: bool = Field(False, alias="json", description="print one JSON object per record, and nothing else")
 
 
@@ -218,6 +225,7 @@ class ChatSettings(Settings):
     seed: Whole = Field(0, ge=0, description="fixes the sampling")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="of weights and activations")
     device: Device = Field("auto", description=DEVICE_HELP)
+    trust_remote_code: TrustRemoteCode = False
 
 
 class MergeSettings(Settings):
@@ -232,6 +240,7 @@ class MergeSettings(Settings):
         None, description="folder or hub name of the base [default: the one the adapter names]"
     )
     device: Device = Field("auto", description=DEVICE_HELP)
+    trust_remote_code: TrustRemoteCode = False
 
 
 class DemoSettings(Settings):

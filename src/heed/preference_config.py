@@ -20,6 +20,7 @@ from heed.config import (
     Targets,
     Track,
     Train,
+    TrustRemoteCode,
 )
 from heed.settings import Number, PathText, Settings, Whole
 
@@ -102,6 +103,7 @@ class RewardSettings(Settings):
     eval_limit: EvalLimit = 512
     held_out_share: HeldOutShare = 0.05
     max_bad_records: MaxBadRecords = 0.0005
+    trust_remote_code: TrustRemoteCode = False
     template: Template = None
     date: Date = None
     max_length: MaxLength = None
@@ -142,6 +144,7 @@ class DpoSettings(Settings):
     eval_limit: EvalLimit = 512
     held_out_share: HeldOutShare = 0.05
     max_bad_records: MaxBadRecords = 0.0005
+    trust_remote_code: TrustRemoteCode = False
     template: Template = None
     date: Date = None
     max_length: MaxLength = None
@@ -217,6 +220,7 @@ class PpoSettings(Settings):
     out: Out
     eval_limit: EvalLimit = 64
     max_bad_records: MaxBadRecords = 0.0005
+    trust_remote_code: TrustRemoteCode = False
     template: Template = None
     date: Date = None
     max_prompt_length: MaxPromptLength = None
@@ -258,6 +262,7 @@ class GrpoSettings(Settings):
     out: Out
     eval_limit: EvalLimit = 64
     max_bad_records: MaxBadRecords = 0.0005
+    trust_remote_code: TrustRemoteCode = False
     template: Template = None
     date: Date = None
     max_prompt_length: MaxPromptLength = None

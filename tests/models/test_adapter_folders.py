@@ -8,9 +8,10 @@ from peft import PeftModel
 from tiny import CHATML, CHATML_TOKENS, CPU, END, PLAIN, SHAPES, opened, train, trained, write_base
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from heed.models.adapters.folder import base_of, load_adapter
 from heed.models.adapters.lora import _into_place, _unfinished
 from heed.models.decode.sample import greedy
-from heed.models.load import base_of, load_adapter, load_model, save
+from heed.models.load import load_model, save
 from heed.models.stops import stop_ids_of
 
 IDS = torch.tensor([[5, 60, 7, 270, 9, 11]])

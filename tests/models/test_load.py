@@ -8,11 +8,11 @@ from tiny import CHATML, CHATML_TOKENS, CPU, END, PLAIN, SHAPES, opened, train, 
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from heed.errors import UserError
+from heed.models.adapters.folder import load_adapter
 from heed.models.decode.sample import greedy
 from heed.models.load import (
     LoadedModel,
     add_tokens,
-    load_adapter,
     load_model,
     load_tokenizer,
     restore,

@@ -14,8 +14,9 @@ from tiny import CPU, END, PLAIN, opened, train, write_base
 from heed.errors import UserError
 from heed.forest.build import build
 from heed.models.heads.scalar import load_reward_model, new_reward_model, save_reward_model, values_at
+from heed.models.intake.access import peft_warnings_hidden
 from heed.models.kernels.speed import speed_up
-from heed.models.load import LoadedModel, load_model, load_tokenizer, peft_warnings_hidden, prepare_training, save
+from heed.models.load import LoadedModel, load_model, load_tokenizer, prepare_training, save
 from heed.models.roles import restore_role, roles_on_one_base, save_role, separate_models
 from heed.models.score import forest_logp, forest_states
 from heed.models.self_check import choose_score, everything_trained

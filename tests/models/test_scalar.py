@@ -29,8 +29,9 @@ from heed.models.heads.scalar import (
     values_at,
     zero_head,
 )
+from heed.models.intake.access import peft_warnings_hidden
 from heed.models.kernels.speed import speed_up
-from heed.models.load import LoadedModel, load_model, load_tokenizer, peft_warnings_hidden, save
+from heed.models.load import LoadedModel, load_model, load_tokenizer, save
 from heed.models.score import forest_states, plain_states
 from heed.models.self_check import everything_trained
 
@@ -271,12 +272,12 @@ def test_what_was_saved_comes_back_bit_for_bit(tmp_path, shape, rank):
 def test_padding_is_no_token_that_ends_an_answer(tmp_path):
     tokenizer = make_tokenizer()
     end = tokenizer.convert_tokens_to_ids(END)
-    assert padding_id(tokenizer, {end}) != end  # the one special token is taken: any other will do
+    assert padding_id(tokenizer, {end}, len(tokenizer)) != end  # the one special token is taken: any other will do
     tokenizer.pad_token = END
-    assert padding_id(tokenizer, {end}) != end
-    assert padding_id(tokenizer, {5}) == end
+    assert padding_id(tokenizer, {end}, len(tokenizer)) != end
+    assert padding_id(tokenizer, {5}, len(tokenizer)) == end
     tokenizer.add_special_tokens({"extra_special_tokens": list(CHATML_TOKENS)})
-    assert padding_id(tokenizer, {end}) == tokenizer.convert_tokens_to_ids(CHATML_TOKENS[0])
+    assert padding_id(tokenizer, {end}, len(tokenizer)) == tokenizer.convert_tokens_to_ids(CHATML_TOKENS[0])
     reward_model = tuned(tmp_path, "llama tied", 0)
     folder = written(tmp_path, reward_model)
     saved = t.AutoTokenizer.from_pretrained(folder)

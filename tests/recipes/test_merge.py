@@ -8,8 +8,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from heed.cli.main import main
+from heed.models.adapters.folder import load_adapter
 from heed.models.adapters.lora import next_token_logp
-from heed.models.load import load_adapter, load_model
+from heed.models.load import load_model
 from heed.models.stops import stop_ids_of
 from heed.recipes import merge
 
@@ -146,8 +147,8 @@ def test_a_model_that_computes_no_numbers_is_not_kept(runs, tmp_path, capsys):
 def test_a_copy_that_says_something_else_never_gets_the_name(runs, tmp_path, monkeypatch, capsys):
     out = tmp_path / "merged"
 
-    def damaged(name, device):
-        model = load_model(name, device)
+    def damaged(name, device, **more):
+        model = load_model(name, device, **more)
         with torch.no_grad():
             model.get_output_embeddings().weight[7] += 0.5
         return model

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from heed.config import SftSettings, load_settings
 from heed.dist.world import World
-from heed.models.load import load_adapter
+from heed.models.adapters.folder import load_adapter
 from heed.recipes.sft import Tuning, prepare_tuning, run
 from heed.recipes.training.loop import Place
 from heed.train.environment import environment

@@ -1,17 +1,13 @@
 """Open a model folder or hub name, and write one that plain transformers reads back."""
 
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import tokenizers
 import torch
-from peft import PeftConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
-from peft.utils import load_peft_weights
-from safetensors import SafetensorError
+from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -21,20 +17,17 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import logging as transformers_logging
 
 from heed.errors import UserError
+from heed.models.adapters.folder import base_of, is_adapter, load_adapter, read_adapter_weights
 from heed.models.adapters.switch import State, Switchable, adapters_as, state_of, switchable_layers
 from heed.models.attention.forest_attention import attention_named
 from heed.models.dropout import dropout_off, recompute_in_evaluation
+from heed.models.intake.access import CAREFUL, Access, peft_warnings_hidden, quiet_transformers
+from heed.models.intake.files import TOKENIZER_FILES, code_of, file_of, opened
+from heed.models.intake.vocabulary import fit_vocabulary, num_rows
+from heed.models.intake.weights import load_weights
 from heed.models.stops import stop_ids
-
-transformers_logging.disable_progress_bar()  # heed shows one of its own
-transformers_logging.set_verbosity_error()
-
-GENERATION = "generation_config.json"
-OWN_BASE = "base"
-"""folder in a run with an adapter that holds the base where the original alone would not do"""
 
 # Settings that greedy decoding, or decoding with one beam, does not look at; saving refuses to write them.
 ONLY_SAMPLED = ("temperature", "top_p", "min_p", "top_h", "typical_p", "top_k", "epsilon_cutoff", "eta_cutoff")
@@ -84,9 +77,16 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
     return torch.device("cuda", local_rank) if name == "cuda" else torch.device(name)
 
 
-def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model folder or hub name; it must be a fast one, whose offsets the mask needs."""
-    tokenizer: PreTrainedTokenizerBase = opened(name, lambda: AutoTokenizer.from_pretrained(name), "tokenizer")
+def load_tokenizer(name: str, access: Access = CAREFUL) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model folder or hub name; it must be a fast one, whose offsets the mask needs.
+
+    An adapter that brings no tokenizer has its base's.
+    """
+    if is_adapter(name) and not any(file_of(name, file) for file in TOKENIZER_FILES):
+        name = base_of(name)
+    tokenizer: PreTrainedTokenizerBase = opened(
+        name, lambda: AutoTokenizer.from_pretrained(name, trust_remote_code=access.trust_remote_code), "tokenizer"
+    )
     if not tokenizer.is_fast:
         raise UserError(
             "this tokenizer cannot tell where its tokens lie in the text",
@@ -125,71 +125,39 @@ def tokenizer_facts(tokenizer: PreTrainedTokenizerBase) -> TokenizerFacts:
     )
 
 
-def load_model(name: str, device: torch.device, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """The causal language model of a folder or hub name. An adapter's folder gives its base with the adapter merged."""
+def load_with_tokenizer(
+    name: str, device: torch.device, dtype: torch.dtype = torch.float32, access: Access = CAREFUL
+) -> LoadedModel:
+    """The model and the tokenizer of a folder or hub name, which fit each other: see `fit_vocabulary`."""
+    tokenizer = load_tokenizer(name, access)
+    model = load_model(name, device, dtype, access)
+    fit_vocabulary(model, tokenizer, name, access)
+    return LoadedModel(model, tokenizer)
+
+
+def load_model(
+    name: str, device: torch.device, dtype: torch.dtype = torch.float32, access: Access = CAREFUL
+) -> PreTrainedModel:
+    """The causal language model of a folder or hub name. An adapter's folder gives its base with the adapter merged.
+
+    Raises:
+        UserError: the folder does not hold every weight of a model, or asks for code that may not run.
+    """
+    if access.trust_remote_code and (files := code_of(name)):
+        access.say(f"--trust-remote-code: this code of the model's runs: {', '.join(files)}")
     if is_adapter(name):
-        model: PreTrainedModel = load_adapter(name, device, dtype).merge_and_unload()
+        with peft_warnings_hidden():
+            model: PreTrainedModel = load_adapter(name, device, dtype, access=access).merge_and_unload()
         model.name_or_path = name  # what is tuned from here on stands on the merged model, not on the base
     else:
-        model = opened(name, lambda: AutoModelForCausalLM.from_pretrained(name, dtype=dtype), "model")
+        model = load_weights(AutoModelForCausalLM, name, dtype, access, "model")
     return model.to(device).eval()
-
-
-def load_adapter(
-    name: str, device: torch.device, dtype: torch.dtype = torch.float32, base: str | None = None
-) -> PeftModel:
-    """An adapter on its base model, which stops where the adapter was taught to; `base` replaces the base it names."""
-    base = base or base_of(name)
-    found = opened(base, lambda: AutoModelForCausalLM.from_pretrained(base, dtype=dtype), "base model of the adapter")
-    inner: PreTrainedModel = found.to(device)
-    try:
-        with peft_warnings_hidden():
-            adapter = opened(name, lambda: PeftModel.from_pretrained(inner, name).eval(), "adapter")
-    except (RuntimeError, IndexError) as error:
-        raise UserError(
-            "the adapter does not fit this base model",
-            where=f"{name}, on {base}",
-            found=" ".join(str(error).split())[:200],
-            expected="the base model that the adapter was trained on, with the tokens that were added to it",
-            fix="--base FOLDER names another one; left out, the one that the adapter names is taken",
-        ) from error
-    if (Path(name) / GENERATION).is_file():
-        inner.generation_config = GenerationConfig.from_pretrained(name)
-    return adapter
-
-
-def base_of(name: str) -> str:
-    """The folder or hub name of an adapter's base.
-
-    A base that the run keeps is found beside the adapter, or beside the checkpoints that the adapter is one of, even
-    after the run's folder was moved.
-    """
-    folder = Path(name)
-    if (folder / OWN_BASE / "config.json").is_file():
-        return str(folder / OWN_BASE)
-    named = str(opened(name, lambda: PeftConfig.from_pretrained(name), "adapter").base_model_name_or_path)
-    of_run = folder.absolute().parents[1] / OWN_BASE if len(folder.absolute().parents) > 1 else folder
-    if Path(named).name == OWN_BASE and not Path(named).is_dir() and (of_run / "config.json").is_file():
-        return str(of_run)
-    return named
-
-
-@contextmanager
-def peft_warnings_hidden() -> Iterator[None]:
-    """Hide what peft calls in transformers although it is going away; users can do nothing about it."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
-        yield
-
-
-def is_adapter(name: str) -> bool:
-    """Whether the folder holds an adapter and not a model of its own."""
-    return (Path(name) / "adapter_config.json").is_file()
 
 
 def stored_dtype(name: str) -> torch.dtype:
     """The dtype that a model's weights are stored in; float32 where its config does not say."""
-    dtype: torch.dtype | None = opened(name, lambda: AutoConfig.from_pretrained(name), "model").dtype
+    config = opened(name, lambda: AutoConfig.from_pretrained(name, trust_remote_code=False), "model")
+    dtype: torch.dtype | None = config.dtype
     return dtype or torch.float32
 
 
@@ -217,17 +185,20 @@ def add_tokens(
     tokenizer.add_special_tokens({"extra_special_tokens": new}, replace_extra_special_tokens=False)
     ids: list[int] = tokenizer.convert_tokens_to_ids(new)
     # A vocabulary padded for speed has rows to spare, and then nothing grows.
-    if max(ids) >= model.get_input_embeddings().weight.shape[0]:
+    rows_before = num_rows(model)
+    if max(ids) >= rows_before:
         model.resize_token_embeddings(max(ids) + 1, mean_resizing=False)
+    num_known = min(rows_before, *ids)
+    fresh = sorted({*ids, *range(rows_before, num_rows(model))})  # also of older tokens that had no row
     generator = torch.Generator().manual_seed(seed)
     layers = {id(layer.weight): layer for layer in (model.get_input_embeddings(), model.get_output_embeddings())}
     with torch.no_grad():
         for layer in layers.values():
-            known_rows = layer.weight[: min(ids)].float()
-            noise = torch.randn(len(ids), known_rows.shape[1], generator=generator).to(known_rows)
-            layer.weight[ids] = (known_rows.mean(0) + 0.1 * known_rows.std(0) * noise).to(layer.weight.dtype)
+            known_rows = layer.weight[:num_known].float()
+            noise = torch.randn(len(fresh), known_rows.shape[1], generator=generator).to(known_rows)
+            layer.weight[fresh] = (known_rows.mean(0) + 0.1 * known_rows.std(0) * noise).to(layer.weight.dtype)
             if getattr(layer, "bias", None) is not None:
-                layer.bias[ids] = layer.bias[: min(ids)].mean()
+                layer.bias[fresh] = layer.bias[:num_known].mean()
     return ids
 
 
@@ -271,13 +242,19 @@ def save(loaded: LoadedModel, folder: Path, *, template: dict[str, str] | str, s
     model, tokenizer = loaded.model, loaded.tokenizer
     generation = set_stops(model, tokenizer, stop_tokens)
     tokenizer.chat_template = template
-    tokenizer.save_pretrained(folder)
+    write(tokenizer, folder)
     if loaded.adapter is None:
-        model.save_pretrained(folder)
+        write(model, folder)
         return
     # Rows of new tokens are in the adapter already; left to itself, peft asks the hub for the size of the vocabulary.
-    loaded.adapter.save_pretrained(str(folder), save_embedding_layers=False, selected_adapters=["default"])
+    write(loaded.adapter, folder, save_embedding_layers=False, selected_adapters=["default"])
     generation.save_pretrained(folder)
+
+
+def write(part: PreTrainedModel | PreTrainedTokenizerBase | PeftModel, folder: Path, **how: object) -> None:
+    """`save_pretrained`, without what the libraries say meanwhile."""
+    with quiet_transformers(), peft_warnings_hidden():
+        part.save_pretrained(str(folder), **how)
 
 
 def set_stops(
@@ -287,8 +264,8 @@ def set_stops(
     stops = stop_ids(model, tokenizer, stop_tokens)
     generation: GenerationConfig = model.generation_config
     generation.eos_token_id = stops if len(stops) > 1 else stops[0]
-    if generation.pad_token_id is None:
-        generation.pad_token_id = stops[0] if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    if not _has_row(model, generation.pad_token_id):
+        generation.pad_token_id = tokenizer.pad_token_id if _has_row(model, tokenizer.pad_token_id) else stops[0]
     if generation.do_sample is not True:
         _unset(generation, ONLY_SAMPLED)
     if (generation.num_beams or 1) == 1:
@@ -296,38 +273,27 @@ def set_stops(
     return generation
 
 
+def _has_row(model: PreTrainedModel, token_id: int | None) -> bool:
+    return token_id is not None and 0 <= token_id < num_rows(model)
+
+
 def _unset(generation: GenerationConfig, names: Sequence[str]) -> None:
     for name in names:
         setattr(generation, name, None)
 
 
-def opened(name: str, opening: Any, what: str) -> Any:
-    """Call `opening`, and turn what transformers says of a wrong name into an error with a way out."""
-    try:
-        return opening()
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        says = str(error).splitlines()[0] if str(error) else type(error).__name__
-        if Path(name).is_dir():
-            names = sorted(path.name for path in Path(name).iterdir())
-            says = f"a folder with {', '.join(names[:8]) or 'nothing in it'}; {says}"
-        raise UserError(
-            f"the {what} cannot be loaded",
-            where=name,
-            found=says,
-            expected="a folder with a Hugging Face model (config.json, weights, tokenizer.json), or a hub name",
-            fix="check the path; without a network, download the model once elsewhere and give its folder",
-        ) from error
-
-
 def restore(loaded: LoadedModel, folder: Path) -> None:
     """Put the trained weights that `save` wrote back into the model, bit for bit."""
     if loaded.adapter is None:
-        saved = AutoModelForCausalLM.from_pretrained(folder, dtype=loaded.model.dtype)
+        # By the model's own class: no code of the folder is looked for, and its config is the one that is trained.
+        with quiet_transformers():
+            saved = type(loaded.model).from_pretrained(folder, config=loaded.model.config, dtype=loaded.model.dtype)
         loaded.model.load_state_dict(saved.state_dict())
         return
-    weights = load_peft_weights(str(folder), device=str(loaded.device))
+    weights = read_adapter_weights(str(folder))
     ours = get_peft_model_state_dict(loaded.adapter, save_embedding_layers=False)
     if differing := weights.keys() ^ ours.keys():
         # peft would leave out what it does not find, and the run would go on from random weights.
         raise ValueError(f"the adapter in {folder} has other weights than the one that is trained: {min(differing)}")
-    set_peft_model_state_dict(loaded.adapter, weights)
+    with peft_warnings_hidden():
+        set_peft_model_state_dict(loaded.adapter, weights)

@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from heed.models.adapters.folder import is_adapter
 from heed.models.adapters.lora import add_adapter
 from heed.models.adapters.switch import Switchable, adapter_on, switchable_layers
 from heed.models.adapters.targets import ALL_LINEAR
@@ -40,7 +41,8 @@ from heed.models.heads.scalar import (
     width_of,
     zero_head,
 )
-from heed.models.load import LoadedModel, is_adapter, load_tokenizer, peft_warnings_hidden
+from heed.models.intake.access import CAREFUL, Access, peft_warnings_hidden
+from heed.models.load import LoadedModel, load_tokenizer
 from heed.models.trained import ALL, HEAD, choose_trained
 from heed.types import Forest
 
@@ -126,6 +128,7 @@ def roles_on_one_base(
     value: str | None,
     new_token_ids: Sequence[int] = (),
     targets: Sequence[str] = (ALL_LINEAR,),
+    access: Access = CAREFUL,
 ) -> Roles:
     """One base in memory and an adapter for each role that learns; the reference is the base with all adapters off.
 
@@ -143,9 +146,9 @@ def roles_on_one_base(
     if policy.adapter is not None:
         raise ValueError("the roles' base must have no adapter of its own: merge it first")
     if reward is not None:
-        require_same_tokenizer(load_tokenizer(reward), policy.tokenizer, where=reward)
+        require_same_tokenizer(load_tokenizer(reward, access), policy.tokenizer, where=reward)
     joining = reward if reward is not None and _stands_on(reward, policy.model) else None
-    separate = load_reward_model(reward, policy.device) if reward is not None and joining is None else None
+    separate = load_reward_model(reward, policy.device, access) if reward is not None and joining is None else None
     loaded = add_adapter(policy, rank=rank, alpha=alpha, new_token_ids=new_token_ids, seed=seed, targets=targets)
     if joining is not None:
         join(loaded, joining, "reward")
@@ -191,6 +194,7 @@ def separate_models(
     with_value: bool,
     train: Sequence[str] = (ALL,),
     new_token_ids: Sequence[int] = (),
+    access: Access = CAREFUL,
 ) -> Roles:
     """A model for each role, for training all parameters: the policy, a frozen copy of it, the reward's, the value's.
 
@@ -208,8 +212,8 @@ def separate_models(
     if any(getattr(module, "gradient_checkpointing", False) for module in policy.model.modules()):
         raise ValueError("a model that recomputes activations cannot be copied: prepare training after the roles")
     if reward is not None:
-        require_same_tokenizer(load_tokenizer(reward), policy.tokenizer, where=reward)
-    scorer = load_reward_model(reward, policy.device) if reward is not None else None
+        require_same_tokenizer(load_tokenizer(reward, access), policy.tokenizer, where=reward)
+    scorer = load_reward_model(reward, policy.device, access) if reward is not None else None
     reference = copy.deepcopy(policy.model).requires_grad_(False)
     choose_trained(policy.model, train, new_token_ids=new_token_ids)
     return Roles(

@@ -19,6 +19,8 @@ from heed.data.stops import forbidden_pattern
 from heed.data.tokens import Tokenizer, fit_template
 from heed.errors import UserError
 from heed.models.decode.sample import Sampling, stream
+from heed.models.intake.access import Access
+from heed.models.intake.vocabulary import fit_vocabulary
 from heed.models.load import LoadedModel, choose_device, load_model, load_tokenizer, num_positions
 from heed.models.stops import stop_ids
 from heed.recipes.training.setup import checked_stops, wrapped
@@ -182,12 +184,16 @@ class Spelling:
 
 def open_chat(settings: ChatSettings, say: Callable[[str], None]) -> Chat:
     """Load the model and settle the template it is spoken to in; `say` is told which."""
-    saved_tokenizer = load_tokenizer(settings.model)
-    tokenizer = wrapped(saved_tokenizer, settings.model)
+    access = Access(settings.trust_remote_code, say)
+    saved_tokenizer = load_tokenizer(settings.model, access)
+    tokenizer = wrapped(saved_tokenizer, settings.model, needs_template=settings.template is None)
     template = choose_template(settings, tokenizer, say)
     stops = checked_stops(template, tokenizer)
     device = choose_device(settings.device)
-    model = load_model(settings.model, device, torch.bfloat16 if settings.dtype == "bfloat16" else torch.float32)
+    dtype = torch.bfloat16 if settings.dtype == "bfloat16" else torch.float32
+    model = load_model(settings.model, device, dtype, access)
+    if fit_vocabulary(model, saved_tokenizer, settings.model, access):
+        tokenizer = wrapped(saved_tokenizer, settings.model, needs_template=settings.template is None)
     ends = stop_ids(model, saved_tokenizer, stops)
     chat = Chat(LoadedModel(model, saved_tokenizer), tokenizer, template, ends, settings)
     if settings.system is not None:

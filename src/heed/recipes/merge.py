@@ -13,15 +13,18 @@ from torch import Tensor, nn
 
 from heed.config import MergeSettings
 from heed.errors import UserError
+from heed.models.adapters.folder import base_of
 from heed.models.adapters.lora import next_token_logp, open_adapter
+from heed.models.intake.access import Access, peft_warnings_hidden
+from heed.models.intake.vocabulary import fit_vocabulary
 from heed.models.load import (
     SavedTokenizer,
-    base_of,
     choose_device,
     load_model,
     load_tokenizer,
     num_positions,
     stored_dtype,
+    write,
 )
 from heed.models.stops import stop_ids_of
 from heed.train import files
@@ -49,27 +52,30 @@ def run(settings: MergeSettings, *, say: Callable[[str], None] = lambda line: No
     out = Path(settings.out)
     refuse_taken(out)
     device = choose_device(settings.device)
-    adapter = open_adapter(settings.model, settings.base, device)
+    access = Access(settings.trust_remote_code, say)
+    adapter = open_adapter(settings.model, settings.base, device, access)
     base = settings.base or base_of(settings.model)
     dtype = stored_dtype(base)
-    tokenizer = load_tokenizer(settings.model if has_tokenizer(settings.model) else base)
+    tokenizer = load_tokenizer(settings.model if has_tokenizer(settings.model) else base, access)
+    fit_vocabulary(adapter.get_base_model(), tokenizer, settings.model, access)
     ids = tokenizer(words(tokenizer), add_special_tokens=False).input_ids[: num_positions(adapter.get_base_model())]
     say(f"adapter {settings.model} on base {base}")
 
     of_adapter = next_token_logp(adapter, ids)
-    merged = adapter.merge_and_unload()
+    with peft_warnings_hidden():
+        merged = adapter.merge_and_unload()
     apart = largest_difference(of_adapter, next_token_logp(merged, ids))
     refuse_difference(apart, TOLERANCE[torch.float32], "merged", "the adapter on its base", settings)
     say(f"merged: log-probabilities differ by at most {apart:.1e} nats on {len(ids)} tokens of a conversation")
 
     with files.new_folder(out) as folder:
         cast_weights(merged, dtype)
-        merged.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+        write(merged, folder)
+        write(tokenizer, folder)
         cast_weights(merged, torch.float32)
         of_merged, stops = next_token_logp(merged, ids), stop_ids_of(merged)
         del merged, adapter  # the copy that is loaded again needs the room
-        again = load_model(str(folder), device)
+        again = load_model(str(folder), device, access=access)
         of_copy = next_token_logp(again, ids)
         refuse_difference(
             largest_difference(of_merged, of_copy), TOLERANCE_OF_COPY, "written", "the merged one", settings
@@ -78,7 +84,7 @@ def run(settings: MergeSettings, *, say: Callable[[str], None] = lambda line: No
         refuse_difference(
             apart, TOLERANCE.get(dtype, TOLERANCE[torch.float32]), "written", "the adapter on its base", settings
         )
-        refuse_other_words(tokenizer, load_tokenizer(str(folder)), stops, stop_ids_of(again))
+        refuse_other_words(tokenizer, load_tokenizer(str(folder), access), stops, stop_ids_of(again))
     say(
         f"written in {str(dtype).removeprefix('torch.')} and loaded again: log-probabilities differ by at most "
         f"{apart:.1e} nats; chat template and stop tokens are those of the adapter"

@@ -176,9 +176,10 @@ def _tokenizer(settings: ShowSettings) -> Tokenizer:
     if (Path(settings.model) / "tokenizer.json").is_file():
         return Tokenizer.from_folder(settings.model)
     # A hub name, or an older layout: transformers knows where to look. Imported late, because it takes seconds.
+    from heed.models.intake.access import Access
     from heed.recipes.training.setup import open_tokenizer
 
-    return open_tokenizer(settings.model)
+    return open_tokenizer(settings.model, Access(settings.trust_remote_code))
 
 
 def _template(

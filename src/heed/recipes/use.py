@@ -22,8 +22,9 @@ from heed.dist.world import World
 from heed.errors import UserError
 from heed.models.decode.sample import Sampling, sample
 from heed.models.heads.scalar import RewardModel, is_reward_model, load_reward_model
+from heed.models.intake.access import Access
 from heed.models.kernels.speed import speed_up
-from heed.models.load import LoadedModel, choose_device, load_model, load_tokenizer, num_positions
+from heed.models.load import LoadedModel, choose_device, load_with_tokenizer, num_positions
 from heed.models.score import autocast
 from heed.models.self_check import ChosenScore, choose_score
 from heed.models.stops import stop_ids
@@ -207,22 +208,21 @@ class Model:
         )
 
 
-def open_model(name: str, *, template: str | None, device: str, dtype: str) -> Model:
+def open_model(name: str, *, template: str | None, device: str, dtype: str, trust_remote_code: bool = False) -> Model:
     """Load a run, a model folder, an adapter or a reward model, to be used and not trained.
 
     Raises:
         UserError: it cannot be loaded, or has no chat template and none is given.
     """
-    at = choose_device(device)
-    scorer = load_reward_model(name, at) if is_reward_model(name) else None
+    at, access = choose_device(device), Access(trust_remote_code)
+    scorer = load_reward_model(name, at, access) if is_reward_model(name) else None
     if scorer is None:
-        saved_tokenizer = load_tokenizer(name)
-        model = load_model(name, at, torch.bfloat16 if dtype == "bfloat16" else torch.float32)
-        loaded = LoadedModel(model.requires_grad_(False).eval(), saved_tokenizer)
+        loaded = load_with_tokenizer(name, at, torch.bfloat16 if dtype == "bfloat16" else torch.float32, access)
+        loaded.model.requires_grad_(False).eval()
     else:
         loaded = scorer.loaded
     speed_up(loaded.model)
-    tokenizer = wrapped(loaded.tokenizer, name)
+    tokenizer = wrapped(loaded.tokenizer, name, needs_template=template is None)
     chosen = tokenizer.template if template is None else ChatTemplate.load(template)
     if chosen is None:
         raise UserError(

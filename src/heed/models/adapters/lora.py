@@ -14,15 +14,11 @@ from transformers.pytorch_utils import Conv1D
 from transformers.utils import cached_file
 
 from heed.errors import UserError
+from heed.models.adapters.folder import is_adapter, load_adapter
 from heed.models.adapters.targets import ALL_LINEAR, lora_targets
-from heed.models.load import (
-    GENERATION,
-    LoadedModel,
-    is_adapter,
-    load_adapter,
-    peft_warnings_hidden,
-    set_stops,
-)
+from heed.models.intake.access import CAREFUL, Access, peft_warnings_hidden
+from heed.models.intake.files import GENERATION
+from heed.models.load import LoadedModel, set_stops, write
 from heed.models.stops import stop_ids_of
 
 
@@ -98,8 +94,8 @@ def write_extended_base(loaded: LoadedModel, folder: Path) -> None:
     """Keep the base with its new tokens beside the adapter, which could not be loaded onto the smaller original."""
     if not folder.is_dir():
         unfinished = _unfinished(folder)
-        loaded.model.save_pretrained(unfinished)
-        loaded.tokenizer.save_pretrained(unfinished)
+        write(loaded.model, unfinished)
+        write(loaded.tokenizer, unfinished)
         _into_place(unfinished, folder)
     loaded.model.name_or_path = str(folder)
 
@@ -136,7 +132,7 @@ def _into_place(unfinished: Path, folder: Path) -> None:
         shutil.rmtree(unfinished)
 
 
-def open_adapter(name: str, base: str | None, device: torch.device) -> PeftModel:
+def open_adapter(name: str, base: str | None, device: torch.device, access: Access = CAREFUL) -> PeftModel:
     """The adapter of a run or a folder, on its base in float32, with its layers apart."""
     if not is_adapter(name):
         raise UserError(
@@ -146,7 +142,7 @@ def open_adapter(name: str, base: str | None, device: torch.device) -> PeftModel
             expected="the folder of a run with --lora.rank above 0, or another adapter's folder",
             fix=f"heed chat --model {name} talks to a model with all its parameters as it is: it needs no merging",
         )
-    return load_adapter(name, device, base=base)
+    return load_adapter(name, device, base=base, access=access)
 
 
 @torch.no_grad()

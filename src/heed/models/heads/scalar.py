@@ -10,12 +10,11 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
-from peft.utils import TaskType, load_peft_weights
+from peft import LoraConfig, PeftModel, get_peft_model_state_dict
+from peft.utils import TaskType
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     PreTrainedModel,
@@ -23,7 +22,20 @@ from transformers import (
 )
 
 from heed.errors import UserError
-from heed.models.load import LoadedModel, base_of, is_adapter, load_model, load_tokenizer, opened, peft_warnings_hidden
+from heed.models.adapters.folder import (
+    base_of,
+    fill_adapter,
+    is_adapter,
+    put_on,
+    read_adapter_config,
+    read_adapter_weights,
+    refuse_lost_base,
+)
+from heed.models.intake.access import CAREFUL, Access
+from heed.models.intake.files import ADAPTER_CONFIG, CONFIG, opened, settings_in
+from heed.models.intake.vocabulary import fit_vocabulary, num_rows
+from heed.models.intake.weights import fitting_config, load_weights
+from heed.models.load import LoadedModel, load_model, load_tokenizer, load_with_tokenizer, write
 from heed.models.load import save as save_language_model
 from heed.models.score import trunk_of
 from heed.types import Forest
@@ -201,7 +213,7 @@ def save_reward_model(
     stops = {int(loaded.tokenizer.convert_tokens_to_ids(token)) for token in stop_tokens}
     tokenizer = copy.deepcopy(loaded.tokenizer)
     tokenizer.chat_template = dict(template) if isinstance(template, Mapping) else template
-    padding = padding_id(tokenizer, stops)
+    padding = padding_id(tokenizer, stops, num_rows(loaded.model))
     tokenizer.pad_token = tokenizer.convert_ids_to_tokens(padding)
     note = {
         "offset": reward_model.offset,
@@ -213,10 +225,10 @@ def save_reward_model(
     if loaded.adapter is not None:
         note["base"] = trunk_fingerprint(loaded.model)
         _save_adapter(loaded.adapter, reward_model.head, folder)
-        tokenizer.save_pretrained(folder)
+        write(tokenizer, folder)
     elif (classifier := _as_classifier(loaded.model, reward_model.head, padding)) is not None:
-        classifier.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+        write(classifier, folder)
+        write(tokenizer, folder)
     else:
         own = LoadedModel(loaded.model, tokenizer)
         save_language_model(own, folder, template=tokenizer.chat_template, stop_tokens=stop_tokens)
@@ -224,10 +236,13 @@ def save_reward_model(
     (folder / NOTE).write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
 
 
-def padding_id(tokenizer: PreTrainedTokenizerBase, stops: set[int]) -> int:
-    """A token to pad with that never ends an answer: the tokenizer's own, else a special one, else any that is none."""
+def padding_id(tokenizer: PreTrainedTokenizerBase, stops: set[int], rows: int) -> int:
+    """A token to pad with that never ends an answer: the tokenizer's own, else a special one, else any that is none.
+
+    It has one of the `rows` of the model's table.
+    """
     candidates = (tokenizer.pad_token_id, *sorted(tokenizer.all_special_ids), *range(len(tokenizer)))
-    return next(int(id_) for id_ in candidates if id_ is not None and id_ not in stops)
+    return next(int(id_) for id_ in candidates if id_ is not None and id_ not in stops and id_ < rows)
 
 
 def _as_classifier(model: PreTrainedModel, head: ScalarHead, padding: int) -> PreTrainedModel | None:
@@ -278,24 +293,24 @@ def _trunk_weights_of(adapter: PeftModel, name: str = "default") -> dict[str, Te
 # -- reading ----------------------------------------------------------------------------------------------------------
 
 
-def load_reward_model(name: str, device: torch.device) -> RewardModel:
+def load_reward_model(name: str, device: torch.device, access: Access = CAREFUL) -> RewardModel:
     """A reward model's folder, full or an adapter, in float32 and frozen; or any sequence classifier with one label."""
     note = read_note(name)
     if is_adapter(name):
-        weights = reward_adapter_weights(name)
-        loaded = LoadedModel(load_model(base_of(name), device), load_tokenizer(name))
-        config = as_language_adapter(name)
-        with torch.random.fork_rng(), peft_warnings_hidden():
-            adapter = get_peft_model(loaded.model, config)
+        weights, base = reward_adapter_weights(name), base_of(name)
+        refuse_lost_base(name, base)
+        loaded = LoadedModel(load_model(base, device, access=access), load_tokenizer(name, access))
+        fit_vocabulary(loaded.model, loaded.tokenizer, name, access)
+        adapter = put_on(loaded.model, as_language_adapter(name), where=name, base=base)
         put_adapter(adapter, "default", weights, where=name)
         loaded = LoadedModel(adapter.get_base_model(), loaded.tokenizer, adapter)
         head = head_of(weights[SCORE_IN_ADAPTER])
     elif (Path(name) / SCORE).is_file():
-        loaded = LoadedModel(load_model(name, device), load_tokenizer(name))
-        head = head_of(load_file(Path(name) / SCORE)["score.weight"])
+        loaded = load_with_tokenizer(name, device, access=access)
+        head = head_of(_score_beside(name, loaded.width))
     else:
-        classifier = _open_classifier(name)
-        loaded = LoadedModel(_as_language_model(classifier).to(device), load_tokenizer(name))
+        classifier = _open_classifier(name, access)
+        loaded = LoadedModel(_as_language_model(classifier).to(device), load_tokenizer(name, access))
         head = head_of(classifier.score.weight)
     loaded.model.requires_grad_(False).eval()
     head.requires_grad_(False)
@@ -306,9 +321,8 @@ def is_reward_model(name: str) -> bool:
     """Whether a folder says of itself that it scores answers: one that heed wrote, or a sequence classifier."""
     if read_note(name):
         return True
-    for file in (Path(name) / "adapter_config.json", Path(name) / "config.json"):
-        if file.is_file():
-            config = json.loads(file.read_text(encoding="utf-8"))
+    for file in (ADAPTER_CONFIG, CONFIG):
+        if config := settings_in(name, file):
             kinds = (config.get("task_type"), *(config.get("architectures") or ()))
             return any(str(kind).endswith(("SEQ_CLS", "ForSequenceClassification")) for kind in kinds)
     return False
@@ -322,7 +336,7 @@ def read_note(name: str) -> dict[str, Any]:
 
 def reward_adapter_weights(name: str) -> dict[str, Tensor]:
     """The weights in an adapter's folder, a scalar head among them."""
-    weights: dict[str, Tensor] = opened(name, lambda: load_peft_weights(name, device="cpu"), "adapter")
+    weights = read_adapter_weights(name)
     if SCORE_IN_ADAPTER not in weights or len(weights[SCORE_IN_ADAPTER]) != 1:
         raise _no_reward_model(name, "an adapter without a scalar head")
     return weights
@@ -330,7 +344,7 @@ def reward_adapter_weights(name: str) -> dict[str, Tensor]:
 
 def as_language_adapter(name: str) -> LoraConfig:
     """The adapter's config for the causal model that its base is; the head is kept apart from it."""
-    config = opened(name, lambda: PeftConfig.from_pretrained(name), "adapter")
+    config = read_adapter_config(name)
     if not isinstance(config, LoraConfig):
         raise _no_reward_model(name, f"an adapter of another kind: {type(config).__name__}")
     config.task_type, config.modules_to_save, config.inference_mode = TaskType.CAUSAL_LM, None, False
@@ -340,15 +354,17 @@ def as_language_adapter(name: str) -> LoraConfig:
 def put_adapter(adapter: PeftModel, name: str, weights: Mapping[str, Tensor], *, where: str) -> None:
     """Fill an adapter on the model with weights by peft's names, all of them or it is an error."""
     without_head = {key: weight for key, weight in weights.items() if key != SCORE_IN_ADAPTER}
-    if differing := without_head.keys() ^ _trunk_weights_of(adapter, name).keys():
-        raise UserError(
-            "the adapter does not fit this base model",
-            where=where,
-            found=f"{len(differing):,} of its weights have no place, or have none to put there: {min(differing)}",
-            expected="the base model that the adapter was trained on",
-            fix="give the run's folder itself, in which the base it stands on is named",
-        )
-    set_peft_model_state_dict(adapter, without_head, adapter_name=name)
+    fill_adapter(adapter, name, without_head, where=where, base=str(adapter.get_base_model().name_or_path))
+
+
+def _score_beside(name: str, width: int) -> Tensor:
+    """The head that stands beside a causal model's weights."""
+    weights = opened(name, lambda: load_file(Path(name) / SCORE), "reward model's head")
+    score = weights.get("score.weight")
+    if score is None or tuple(score.shape) != (1, width):
+        shape = "no score.weight" if score is None else f"score.weight of shape {tuple(score.shape)}"
+        raise _no_reward_model(name, f"{SCORE} with {shape}, where the model is {width} wide")
+    return score
 
 
 def head_of(weight: Float[Tensor, "1 width"]) -> ScalarHead:
@@ -359,16 +375,14 @@ def head_of(weight: Float[Tensor, "1 width"]) -> ScalarHead:
     return head
 
 
-def _open_classifier(name: str) -> PreTrainedModel:
-    config = opened(name, lambda: AutoConfig.from_pretrained(name), "reward model")
+def _open_classifier(name: str, access: Access) -> PreTrainedModel:
+    config = fitting_config(name, access, "reward model")
     kind = (config.architectures or ["a model of no stated kind"])[0]
     if not kind.endswith("ForSequenceClassification"):
         raise _no_reward_model(name, f"{kind}, without a scalar head")
     if config.num_labels != 1:
         raise _no_reward_model(name, f"{kind} with {config.num_labels} labels")
-    classifier: PreTrainedModel = opened(
-        name, lambda: AutoModelForSequenceClassification.from_pretrained(name, dtype=torch.float32), "reward model"
-    )
+    classifier = load_weights(AutoModelForSequenceClassification, name, torch.float32, access, "reward model")
     if not isinstance(getattr(classifier, "score", None), nn.Linear):
         raise _no_reward_model(name, f"{kind}, whose head is no linear layer called score")
     return classifier

@@ -16,6 +16,7 @@ from heed.dist.world import World
 from heed.errors import UserError
 from heed.evaluate.rewards import kind_of, open_reward
 from heed.models.adapters.targets import adapted_layers
+from heed.models.intake.access import Access
 from heed.models.kernels.speed import speed_up
 from heed.models.load import num_positions, prepare_training
 from heed.models.roles import Role, Roles, roles_on_one_base, separate_models
@@ -82,6 +83,8 @@ class PolicySettings(Protocol):
     @property
     def missing_stop(self) -> float: ...
     @property
+    def trust_remote_code(self) -> bool: ...
+    @property
     def kl(self) -> Kl | KlOfGroups: ...
 
 
@@ -110,7 +113,8 @@ def open_policy(
     is_model = kind_of(settings.reward) == "model"
     reward_function = None if is_model else open_reward(settings.reward)
     say = place.speaker.say
-    opened = open_base(settings.model, settings.template, place.device, settings.date, settings.seed, say)
+    access = Access(settings.trust_remote_code, say)
+    opened = open_base(settings.model, settings.template, place.device, settings.date, settings.seed, access)
     roles = open_roles(settings, opened, place, reward=settings.reward if is_model else None, with_value=with_value)
     present = [role for role in (roles.policy, roles.reference, roles.reward, roles.value) if role is not None]
     for model in {id(role.model): role.model for role in present}.values():
@@ -137,6 +141,7 @@ def open_roles(
 ) -> Roles:
     """Policy, reference, reward and value: adapters on one base, or models of their own where the rank is 0."""
     say, lora = place.speaker.say, settings.lora
+    access = Access(settings.trust_remote_code, say)
     if lora.rank:
         keep_base_of_run(opened, place)
         roles = roles_on_one_base(
@@ -148,6 +153,7 @@ def open_roles(
             value="adapter" if with_value else None,
             new_token_ids=opened.new_token_ids,
             targets=lora.targets,
+            access=access,
         )
         say(f"adapters on {adapted_layers(roles.policy.model)}")
     else:
@@ -157,6 +163,7 @@ def open_roles(
             with_value=with_value,
             train=settings.train,
             new_token_ids=opened.new_token_ids,
+            access=access,
         )
         say(f"policy: {how_many_learn(roles.policy.model)}")
     if roles.note:

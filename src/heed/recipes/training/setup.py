@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -17,13 +17,15 @@ from heed.data.tokens import Tokenizer, fit_template
 from heed.errors import UserError
 from heed.models.adapters.lora import add_adapter, keep_base
 from heed.models.adapters.targets import adapted_layers
+from heed.models.intake.access import CAREFUL, Access
+from heed.models.intake.vocabulary import rowless_tokens, without_row
 from heed.models.kernels.speed import speed_up
 from heed.models.load import (
     LoadedModel,
     SavedTokenizer,
     add_tokens,
-    load_model,
     load_tokenizer,
+    load_with_tokenizer,
     prepare_training,
     tokenizer_facts,
 )
@@ -55,21 +57,37 @@ class Opened:
         return {"default": self.template.source, **named} if named else self.template.source
 
 
-def open_tokenizer(model: str) -> Tokenizer:
+def open_tokenizer(model: str, access: Access = CAREFUL) -> Tokenizer:
     """The tokenizer of a model folder or hub name, in heed's words."""
-    return wrapped(load_tokenizer(model), model)
+    return wrapped(load_tokenizer(model, access), model)
 
 
-def wrapped(saved_tokenizer: SavedTokenizer, name: str) -> Tokenizer:
-    """A transformers tokenizer in heed's words; `name` says whose it is."""
+def wrapped(saved_tokenizer: SavedTokenizer, name: str, *, needs_template: bool = True) -> Tokenizer:
+    """A transformers tokenizer in heed's words; `name` says whose it is.
+
+    Args:
+        needs_template: whether its own chat template is to be used: several of which none is the default are refused.
+    """
     facts = tokenizer_facts(saved_tokenizer)
     template = None
-    if facts.templates:
+    if needs_template and facts.templates and "default" not in facts.templates:
+        raise _no_default(name, list(facts.templates))
+    if "default" in facts.templates:
         others = tuple((name, source) for name, source in facts.templates.items() if name != "default")
         template = ChatTemplate(facts.templates["default"], name, alternatives=others)
         template = template.with_tokens(facts.variables, facts.special_tokens)
     return Tokenizer.wrap(
         facts.backend, facts.variables, special_tokens=facts.special_tokens, adds_bos=facts.adds_bos, template=template
+    )
+
+
+def _no_default(name: str, templates: list[str]) -> UserError:
+    return UserError(
+        "none of the model's chat templates is the default one",
+        where=f"{name}, chat_template",
+        found=f"{len(templates):,} templates: {', '.join(templates)}",
+        expected="one that is called default",
+        fix="put the one to use into a file of its own: --template FILE.jinja",
     )
 
 
@@ -89,6 +107,8 @@ class TuningSettings(Protocol):
     @property
     def train(self) -> tuple[str, ...]: ...
     @property
+    def trust_remote_code(self) -> bool: ...
+    @property
     def lora(self) -> Lora: ...
 
 
@@ -98,7 +118,7 @@ def open_base(
     device: torch.device,
     date: datetime.date,
     seed: int,
-    say: Callable[[str], None],
+    access: Access,
 ) -> Opened:
     """Load the base, settle its template, and add the template's tokens. Nothing is made ready for training yet.
 
@@ -107,19 +127,20 @@ def open_base(
         template_name: as the setting `template`.
         seed: of the new tokens' rows.
     """
-    saved_tokenizer = load_tokenizer(name)
-    own = wrapped(saved_tokenizer, name)
+    say, loaded = access.say, load_with_tokenizer(name, device, access=access)
+    model, saved_tokenizer = loaded.model, loaded.tokenizer
+    own = wrapped(saved_tokenizer, name, needs_template=template_name is None)
     template, new_tokens = choose_template(template_name, own, say)
     template = replace(template, date=date)
-    model = load_model(name, device)
     new_ids = add_tokens(model, saved_tokenizer, new_tokens, seed)
     if new_ids:
         say(f"added the tokens {' '.join(new_tokens)}; they are trained")
-    tokenizer = wrapped(saved_tokenizer, name)
+    tokenizer = wrapped(saved_tokenizer, name, needs_template=False)
     template = fit_template(template, tokenizer)
-    return Opened(
-        LoadedModel(model, saved_tokenizer), template, tokenizer, checked_stops(template, tokenizer), tuple(new_ids)
-    )
+    sources = "".join((template.source, *dict(template.alternatives).values()))
+    if written := [token for token in rowless_tokens(model, saved_tokenizer) if token in sources]:
+        raise without_row(written, model, saved_tokenizer, name, where=f"template {template.name}")
+    return Opened(loaded, template, tokenizer, checked_stops(template, tokenizer), tuple(new_ids))
 
 
 def open_for_tuning(settings: TuningSettings, place: Place, *, reads_words: bool = True) -> Opened:
@@ -131,7 +152,8 @@ def open_for_tuning(settings: TuningSettings, place: Place, *, reads_words: bool
     assert settings.date is not None
     lora, train, say = settings.lora, settings.train, place.speaker.say
     refuse_names_beside_adapter(train, lora.rank)
-    opened = open_base(settings.model, settings.template, place.device, settings.date, settings.seed, say)
+    access = Access(settings.trust_remote_code, say)
+    opened = open_base(settings.model, settings.template, place.device, settings.date, settings.seed, access)
     loaded, new_ids = opened.loaded, opened.new_token_ids
     if lora.rank:
         keep_base_of_run(opened, place)
@@ -149,6 +171,8 @@ def open_for_tuning(settings: TuningSettings, place: Place, *, reads_words: bool
         choose_trained(loaded.model, named, new_token_ids=new_ids)
     speed_up(loaded.model)
     prepare_training(loaded.model, gradient_checkpointing=settings.gradient_checkpointing)
+    if not loaded.trained_parameters():
+        raise AssertionError(f"no parameter of {settings.model} would be trained")
     return replace(opened, loaded=loaded)
 
 
