@@ -39,6 +39,7 @@ TESTS = {
     "objectives/kl.py": "tests/objectives/test_kl.py",
     "objectives/advantage.py": "tests/objectives/test_advantage.py",
     "objectives/policy.py": "tests/objectives/test_policy.py",
+    "objectives/reward_scale.py": "tests/objectives/test_reward_scale.py",
     "objectives/preference.py": "tests/objectives/test_preference.py",
     "models/heads/language.py": "tests/models/test_head.py tests/models/test_token_logp.py"
     " tests/models/test_adapters.py tests/models/test_families.py",
@@ -84,6 +85,7 @@ TESTS = {
     "recipes/policy/phases.py": "tests/recipes/test_preference_runs.py tests/recipes/test_preference_resume.py",
     "recipes/grpo.py": "tests/recipes/test_policy_equivalence.py tests/recipes/test_preference_runs.py",
     "recipes/ppo.py": "tests/recipes/test_ppo_settings.py tests/recipes/test_policy_equivalence.py"
+    " tests/recipes/test_reward_units.py"
     " tests/recipes/test_preference_runs.py",
     "evaluate/ranked.py": "tests/evaluate/test_ranked.py",
     "data/answers.py": "tests/data/test_preferences.py",
@@ -125,6 +127,7 @@ COMPARISONS, PAIRWISE, KTO = (
 REWARD_RECIPE, ROLLOUT, ANSWERS = "recipes/reward.py", "recipes/policy/rollout.py", "models/decode/answers.py"
 POLICY_SETUP, POLICY_UPDATE = "recipes/policy/setup.py", "recipes/policy/update.py"
 PPO, GRPO, PHASES = "recipes/ppo.py", "recipes/grpo.py", "recipes/policy/phases.py"
+SCALE = "objectives/reward_scale.py"
 ROTARY, BEST_OF = "models/kernels/rotary.py", "evaluate/best_of.py"
 RANKED, INTERRUPT = "evaluate/ranked.py", "train/interrupt.py"
 CLUSTERED = "evaluate/clustered.py"
@@ -1355,6 +1358,19 @@ MUTATIONS = [
         "return whiten(advantage, moments(advantage), shift_mean=True), returns",
         "return advantage, returns",
     ),
+    M(PPO, "the KL has a price of its own unit", "beta=beta / unit", "beta=beta"),
+    M(PPO, "the value keeps its old unit", "    training.value.change_unit(ratio)\n", ""),
+    M(PPO, "values are read in the old unit", "value=outputs.value / ratio", "value=outputs.value"),
+    M(
+        PPO,
+        "the value learns at the policy's rate",
+        "(training.value_optimiser, value_rate)",
+        "(training.value_optimiser, rate)",
+    ),
+    M(POLICY_UPDATE, "clipped alike up and down", "clip if clip_high is None else clip_high", "clip"),
+    M(GRPO, "the KL in the reward is for nothing", "price = kl_in_reward *", "price = 0 *"),
+    M(SCALE, "each batch counts alike", "share = len(earned) / count if count else 0.0", "share = 0.5"),
+    M(SCALE, "about the mean", "(earned.double() / largest)", "((earned - earned.mean()).double() / largest)"),
     M(PPO, "the KL is not paid for", "sequence, beta=beta)", "sequence, beta=0.0)"),
     M(PHASES, "one draw for all phases", "settings.seed * 1_000_003 + step", "settings.seed * 1_000_003"),
     M(PPO, "a missing stop costs nothing", "penalty=settings.missing_stop)", "penalty=0.0)"),
@@ -1372,7 +1388,7 @@ MUTATIONS = [
     M(
         PPO,
         "value clip of the policy",
-        "is_value_clipped(value.detach(), old, returns, epsilon=VALUE_CLIP)",
+        "is_value_clipped(value.detach(), old, returns, epsilon=clip)",
         "is_value_clipped(value.detach(), old, returns, epsilon=2.0)",
     ),
     M(GRPO, "centred taken for the group's", '"group": group_advantages', '"group": centred_group_advantages'),

@@ -245,6 +245,17 @@ class PolicyLoraArguments(TypedDict, total=False):
     """layers that get one: all-linear, attention, mlp, or names: q_proj,v_proj"""
 
 
+class CriticArguments(TypedDict, total=False):
+    """Value model (critic), which counts in the running size of rewards"""
+
+    lr: float | Literal["auto"]
+    """peak of its learning rate; auto: the policy's"""
+    clip: float
+    """change of a value at which it stops learning, in sizes of rewards"""
+    warmup: float
+    """share of the batches in which, at first, it learns alone"""
+
+
 class KlArguments(TypedDict, total=False):
     """Distance from the model it starts from (KL, nats per answer)"""
 
@@ -320,12 +331,20 @@ class PpoArguments(TypedDict, total=False):
     """where the numbers are shown, too, by the package of that name"""
     clip: float
     """relative change of a token's probability at which it stops learning"""
+    clip_high: float | None
+    """the same of tokens that become likelier (clip-higher) [default: as clip]"""
+    gamma: float
+    """discount of rewards per token"""
+    gae_lambda: float
+    """nearer 1 trusts rewards, nearer 0 the value model"""
     missing_stop: float
     """taken off the score of an answer that did not end by itself"""
     lr: float | Literal["auto"]
     """auto: a tenth of what suits supervised tuning"""
     lora: PolicyLoraArguments
     """Low-rank adapters on one base (LoRA)"""
+    value: CriticArguments
+    """Value model (critic), which counts in the running size of rewards"""
     kl: KlArguments
     """Distance from the model it starts from (KL, nats per answer)"""
     ptx: PtxArguments
@@ -336,7 +355,9 @@ class KlOfGroupsArguments(TypedDict, total=False):
     """Distance from the model it starts from (KL, nats per answer)"""
 
     beta: float
-    """weight of its estimate in the loss, per answer"""
+    """price of a nat, beside advantages of size 1"""
+    within: Literal["loss", "reward"]
+    """loss: k2 of each token; reward: k1 of the whole answer, exact for long answers too"""
     budget: float | None
     """KL at which the run ends early [default: none]"""
 
@@ -402,6 +423,8 @@ class GrpoArguments(TypedDict, total=False):
     """what weighs the same as any other; length: a constant"""
     clip: float
     """relative change of a token's probability at which it stops learning"""
+    clip_high: float | None
+    """the same of tokens that become likelier (clip-higher) [default: as clip]"""
     missing_stop: float
     """taken off the score of an answer that did not end by itself"""
     lr: float | Literal["auto"]

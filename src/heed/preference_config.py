@@ -81,6 +81,9 @@ Minibatches = Annotated[Whole, Field(ge=1, description="optimiser steps per pass
 Clip = Annotated[
     PositiveNumber, Field(description="relative change of a token's probability at which it stops learning")
 ]
+ClipHigh = Annotated[
+    PositiveNumber | None, Field(description="the same of tokens that become likelier (clip-higher) [default: as clip]")
+]
 MissingStop = Annotated[Number, Field(ge=0, description="taken off the score of an answer that did not end by itself")]
 LearningRate = Annotated[
     PositiveNumber | Literal["auto"], Field(description="auto: a tenth of what suits supervised tuning")
@@ -191,8 +194,19 @@ class Kl(Settings):
 class KlOfGroups(Settings):
     """Distance from the model it starts from (KL, nats per answer)"""
 
-    beta: Number = Field(0.05, ge=0, description="weight of its estimate in the loss, per answer")
+    beta: Number = Field(0.05, ge=0, description="price of a nat, beside advantages of size 1")
+    within: Literal["loss", "reward"] = Field(
+        "loss", description="loss: k2 of each token; reward: k1 of the whole answer, exact for long answers too"
+    )
     budget: KlBudget = None
+
+
+class Critic(Settings):
+    """Value model (critic), which counts in the running size of rewards"""
+
+    lr: PositiveNumber | Literal["auto"] = Field("auto", description="peak of its learning rate; auto: the policy's")
+    clip: PositiveNumber = Field(0.2, description="change of a value at which it stops learning, in sizes of rewards")
+    warmup: Number = Field(0.05, ge=0, le=1, description="share of the batches in which, at first, it learns alone")
 
 
 class Ptx(Settings):
@@ -240,9 +254,13 @@ class PpoSettings(Settings):
     save_every: SaveEvery = 10
     track: Track = "none"
     clip: Clip = Field(0.2, title="PPO")
+    clip_high: ClipHigh = None
+    gamma: Number = Field(1.0, ge=0, le=1, description="discount of rewards per token")
+    gae_lambda: Number = Field(0.95, ge=0, le=1, description="nearer 1 trusts rewards, nearer 0 the value model")
     missing_stop: MissingStop = 1.0
     lr: LearningRate = "auto"
     lora: PolicyLora = PolicyLora()
+    value: Critic = Critic()
     kl: Kl = Kl()
     ptx: Ptx = Ptx()
 
@@ -291,6 +309,7 @@ class GrpoSettings(Settings):
         "sequence", description="what weighs the same as any other; length: a constant"
     )
     clip: Clip = 0.2
+    clip_high: ClipHigh = None
     missing_stop: MissingStop = 1.0
     lr: LearningRate = "auto"
     lora: PolicyLora = PolicyLora()

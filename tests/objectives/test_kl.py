@@ -1,5 +1,6 @@
 """Estimates of KL(policy || reference) against the exact KL of small distributions, for value and for gradient."""
 
+import itertools
 import math
 
 import pytest
@@ -150,3 +151,49 @@ def test_a_beta_that_could_reach_zero_or_follows_no_number_is_refused():
 def test_a_shape_that_would_broadcast_is_refused():
     with pytest.raises(TypeError, match="reference_logp"):
         kl_k1(torch.zeros(4), torch.zeros(4, 1))
+
+
+# -- whole answers, in a language of two tokens, in which each token depends on the one before -------------------------
+
+
+FIRST_AND_AFTER = [[1.0, 0.0], [1.5, 0.0], [0.0, 0.5]]
+"""logits of the first token, of one after token 0, and of one after token 1; the reference has 0 everywhere"""
+
+
+def of_answers(num_tokens: int):
+    """log p of the tokens of every possible answer, (answers, tokens), under the policy and the reference."""
+    logits = torch.tensor(FIRST_AND_AFTER, dtype=torch.float64).requires_grad_()
+    ids = torch.tensor(list(itertools.product(range(2), repeat=num_tokens)))
+    state = torch.cat([torch.zeros(len(ids), 1, dtype=torch.long), 1 + ids[:, :-1]], dim=1)
+    logp = torch.log_softmax(logits, dim=1)[state, ids]
+    return logits, logp, torch.full_like(logp, math.log(0.5)).detach()
+
+
+def gradient(logits, of):
+    return torch.autograd.grad(of, logits)[0]
+
+
+def error_of_gradient(num_tokens: int, loss_of_answers) -> float:
+    """How far a loss's mean gradient over all answers is from the KL's, relative to that."""
+    logits, logp, reference = of_answers(num_tokens)
+    chance = logp.sum(1).exp()
+    exact = gradient(logits, (chance * (logp - reference).sum(1)).sum())
+    logits, logp, reference = of_answers(num_tokens)
+    found = gradient(logits, (logp.sum(1).exp().detach() * loss_of_answers(logp, reference)).sum())
+    return float((found - exact).norm() / exact.norm())
+
+
+@pytest.mark.parametrize(("num_tokens", "error"), [(1, 0.0), (2, 0.129), (5, 0.152), (10, 0.188)])
+def test_the_gradient_of_k2_is_that_of_a_tokens_kl_and_not_of_an_answers(num_tokens, error):
+    def loss(logp, reference):
+        return kl_k2(logp.flatten(), reference.flatten()).view_as(logp).sum(1)
+
+    assert error_of_gradient(num_tokens, loss) == pytest.approx(error, abs=1e-3)
+
+
+@pytest.mark.parametrize("num_tokens", [1, 2, 5, 10])
+def test_k1_in_the_reward_has_the_gradient_of_an_answers_kl(num_tokens):
+    def loss(logp, reference):
+        return kl_k1(logp.flatten(), reference.flatten()).view_as(logp).sum(1).detach() * logp.sum(1)
+
+    assert error_of_gradient(num_tokens, loss) < 1e-12

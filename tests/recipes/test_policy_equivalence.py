@@ -71,6 +71,7 @@ pytestmark = [
 ]
 
 TEMPERATURE, CLIP, KL_WEIGHT, LENGTH = 1.4, 0.2, 0.3, 12
+GAE = {"gamma": 0.9, "lam": 0.95}
 every_family = pytest.mark.parametrize("family", FAMILIES)
 
 
@@ -278,11 +279,24 @@ def test_the_gradient_of_ppos_values_is_the_formulas(way, dtype, family):
     models = ready(family, dtype, way)
     batches = micro_batches_of(experienced(family, way.adapter), models.batching, token_mean_weights)
     named = models.roles.value.trained_parameters()
-    found = gradient_of_a_step(named, [Term(batches, ppo.value_loss_of(models, models.roles.value))], dtype)
+    found = gradient_of_a_step(named, [Term(batches, ppo.value_loss_of(models, models.roles.value, clip=0.2))], dtype)
     loss, gradient, clip_fraction = expected_value_gradient(family, way.adapter)
     check(found, (loss, gradient), dtype)
     assert 0.05 < clip_fraction < 0.6
     assert found[0]["value_clip_fraction"] == pytest.approx(clip_fraction)
+
+
+def test_clip_higher_lets_better_tokens_rise_further_and_worse_ones_fall_no_further():
+    models = models_of(made("llama", torch.float64, adapter=True), temperature=TEMPERATURE)
+    [batch] = micro_batches_of(experienced("llama", True), models.batching, token_mean_weights)
+    with CastsToFloat64(), torch.no_grad():
+        now = models.logp(models.roles.policy, batch.forest).logp
+        shares = {high: policy_loss_of(models, clip=CLIP, clip_high=high)(batch)[1] for high in (None, CLIP, 0.5)}
+    ratio = (now - batch.old_logp).exp()
+    expected = ((batch.advantage > 0) & (ratio > 1.5)) | ((batch.advantage < 0) & (ratio < 0.8))
+    assert shares[0.5]["clip_fraction"] == (float(expected.sum()), len(expected))
+    assert shares[None]["clip_fraction"] == shares[CLIP]["clip_fraction"]
+    assert shares[None]["clip_fraction"][0] > expected.sum() > 0
 
 
 WEIGHTS = {
@@ -392,7 +406,7 @@ def test_the_first_minibatch_has_ratio_1_and_nothing_clipped(family, adapter):
     rollout = draw_rollout(models, PROMPTS, num_samples=2, max_new_tokens=9, seed=1)
     outputs = role_outputs(models, rollout)
     score = torch.from_numpy(np.random.default_rng(0).normal(size=len(rollout.answers)))
-    experiences = experiences_of(rollout, outputs, *ppo.credit(score, outputs, beta=0.1))
+    experiences = experiences_of(rollout, outputs, *ppo.credit(score, outputs, beta=0.1, **GAE))
     first = shuffled_minibatches(experiences, 2, seed=0, step=1, epoch=0)[0]
     batches = micro_batches_of(first, models.batching, token_mean_weights)
     term = Term(batches, policy_loss_of(models, clip=CLIP))
@@ -408,7 +422,7 @@ def test_the_first_minibatch_has_ratio_1_and_nothing_clipped(family, adapter):
 # -- credit -----------------------------------------------------------------------------------------------------------
 
 
-def by_definition(score, outputs, *, beta, gamma=1.0, lam=0.95):
+def by_definition(score, outputs, *, beta, gamma, lam):
     """(advantages before whitening, returns) of each answer: sums over all later tokens, written out."""
     advantages, returns = [], []
     for i, last in enumerate(score.tolist()):
@@ -438,8 +452,8 @@ def scores(seed):
 
 def test_ppos_credit_is_the_definitions():
     outputs, score = outputs_of(LENGTHS, 4), scores(5)
-    found = ppo.credit(score, outputs, beta=0.3)
-    advantage, returns = map(np.concatenate, by_definition(score, outputs, beta=0.3))
+    found = ppo.credit(score, outputs, beta=0.3, **GAE)
+    advantage, returns = map(np.concatenate, by_definition(score, outputs, beta=0.3, **GAE))
     whitened = (advantage - advantage.mean()) / math.sqrt(advantage.var() + 1e-8)
     np.testing.assert_allclose(found[0], whitened, rtol=1e-9, atol=1e-9)
     np.testing.assert_allclose(found[1], returns, rtol=1e-9, atol=1e-9)
@@ -465,21 +479,21 @@ def test_the_score_is_credited_at_the_stop_token_and_nowhere_else():
     outputs = replace(outputs, value=torch.zeros_like(outputs.value))
     nothing, one = torch.zeros(len(ANSWERS), dtype=torch.float64), torch.zeros(len(ANSWERS), dtype=torch.float64)
     one[0] = 1.0
-    # By how much returns change: with values of 0 that is 0.95 to the power of the distance to the end.
-    before, after = (ppo.credit(score, outputs, beta=0.3)[1] for score in (nothing, one))
+    # By how much returns change: with values of 0 that is 0.9 * 0.95 to the power of the distance to the end.
+    before, after = (ppo.credit(score, outputs, beta=0.3, **GAE)[1] for score in (nothing, one))
     n = ANSWERS[0].num_tokens
     assert ANSWERS[0].tokens.ids[-1] == END
-    np.testing.assert_allclose((after - before)[:n], 0.95 ** np.arange(n - 1, -1, -1), rtol=1e-9)
+    np.testing.assert_allclose((after - before)[:n], (0.9 * 0.95) ** np.arange(n - 1, -1, -1), rtol=1e-9)
     assert torch.equal(after[n:], before[n:])
 
 
 def test_other_answers_change_an_answers_credit_through_whitening_alone():
     outputs, score = outputs_of(LENGTHS, 7), scores(8)
-    together, returns = ppo.credit(score, outputs, beta=0.2)
+    together, returns = ppo.credit(score, outputs, beta=0.2, **GAE)
     num_first = len(GROUPS[0])
     n = sum(LENGTHS[:num_first])
     columns = (x[:n] for x in (outputs.logp, outputs.reference_logp, outputs.entropy, outputs.value, outputs.sequence))
-    apart, returns_apart = ppo.credit(score[:num_first], RoleOutputs(*columns), beta=0.2)
+    apart, returns_apart = ppo.credit(score[:num_first], RoleOutputs(*columns), beta=0.2, **GAE)
     assert (together[:n] - apart).abs().max() > 0.05
     # The one is the other but for a shift and a scale.
     slope, shift = np.polyfit(apart, together[:n], 1)
@@ -495,7 +509,7 @@ def test_credit_does_not_depend_on_the_cut(adapter):
         models = models_of(made("llama", torch.float64, adapter=adapter), share=share, max_tokens=max_tokens)
         with CastsToFloat64():
             outputs = role_outputs(models, ROLLOUT)
-        credits.append(ppo.credit(scores(2), outputs, beta=0.1)[0].numpy())
+        credits.append(ppo.credit(scores(2), outputs, beta=0.1, **GAE)[0].numpy())
     np.testing.assert_allclose(credits[1], credits[0], atol=1e-9)
     np.testing.assert_allclose(credits[2], credits[0], atol=1e-9)
     assert credits[0].mean() == pytest.approx(0, abs=1e-9)
@@ -511,9 +525,12 @@ GROUP_ADVANTAGES = {
 
 @pytest.mark.parametrize("kind", GROUP_ADVANTAGES)
 def test_every_token_of_an_answer_has_its_advantage_in_the_group(kind):
-    score, sequence = scores(10), outputs_of(LENGTHS, 9).sequence
-    found = grpo.credit(score, ROLLOUT.group, sequence, kind=kind).split(LENGTHS)
-    expected = [GROUP_ADVANTAGES[kind](score[ROLLOUT.group == i].numpy()) for i in range(len(GROUPS))]
+    score, price, sequence = scores(10), scores(11), outputs_of(LENGTHS, 9).sequence
+    found = grpo.credit(score, price, ROLLOUT.group, sequence, kind=kind).split(LENGTHS)
+    expected = [
+        GROUP_ADVANTAGES[kind](score[of_group].numpy()) - GROUP_ADVANTAGES["leave-one-out"](price[of_group].numpy())
+        for of_group in (ROLLOUT.group == i for i in range(len(GROUPS)))
+    ]
     for of_tokens, advantage in zip(found, np.concatenate(expected), strict=True):
         np.testing.assert_allclose(of_tokens, np.full(len(of_tokens), advantage), atol=1e-12)
 

@@ -447,6 +447,19 @@ def test_grpo_has_a_kl_budget_too(tmp_path, tuned, prompts, capsys):
     assert "ended early: the KL of" in capsys.readouterr().err
 
 
+def test_grpo_pays_for_the_kl_in_the_loss_or_in_the_reward(tmp_path, tuned, prompts):
+    options = {"model": tuned, "data": prompts, "reward": "contains: wanted", "steps": 12, "group_size": 6, **POLICY}
+    kl = {}
+    for within, beta in (("loss", 0), ("reward", 0), ("loss", 2), ("reward", 2)):
+        out = tmp_path / f"{within} {beta}"
+        assert heed("grpo", out=out, kl_within=within, kl_beta=beta, **options) == 0
+        kl[within, beta] = numbers_of(out, "train", "kl_per_sequence")
+    assert kl["loss", 0] == kl["reward", 0]
+    assert kl["reward", 2] != kl["loss", 2]
+    for within in ("loss", "reward"):
+        assert np.mean(kl[within, 2][-4:]) < np.mean(kl[within, 0][-4:]) / 2
+
+
 def test_beta_is_adapted_to_the_target(tmp_path, tuned, prompts):
     out = tmp_path / "run"
     options = {"model": tuned, "data": prompts, "reward": "contains: wanted", "steps": 6, **POLICY}

@@ -89,10 +89,20 @@ class Role:
         assert self.head is not None, f"the {self.name} has no head"
         return scalars_at(states, forest, self.head).double() - self.offset
 
-    def values(self, states: Float[Tensor, "T width"], forest: Forest) -> Float[Tensor, " N"]:
-        """The value before each trained token, with its gradient: head(h) - offset."""
+    def values(self, states: Float[Tensor, "T width"], forest: Forest, *, unit: float = 1.0) -> Float[Tensor, " N"]:
+        """The value before each trained token, with its gradient: head(h) - offset / unit.
+
+        Args:
+            unit: what the head counts in, in units of reward; the offset is in units of reward.
+        """
         assert self.head is not None, f"the {self.name} has no head"
-        return values_at(states, forest, self.head) - self.offset
+        return values_at(states, forest, self.head) - self.offset / unit
+
+    def change_unit(self, ratio: float) -> None:
+        """Let the head count in a unit `ratio` times as large: it says 1 / `ratio` of what it said."""
+        assert self.head is not None, f"the {self.name} has no head"
+        with torch.no_grad():
+            self.head.weight.div_(ratio)
 
 
 @dataclass(frozen=True, eq=False)

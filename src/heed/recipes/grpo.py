@@ -5,10 +5,13 @@
     A = (score - mean of the group) / std of the group,   L = clipped surrogate + beta k2(policy || reference)
 
 (Shao et al. 2024, arXiv:2402.03300.) No value model. The KL is in the loss, as there, but by the estimate k2, whose
-gradient is that of the KL; k3, which the paper has, is not. Options: advantages that are only centred, and a constant
-length in place of each answer's own (Liu et al. 2025, arXiv:2503.20783); the mean of the others as the baseline
-(Ahmadian et al. 2024, arXiv:2402.14740); the mean over tokens (Yu et al. 2025, arXiv:2503.14476). Everything else is
-as in PPO's recipe. The answers to a prompt are in one forest, so the prompt is computed once.
+gradient is that of each token's KL; k3's, which the paper has, is not. What a token does to the KL of those after it
+is left out by both. With `kl.within` reward it is counted: then k1 of the whole answer is taken off its advantage, as
+far as it is more than the mean of the others', which has the gradient of the KL of answers. Options: advantages that
+are only centred, and a constant length in place of each answer's own (Liu et al. 2025, arXiv:2503.20783); the mean of
+the others as the baseline (Ahmadian et al. 2024, arXiv:2402.14740); the mean over tokens (Yu et al. 2025,
+arXiv:2503.14476). Everything else is as in PPO's recipe. The answers to a prompt are in one forest, so the prompt is
+computed once.
 """
 
 from __future__ import annotations
@@ -117,13 +120,16 @@ def take_phase(training: Training, step: int, place: Place) -> dict[str, float]:
     if is_over_budget(settings, metrics["kl_per_sequence"]):
         return metrics
     began = time.perf_counter()
-    advantage = credit(score, rollout.group, outputs.sequence, kind=settings.advantage)
+    kl_in_reward = settings.kl.beta if settings.kl.within == "reward" else 0.0
+    price = kl_in_reward * outputs.kl_per_sequence()
+    advantage = credit(score, price, rollout.group, outputs.sequence, kind=settings.advantage)
     experiences = experiences_of(rollout, outputs, advantage, returns=torch.zeros_like(advantage))
 
     # A few passes of clipped optimiser steps.
     rate = rate_of_phase(settings, step, peak=training.peak)
     set_learning_rate(training.optimiser, rate)
-    loss_of = policy_loss_of(models, clip=settings.clip, kl_weight=settings.kl.beta)
+    kl_in_loss = settings.kl.beta if settings.kl.within == "loss" else 0.0
+    loss_of = policy_loss_of(models, clip=settings.clip, clip_high=settings.clip_high, kl_weight=kl_in_loss)
     steps = []
     for epoch in range(settings.epochs):
         minibatches = shuffled_minibatches(
@@ -142,14 +148,19 @@ def take_phase(training: Training, step: int, place: Place) -> dict[str, float]:
     }
 
 
-def credit(score: Tensor, group: Tensor, sequence: Tensor, *, kind: str) -> Tensor:
+def credit(score: Tensor, price: Tensor, group: Tensor, sequence: Tensor, *, kind: str) -> Tensor:
     """(N,) advantage of every token: its answer's, against the other answers to the prompt.
 
+    The KL is compared with the mean of the others', and is not divided by the deviation of the scores: where those are
+    nearly equal it would drown them.
+
     Args:
+        price: (S,) of each answer's KL, beside advantages; 0 where the KL is in the loss.
         group: (S,) which prompt each answer belongs to.
         sequence: (N,) which answer each token belongs to.
     """
-    return ADVANTAGES[kind](score, group, int(group[-1]) + 1)[sequence]
+    num_groups = int(group[-1]) + 1
+    return (ADVANTAGES[kind](score, group, num_groups) - leave_one_out_advantages(price, group, num_groups))[sequence]
 
 
 def spread(score: Tensor, group: Tensor) -> dict[str, float]:

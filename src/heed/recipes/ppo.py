@@ -8,35 +8,41 @@
 reference implementations agree on:
 
 Set-up. Reward and value read the prompt with the answer. There is no padding: answers lie in a forest. Dropout is off
-in every role. Each process draws with a seed of its own. Sampling limits nothing (top-k 0, top-p 1), and the
-temperature divides the logits of every log-probability. Rewards are centred by the reward model's own offset; scores
-are not scaled to a variance. The value starts as the reward model where that is an adapter on the same base or the run
-trains all parameters, else as a head that says 0, and shares no weights with the policy. The reference is the tuned
-model: adapters off, or a frozen copy.
+in every role. What is drawn does not depend on the number of processes. Sampling limits nothing (top-k 0, top-p 1), and
+the temperature divides the logits of every log-probability. Rewards are centred by the reward model's own offset. The
+value starts as the reward model where that is an adapter on the same base or the run trains all parameters, else as a
+head that says 0, and shares no weights with the policy. The reference is the tuned model: adapters off, or a frozen
+copy.
 
 Answers. What follows the first stop token never exists. An answer that did not stop is scored, less a penalty.
-Log-probabilities are computed by the training forward, never taken from the sampler, so no importance weight is needed.
+Log-probabilities are computed by the training forward, never taken from the sampler, so no importance weight is
+needed.
 
 Rewards. The KL is estimated by k1, clamped to +-20, in the reward of each token, and the score is the last token's.
 Beta is fixed or adapted to a target that is a sum over tokens and a mean over answers. Scores are not clipped and
-rewards not whitened: both change what is maximised, and whitened advantages already bound a step.
+rewards not whitened: both change what is maximised, and whitened advantages already bound a step. The value counts in
+the running size of what answers earned, score - beta KL: rewards times 100, with beta and the price of a missing stop
+times 100, teach the same policy. Whatever is logged of rewards stays in their own units.
 
-Advantages. GAE with gamma 1 and lambda 0.95; whitened over all answers of all processes, after the returns.
+Advantages. GAE, by default with gamma 1 and lambda 0.95; whitened over all answers of all processes, after the
+returns.
 
-Steps. Clipped surrogate with one epsilon and no dual clip; clipped value loss; both means over all tokens of the
-optimiser step. Policy and value have optimisers of their own, so no coefficient weighs one against the other. The value
-learns alone in the first phases. AdamW with epsilon 1e-8, linear warm-up and decay, gradient norm 1.
-PPO-ptx: the supervised loss of other conversations, a mean over its own tokens, times a weight.
+Steps. Clipped surrogate, with an epsilon of its own upwards if asked (clip-higher), and no dual clip; clipped value
+loss; both means over all tokens of the optimiser step. Policy and value have optimisers and learning rates of their
+own, so no coefficient weighs one against the other. The value learns alone in the first phases. AdamW with epsilon
+1e-8, linear warm-up and decay, gradient norm 1. PPO-ptx: the supervised loss of other conversations, a mean over its
+own tokens, times a weight.
 
-Kept for a bit-exact resume: both roles, both optimisers, beta, the random generators; prompts and draws are functions
-of the seed and the phase. The run ends early when the KL of a phase exceeds the budget, before learning from it.
+Kept for a bit-exact resume: both roles, both optimisers, beta, the size of rewards, the random generators; prompts and
+draws are functions of the seed and the phase. The run ends early when the KL of a phase exceeds the budget, before
+learning from it.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +63,7 @@ from heed.objectives.advantage import (
 )
 from heed.objectives.kl import adapted_beta
 from heed.objectives.policy import clipped_value_loss, is_value_clipped, token_mean_weights
+from heed.objectives.reward_scale import RewardScale
 from heed.preference_config import Kl, PpoSettings
 from heed.recipes.policy.phases import go_through_phases, is_over_budget, rate_of_phase, seed_of_phase
 from heed.recipes.policy.rollout import (
@@ -70,6 +77,7 @@ from heed.recipes.policy.rollout import (
 )
 from heed.recipes.policy.setup import PolicySetup, open_policy, optimiser_of, peak_rate
 from heed.recipes.policy.update import (
+    Experience,
     ExperienceBatch,
     copy_of,
     experiences_of,
@@ -90,11 +98,6 @@ from heed.types import Forest
 if TYPE_CHECKING:
     from torch import Tensor
 
-GAMMA, LAMBDA = 1.0, 0.95
-VALUE_CLIP = 0.2
-"""change of a value, in units of reward, at which it stops learning"""
-VALUE_ALONE = 0.05
-"""share of the phases, the first ones, in which only the value learns"""
 HORIZON = 10_000.0
 """answers over which a KL a fifth off its target changes beta by about a fifth"""
 
@@ -105,11 +108,14 @@ class Training:
 
     settings: PpoSettings
     setup: PolicySetup
+    models: RolloutModels
     value: Role
     policy_optimiser: torch.optim.Optimizer
     value_optimiser: torch.optim.Optimizer
     peak: float
+    """of the policy's learning rate"""
     beta: float
+    scale: RewardScale = field(default_factory=RewardScale)
 
 
 def run(settings: PpoSettings) -> None:
@@ -127,6 +133,7 @@ def train(settings: PpoSettings, place: Place) -> None:
     training = Training(
         settings=settings,
         setup=setup,
+        models=setup.models,
         value=roles.value,
         policy_optimiser=optimiser_of(roles.policy),
         value_optimiser=optimiser_of(roles.value),
@@ -145,8 +152,7 @@ def train(settings: PpoSettings, place: Place) -> None:
 
 def take_phase(training: Training, step: int, place: Place) -> dict[str, float]:
     """One phase: the policy answers prompts, and policy and value learn from what that earned; returns its metrics."""
-    settings, setup, beta = training.settings, training.setup, training.beta
-    models, policy, value = setup.models, setup.models.roles.policy, training.value
+    settings, setup, models, beta = training.settings, training.setup, training.models, training.beta
 
     # The policy answers a batch of prompts; every answer is scored.
     began = time.perf_counter()
@@ -166,21 +172,48 @@ def take_phase(training: Training, step: int, place: Place) -> dict[str, float]:
     metrics = rollout_metrics(rollout, score, outputs)
     seconds_sampling = time.perf_counter() - began
 
-    # What every token earned: score - beta KL, as advantages for the policy and returns for the value.
+    # What every answer earned: score - beta KL.
     score = score_less_missing_stop(score, rollout.stopped, penalty=settings.missing_stop)
     kl = metrics["kl_per_sequence"]
     metrics |= {"beta": beta, "reward": float(score.numpy().mean()) - beta * kl}
     if is_over_budget(settings, kl):
         return metrics
     began = time.perf_counter()
-    advantage, returns = credit(score, outputs, beta=beta)
+
+    # The credit of every token, advantages for the policy and returns for the value, in the running size of rewards.
+    outputs = count_in_size_of(training, score - beta * outputs.kl_per_sequence(), outputs)
+    unit = training.scale.size
+    advantage, returns = credit(score / unit, outputs, beta=beta / unit, gamma=settings.gamma, lam=settings.gae_lambda)
     experiences = experiences_of(rollout, outputs, advantage, returns)
 
-    # A few passes of clipped optimiser steps.
+    # A few passes of clipped steps; then the price of the KL follows its target.
+    learnt = learn(training, experiences, step, place)
+    if settings.kl.target is not None:
+        training.beta = adapted_beta(
+            beta, measured_kl=kl, target_kl=settings.kl.target, num_sequences=len(score), horizon=HORIZON
+        )
+    return {
+        **metrics,
+        "reward_scale": unit,
+        "explained_variance": explained_variance(outputs.value, returns),
+        **learnt,
+        "seconds_sampling": seconds_sampling,
+        "seconds_learning": time.perf_counter() - began,
+    }
+
+
+def learn(training: Training, experiences: list[list[Experience]], step: int, place: Place) -> dict[str, float]:
+    """A few passes of clipped optimiser steps of policy and value over a phase's answers; returns their metrics."""
+    settings, models, policy, value = training.settings, training.models, training.models.roles.policy, training.value
+    policy_loss = policy_loss_of(models, clip=settings.clip, clip_high=settings.clip_high)
+    value_loss = value_loss_of(models, value, clip=settings.value.clip)
     rate = rate_of_phase(settings, step, peak=training.peak)
+    value_peak = training.peak if settings.value.lr == "auto" else settings.value.lr
+    value_rate = rate_of_phase(settings, step, peak=value_peak)
     set_learning_rate(training.policy_optimiser, rate)
-    set_learning_rate(training.value_optimiser, rate)
-    is_policy_learning = step > round(VALUE_ALONE * settings.steps)
+    set_learning_rate(training.value_optimiser, value_rate)
+
+    is_policy_learning = step > round(settings.value.warmup * settings.steps)
     policy_steps, value_steps = [], []
     for epoch in range(settings.epochs):
         minibatches = shuffled_minibatches(
@@ -189,27 +222,34 @@ def take_phase(training: Training, step: int, place: Place) -> dict[str, float]:
         for number, minibatch in enumerate(minibatches, start=epoch * settings.minibatches):
             batches = micro_batches_of(minibatch, models.batching, token_mean_weights)
             if is_policy_learning:
-                terms = [Term(batches, policy_loss_of(models, clip=settings.clip)), *ptx_terms(training, step, number)]
+                terms = [Term(batches, policy_loss), *ptx_terms(training, step, number)]
                 policy_steps.append(step_of(policy, training.policy_optimiser, terms, place))
-            value_terms = [Term(batches, value_loss_of(models, value))]
-            value_steps.append(step_of(value, training.value_optimiser, value_terms, place))
-
-    # The price of the KL follows its target.
-    if settings.kl.target is not None:
-        training.beta = adapted_beta(
-            beta, measured_kl=kl, target_kl=settings.kl.target, num_sequences=len(score), horizon=HORIZON
-        )
+            value_steps.append(step_of(value, training.value_optimiser, [Term(batches, value_loss)], place))
     return {
-        **metrics,
-        "explained_variance": explained_variance(outputs.value, returns),
         **metrics_of_steps(policy_steps, value_steps),
         "learning_rate": rate,
-        "seconds_sampling": seconds_sampling,
-        "seconds_learning": time.perf_counter() - began,
+        "value_learning_rate": value_rate,
     }
 
 
-def credit(score: Tensor, outputs: RoleOutputs, *, beta: float) -> tuple[Tensor, Tensor]:
+def count_in_size_of(training: Training, earned: Tensor, outputs: RoleOutputs) -> RoleOutputs:
+    """Take what these answers earned into the running size of rewards, and let the value count in the new size.
+
+    The value says of every state what it said before, in another unit: its head's weights are divided by what the unit
+    was multiplied with (van Hasselt et al. 2016, arXiv:1602.07714, "Pop", without a shift). Every process holds all
+    answers, so the size is the same on each.
+
+    Returns:
+        the outputs with their values in the new unit.
+    """
+    before, training.scale = training.scale.size, training.scale.including(earned)
+    ratio = training.scale.size / before
+    training.value.change_unit(ratio)
+    training.models = replace(training.models, value_unit=training.scale.size)
+    return replace(outputs, value=outputs.value / ratio)
+
+
+def credit(score: Tensor, outputs: RoleOutputs, *, beta: float, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
     """(N,) advantage and return of every token: GAE of score - beta KL, the advantages whitened.
 
     Every process holds all answers of the phase, so the moments are those of all.
@@ -220,21 +260,23 @@ def credit(score: Tensor, outputs: RoleOutputs, *, beta: float) -> tuple[Tensor,
         outputs.value,
         outputs.sequence,
         num_sequences=len(score),
-        gamma=GAMMA,
-        lam=LAMBDA,
-        lam_value=LAMBDA,
+        gamma=gamma,
+        lam=lam,
+        lam_value=lam,
     )
     return whiten(advantage, moments(advantage), shift_mean=True), returns
 
 
-def value_loss_of(models: RolloutModels, role: Role) -> Callable[[ExperienceBatch], tuple[Tensor, Statistics]]:
+def value_loss_of(
+    models: RolloutModels, role: Role, *, clip: float
+) -> Callable[[ExperienceBatch], tuple[Tensor, Statistics]]:
     """The clipped squared error of the values, and the share of them that is clipped."""
 
     def loss_of(batch: ExperienceBatch) -> tuple[Tensor, Statistics]:
         value = models.values(role, batch.forest).double()
         old, returns = batch.old_value.to(value), batch.returns.to(value)
-        loss = clipped_value_loss(value, old, returns, epsilon=VALUE_CLIP)
-        clipped = is_value_clipped(value.detach(), old, returns, epsilon=VALUE_CLIP)
+        loss = clipped_value_loss(value, old, returns, epsilon=clip)
+        clipped = is_value_clipped(value.detach(), old, returns, epsilon=clip)
         weighted = (batch.weights.weight.to(value) * loss).sum()
         return weighted, {"value_clip_fraction": (float(clipped.sum()), len(clipped))}
 
@@ -247,7 +289,7 @@ def ptx_terms(training: Training, step: int, number: int) -> list[Term[Any]]:
     Args:
         number: of the optimiser step in its phase, from 0.
     """
-    settings, models, data = training.settings, training.setup.models, training.setup.ptx
+    settings, models, data = training.settings, training.models, training.setup.ptx
     if data is None:
         return []
     per_phase = settings.epochs * settings.minibatches
@@ -316,6 +358,7 @@ def state_of(training: Training) -> dict[str, Any]:
         "value_optimiser": training.value_optimiser.state_dict(),
         "value": copy_of(training.value.trained_parameters()),
         "beta": training.beta,
+        "reward_scale": asdict(training.scale),
     }
 
 
@@ -325,3 +368,6 @@ def go_back(training: Training, kept: dict[str, Any]) -> None:
     training.value_optimiser.load_state_dict(kept["value_optimiser"])
     put_back(training.value.trained_parameters(), kept["value"])
     training.beta = kept["beta"]
+    # Without one, as an earlier release kept it, values count in units of reward.
+    training.scale = RewardScale(**kept.get("reward_scale", {}))
+    training.models = replace(training.models, value_unit=training.scale.size)

@@ -48,6 +48,8 @@ class RolloutModels:
     temperature: float
     reward_function: Reward | None
     """the user's own reward, where no reward model scores"""
+    value_unit: float = 1.0
+    """what values count in, in units of reward"""
 
     def logp(self, role: Role, forest: Forest, *, with_entropy: bool = False) -> TokenScores:
         """log p of each trained token under a role, at the temperature of sampling, with its gradient."""
@@ -55,10 +57,10 @@ class RolloutModels:
             return self.forwards[model].logp(forest, self.temperature, with_entropy=with_entropy)
 
     def values(self, role: Role, forest: Forest) -> Tensor:
-        """(N,) the value before each trained token, with its gradient."""
+        """(N,) the value before each trained token, in `value_unit`, with its gradient."""
         with role.active() as model, autocast(self.opened.loaded.device, self.dtype):
             states = self.forwards[model].states(forest)
-        return role.values(states, forest)
+        return role.values(states, forest, unit=self.value_unit)
 
     def rewards(self, role: Role, forest: Forest) -> Tensor:
         """(S,) the reward of each answer."""
@@ -167,7 +169,7 @@ class RoleOutputs:
     entropy: Tensor
     """of the policy's distribution at each token, in nats"""
     value: Tensor
-    """before each token; 0 where there is no value role"""
+    """before each token, in the models' `value_unit`; 0 where there is no value role"""
     sequence: Tensor
     """which answer each token belongs to"""
 

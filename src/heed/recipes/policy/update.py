@@ -121,22 +121,28 @@ def shuffled_minibatches(groups: Sequence[Any], count: int, *, seed: int, step: 
 
 
 def policy_loss_of(
-    models: RolloutModels, *, clip: float, kl_weight: float = 0.0
+    models: RolloutModels, *, clip: float, clip_high: float | None = None, kl_weight: float = 0.0
 ) -> Callable[[ExperienceBatch], tuple[Tensor, Statistics]]:
     """The clipped surrogate of a step, plus `kl_weight` times the estimate k2 of KL(policy || reference).
 
-    k2 is the estimate whose gradient, on the policy's own samples, is that of the KL.
+    On the policy's own samples, the gradient of a token's k2 is that of the KL of that token's distribution. What a
+    token does to the KL of those after it is left out: see `kl_k2`.
+
+    Args:
+        clip: see `clipped_surrogate`, as its `epsilon_low`.
+        clip_high: its `epsilon_high`; None: the same.
     """
+    high = clip if clip_high is None else clip_high
 
     def loss_of(batch: ExperienceBatch) -> tuple[Tensor, Statistics]:
         logp = models.logp(models.roles.policy, batch.forest).logp.double()
         old = batch.old_logp.to(logp)
         advantage = batch.advantage.to(logp)
-        loss = clipped_surrogate(logp, old, advantage, epsilon_low=clip, epsilon_high=clip)
+        loss = clipped_surrogate(logp, old, advantage, epsilon_low=clip, epsilon_high=high)
         if kl_weight:
             loss = loss + kl_weight * kl_k2(logp, batch.reference_logp.to(logp))
         now = logp.detach()
-        clipped = is_ratio_clipped(now, old, advantage, epsilon_low=clip, epsilon_high=clip)
+        clipped = is_ratio_clipped(now, old, advantage, epsilon_low=clip, epsilon_high=high)
         ratio = importance_ratio(now, old)
 
         def mean(of: Tensor) -> Mean:
