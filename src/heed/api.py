@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 from heed.config import MergeSettings, ReportSettings, SftSettings, ShowSettings
+from heed.errors import refuse_windows
 from heed.preference_config import DpoSettings, GrpoSettings, PpoSettings, RewardSettings
 from heed.settings import Settings, flat, load_settings
 
@@ -255,6 +256,7 @@ def _trained(recipe: Any, cls: type[AnySettings], given: Mapping[str, Any]) -> R
 
 def _settings(cls: type[AnySettings], given: Mapping[str, Any], folder: Path) -> AnySettings:
     """The settings; records that are held in memory are written to `folder`."""
+    refuse_windows()
     plain: dict[str, Any] = flat(cls, given, "arguments")
     for key, value in plain.items():
         if key in HOLDS_DATA:

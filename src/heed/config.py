@@ -72,7 +72,7 @@ Track = Annotated[
 ]
 ALL_LINEAR, ALL = "all-linear", "all"
 DEVICE_HELP = "auto, cpu, cuda or cuda:N; auto takes the GPU if there is one"
-Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
+Device = Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
 
 
 TrustRemoteCode = Annotated[

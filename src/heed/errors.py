@@ -1,5 +1,27 @@
 """Errors a user can fix. A message says what is wrong, where, what was found, and what to do."""
 
+import shlex
+import sys
+
+
+def typed(word: object) -> str:
+    """A path or another word as a shell takes it: in quotes where it holds a space or a sign of the shell's."""
+    text = str(word)
+    home, rest = ("~/", text[2:]) if text.startswith("~/") else ("", text)  # a shell expands no ~ in quotes
+    return home + shlex.quote(rest) if rest else home
+
+
+def refuse_windows() -> None:
+    """Say at once that nothing here is tried on Windows, where files are locked, renamed and synced otherwise."""
+    if sys.platform == "win32":
+        raise UserError(
+            "heed runs on Linux and macOS",
+            where="this computer",
+            found="Windows",
+            expected="Linux, macOS, or Windows' own Linux (WSL)",
+            fix="wsl --install, then the same command in its terminal",
+        )
+
 
 class UserError(ValueError):
     """A mistake in the user's data, settings or surroundings, never a bug in heed.

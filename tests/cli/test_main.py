@@ -10,6 +10,7 @@ from pydantic import Field, create_model
 
 from heed.cli.main import COMMANDS, main
 from heed.cli.usage import usage
+from heed.errors import typed
 from heed.settings import Settings, flag, options
 
 
@@ -242,3 +243,36 @@ def test_threads_wait_briefly_unless_the_user_has_said_how(given, left):
     plain = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
     done = subprocess.run([sys.executable, "-c", code], env=plain | given, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == left
+
+
+def test_windows_is_refused_in_five_parts_and_still_gets_help(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert main(["sft", "--help"]) == 0
+    capsys.readouterr()
+    assert "WSL" in errors_of(capsys, SFT)
+
+
+def test_apples_gpu_is_refused_in_five_parts_whose_fix_is_a_device(capsys, tmp_path):
+    words = ["sft", "--model", "m", "--data", "d", "--out", str(tmp_path / "run"), "--device"]
+    assert errors_of(capsys, [*words, "mps"]).splitlines()[-1].endswith("--device cpu")
+    assert "mps" not in errors_of(capsys, [*words, "cpu"])  # the model is missing, the device is not at fault
+
+
+def test_modules_of_linux_are_not_needed_to_import_heed():
+    code = (
+        "import importlib, pathlib, sys, datasets, peft, transformers\n"  # what they need here is their own affair
+        "importlib.import_module('torch.distributed'); transformers.PreTrainedModel\n"
+        "sys.modules.update(dict.fromkeys(['fcntl', 'resource', 'readline', 'termios']))\n"
+        "import heed; root = pathlib.Path(heed.__file__).parent\n"
+        "for path in sorted(root.rglob('*.py')):\n"
+        "    parts = ('heed', *path.relative_to(root).with_suffix('').parts)\n"
+        "    importlib.import_module('.'.join(parts).removesuffix('.__init__'))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_path_with_a_space_is_quoted_where_it_is_to_be_typed():
+    assert typed("a b/c'd") == "'a b/c'\"'\"'d'"
+    assert typed("plain/path.jsonl") == "plain/path.jsonl"
+    assert typed("~/my data/x") == "~/'my data/x'"  # a shell expands no ~ in quotes

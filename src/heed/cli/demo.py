@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from heed.config import DemoSettings
+from heed.errors import typed
 from heed.recipes import demo as recipe
 
 NUM_SHOWN = 6
@@ -49,8 +50,8 @@ def demo(settings: DemoSettings) -> None:
     seconds = sum(found["seconds"].values())
     console.print(f"{seconds:,.0f} seconds, at most {max(found['peak_memory_bytes'].values()) / 1e6:,.0f} MB of memory")
     console.print(f"the report: {Path(settings.out) / 'report.html'}", soft_wrap=True)
-    console.print(f"talk to the tuned model: heed chat --model {tuned}", soft_wrap=True)
-    console.print(f"or to what PPO made of it: heed chat --model {Path(settings.out) / 'ppo'}", soft_wrap=True)
+    console.print(f"talk to the tuned model: heed chat --model {typed(tuned)}", soft_wrap=True)
+    console.print(f"or to what PPO made of it: heed chat --model {typed(Path(settings.out) / 'ppo')}", soft_wrap=True)
 
 
 def summary(found: Mapping[str, Any], out: str) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from heed.cli.parse import parse
 from heed.cli.usage import overview, usage
 from heed.config import ChatSettings, DemoSettings, MergeSettings, ReportSettings, SftSettings, ShowSettings
-from heed.errors import UserError
+from heed.errors import UserError, refuse_windows
 from heed.preference_config import DpoSettings, GrpoSettings, PpoSettings, RewardSettings
 from heed.settings import Settings, load_settings, nearest, options
 
@@ -112,6 +112,7 @@ def _run(command: str, words: Sequence[str]) -> None:
         columns = shutil.get_terminal_size((120, 24)).columns
         print(usage(command, cls, columns=columns, topic=said.topic), end="")
         return
+    refuse_windows()
     settings = load_settings(cls, said.settings_file, said.overrides)
     # Imported here, so that help and mistakes are answered before torch is loaded.
     if isinstance(settings, SftSettings):

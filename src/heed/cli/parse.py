@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from heed.errors import UserError
+from heed.errors import UserError, typed
 from heed.settings import Option, flag, unknown_option
 
 NONE_RENAMED: Mapping[str, str] = MappingProxyType({})
@@ -90,7 +90,7 @@ def _put(words: Words, option: Option, value: object) -> None:
             where="command line",
             found=f"{words.overrides[option.key]} and {value}",
             expected="one value",
-            fix=f"{option.flag} {value}",
+            fix=f"{option.flag} {typed(value)}",
         )
     else:
         words.overrides[option.key] = value
@@ -114,5 +114,5 @@ def _stray(word: str) -> UserError:
         where="command line",
         found=word,
         expected="options, each with two dashes, and at most one settings file (.yaml)",
-        fix=f"{flag(word.lstrip('-'))} ..." if looks_like_a_flag else f"--data {word}, or --model {word}",
+        fix=f"{flag(word.lstrip('-'))} ..." if looks_like_a_flag else f"--data {typed(word)}, or --model {typed(word)}",
     )

@@ -14,7 +14,7 @@ from typing import Any
 import jinja2
 
 from heed.data.jinja_environment import compiled
-from heed.errors import UserError
+from heed.errors import UserError, typed
 from heed.types import Message
 
 BUILT_IN_FOLDER = Path(__file__).parent / "templates"
@@ -280,7 +280,7 @@ def _read_text(path: Path) -> str:
             where=f"{path}, byte {error.start}",
             found=f"0x{error.object[error.start]:02x}",
             expected="text in UTF-8",
-            fix=f"iconv -t UTF-8 -f THE_ENCODING_IT_HAS {path}",
+            fix=f"iconv -t UTF-8 -f THE_ENCODING_IT_HAS {typed(path)}",
         ) from error
 
 

@@ -16,7 +16,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from heed.errors import UserError
+from heed.errors import UserError, typed
 from heed.types import Origin, Tokens
 
 VERSION = 1
@@ -55,7 +55,7 @@ class TokenStore:
                 where=str(self.folder),
                 found=f"no {MARKER} of this version of heed whose files have the sizes it names",
                 expected="a folder written by StoreWriter",
-                fix=f"rm -r {self.folder}, then start the same command again: it prepares the data anew",
+                fix=f"rm -r {typed(self.folder)}, then start the same command again: it prepares the data anew",
             )
         self.fingerprint: str = marker["fingerprint"]
         self._paths: list[str] = marker["paths"]
@@ -211,7 +211,7 @@ class StoreWriter:
                 where=str(self.folder),
                 found=f"{os.strerror(error.errno)}; {shutil.disk_usage(folder).free:,} bytes are free",
                 expected="room for the prepared data, 8 bytes per token",
-                fix=f"make room (df -h {folder}), then start the same command again",
+                fix=f"make room (df -h {typed(folder)}), then start the same command again",
             ) from error
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from heed.errors import UserError
+from heed.errors import UserError, typed
 from heed.types import Conversation, Labelled, Message
 
 SLOT = re.compile(r"\{(\w+)\}")
@@ -69,10 +69,10 @@ def load_wordings(path: str) -> Wordings:
         with open(os.path.expanduser(path), encoding="utf-8-sig") as file:
             text = file.read()
     except OSError as error:
-        fix = f"ls -l {path}"
+        fix = f"ls -l {typed(path)}"
         raise _broken(path, "the wordings file cannot be read", error.strerror or str(error), fix) from error
     except UnicodeDecodeError as error:
-        fix = f"iconv -f WINDOWS-1252 -t UTF-8 {path} > utf8.json (with the encoding the file really has)"
+        fix = f"iconv -f WINDOWS-1252 -t UTF-8 {typed(path)} > utf8.json (with the encoding the file really has)"
         raise _broken(path, "the wordings file is not UTF-8", f"byte offset {error.start:,}", fix) from error
     try:
         # JSON is tried first: it is many times faster, and YAML refuses a tab that JSON allows.

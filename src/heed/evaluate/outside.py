@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from heed.errors import UserError
+from heed.errors import UserError, typed
 from heed.evaluate.rules import quoted
 from heed.settings import nearest
 
@@ -48,7 +48,7 @@ def open_function(name: str) -> Scores:
             where=f"--reward {name}",
             found=f"the functions {', '.join(known)}" if known else "no function at all",
             expected=f"one like: {SIGNATURE}",
-            fix=f"--reward {path}:{near or (known[0] if known else 'score')}"
+            fix=f"--reward {typed(path)}:{near or (known[0] if known else 'score')}"
             + ("" if known else ", with a function of that name in the file"),
         )
 
@@ -69,7 +69,9 @@ def _run_file(path: Path, name: str) -> ModuleType:
             where=f"--reward {name}",
             found=f"nothing at {path.resolve()}" if not path.exists() else f"a folder at {path.resolve()}",
             expected="FILE.py:FUNCTION, a Python file and the name of a function in it",
-            fix=f"--reward {path.with_name(near)}:{name.rpartition(':')[2]}" if near else f"write {path}: {SIGNATURE}",
+            fix=f"--reward {typed(path.with_name(near))}:{name.rpartition(':')[2]}"
+            if near
+            else f"write {path}: {SIGNATURE}",
         )
     beside = str(path.resolve().parent)
     if beside not in sys.path:
@@ -122,7 +124,11 @@ def open_command(command: str, name: str, *, seconds: float) -> Scores:
     if not words or shutil.which(words[0]) is None:
         file = Path(words[0]) if words else None
         found = "a file that may not be executed" if file and file.is_file() else f"no program '{words[0]}'"
-        fix = f"chmod +x {words[0]}" if file and file.is_file() else "name a program on the PATH, or ./FILE for a file"
+        fix = (
+            f"chmod +x {typed(words[0])}"
+            if file and file.is_file()
+            else "name a program on the PATH, or ./FILE for a file"
+        )
         raise _wrong_command("the reward's command cannot be run", name, found, "a program that can be run", fix)
 
     def scores(prompts: Sequence[str], answers: Sequence[str], records: Sequence[Record]) -> list[float]:

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from heed.errors import UserError
+from heed.errors import UserError, typed
 from heed.evaluate.outside import open_command, open_function
 from heed.evaluate.rules import contains, equals, matches, open_pattern, quoted
 from heed.settings import nearest
@@ -75,9 +75,9 @@ def kind_of(text: str) -> Kind:
     near = nearest(head.strip(), PREFIXES)
     fix = "--reward OUT, the folder of a finished `heed reward`; or one of the other forms"
     if text.endswith(".py"):
-        fix = f"--reward {text}:FUNCTION, with the name of the function"
+        fix = f"--reward {typed(text)}:FUNCTION, with the name of the function"
     elif near and colon:
-        fix = f'--reward "{near}:{rest}"'
+        fix = f"--reward {typed(f'{near}:{rest}')}"
     raise UserError("this is no reward", where="--reward", found=repr(text), expected=FORMS, fix=fix)
 
 

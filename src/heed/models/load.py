@@ -66,6 +66,14 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
     """The device by its setting: `auto` is the GPU of this process where there is one."""
     if name == "auto":
         return torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
+    if name == "mps":
+        raise UserError(
+            "heed does not compute on Apple's GPUs",
+            where="--device",
+            found="mps, which has no float64: losses and rewards are summed in it",
+            expected="auto, cpu or cuda",
+            fix="--device cpu",
+        )
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise UserError(
             "there is no GPU that PyTorch can use",

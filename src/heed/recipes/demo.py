@@ -19,7 +19,7 @@ import torch
 from heed.config import DemoSettings, SftSettings, dump
 from heed.data.tokens import fit_template
 from heed.dist.world import World
-from heed.errors import UserError
+from heed.errors import UserError, typed
 from heed.lab.base_model import BASE_MODEL
 from heed.lab.tasks.requests import requests
 from heed.lab.tasks.splits import training_tasks
@@ -141,7 +141,7 @@ def kept_findings(path: Path) -> dict[str, Any]:
             where=str(path),
             found=str(error),
             expected="the file as heed wrote it",
-            fix=f"rm {path}, then the same command again: the stage is done anew",
+            fix=f"rm {typed(path)}, then the same command again: the stage is done anew",
         ) from error
     return found
 

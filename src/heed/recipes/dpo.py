@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from heed.config import dump, peak_learning_rate, tokens_per_forward
+from heed.errors import typed
 from heed.models.load import num_positions, restore, save
 from heed.models.self_check import choose_score
 from heed.models.trained import how_many_learn
@@ -114,7 +115,7 @@ def tune(settings: DpoSettings, place: Place) -> None:
         shown=("loss", "accuracy", "tokens_per_second"),
     )
     go_through(loop, place)
-    place.speaker.say(f"the tuned model is in {folder}: heed chat --model {folder}")
+    place.speaker.say(f"the tuned model is in {folder}: heed chat --model {typed(folder)}")
 
 
 def prepare_tuning(settings: DpoSettings, place: Place) -> Tuning:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from heed.config import MergeSettings
-from heed.errors import UserError
+from heed.errors import UserError, typed
 from heed.models.adapters.folder import base_of
 from heed.models.adapters.lora import next_token_logp, open_adapter
 from heed.models.intake.access import Access, peft_warnings_hidden
@@ -89,7 +89,7 @@ def run(settings: MergeSettings, *, say: Callable[[str], None] = lambda line: No
         f"written in {str(dtype).removeprefix('torch.')} and loaded again: log-probabilities differ by at most "
         f"{apart:.1e} nats; chat template and stop tokens are those of the adapter"
     )
-    say(f"the merged model is in {out}: heed chat --model {out}")
+    say(f"the merged model is in {out}: heed chat --model {typed(out)}")
 
 
 def words(tokenizer: SavedTokenizer) -> str:
@@ -130,7 +130,7 @@ def refuse_taken(out: Path) -> None:
         where="--out",
         found=f"{out}: {found}",
         expected="a folder that is empty or not there yet",
-        fix=f"--out {out}-merged, or another folder",
+        fix=f"--out {typed(f'{out}-merged')}, or another folder",
     )
 
 
@@ -143,7 +143,7 @@ def refuse_difference(apart: float, tolerance: float, what: str, than: str, sett
         where=settings.model,
         found=f"log-probabilities that differ by {apart:.3g} nats",
         expected=f"at most {tolerance:g}",
-        fix=f"keep the adapter as it is: heed chat --model {settings.model} needs no merging",
+        fix=f"keep the adapter as it is: heed chat --model {typed(settings.model)} needs no merging",
     )
 
 

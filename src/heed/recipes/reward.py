@@ -23,7 +23,7 @@ from torch import Tensor
 
 from heed.config import dump, peak_learning_rate
 from heed.data.preferences import RankedTokens
-from heed.errors import UserError
+from heed.errors import UserError, typed
 from heed.evaluate.calibration import calibration
 from heed.evaluate.clustered import clustered_accuracy, clustered_mean
 from heed.evaluate.ranked import held_out_comparisons, length_bins, length_correlation
@@ -132,7 +132,7 @@ def train(settings: RewardSettings, place: Place) -> None:
         shown=("loss", "accuracy", "tokens_per_second"),
     )
     go_through(loop, place)
-    place.speaker.say(f"the reward model is in {folder}: heed ppo --reward {folder}")
+    place.speaker.say(f"the reward model is in {folder}: heed ppo --reward {typed(folder)}")
 
 
 def prepare_training(settings: RewardSettings, place: Place) -> Training:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from heed.config import SftSettings, dump, peak_learning_rate, tokens_per_forward
 from heed.dist.world import World
-from heed.errors import UserError
+from heed.errors import UserError, typed
 from heed.forest.build import build
 from heed.forest.plan import deal
 from heed.forest.weights import weigh
@@ -100,7 +100,7 @@ def tune(settings: SftSettings, place: Place) -> None:
         restore=go_back,
     )
     go_through(loop, place)
-    place.speaker.say(f"the tuned model is in {place.folder.folder}: heed chat --model {place.folder.folder}")
+    place.speaker.say(f"the tuned model is in {place.folder.folder}: heed chat --model {typed(place.folder.folder)}")
 
 
 def prepare_tuning(settings: SftSettings, place: Place) -> Tuning:

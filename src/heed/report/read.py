@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import yaml
 
-from heed.errors import UserError
+from heed.errors import UserError, typed
 from heed.report.measurements import Measurements, RewardMeasurements, measurements, number, reward_measurements
 
 T = TypeVar("T")
@@ -319,5 +319,5 @@ def _unreadable(path: Path, found: str) -> UserError:
         where=str(path),
         found=found,
         expected="the file as heed wrote it",
-        fix=f"mv {path} {path}.broken, then heed report {path.parent}: the page is made without it",
+        fix=f"mv {typed(path)} {typed(f'{path}.broken')}; heed report {typed(path.parent)} makes the page without it",
     )

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from heed.errors import UserError
+from heed.errors import UserError, typed
 
 TEMPORARY = ".tmp-"
 """how the names of unfinished files and folders start"""
@@ -74,7 +74,7 @@ def _no_room_error(path: Path, code: int) -> UserError:
         where=str(path),
         found=f"{os.strerror(code)}; {shutil.disk_usage(folder).free:,} bytes are free",
         expected="room for the file; what was there before is whole, and nothing half-written stays",
-        fix=f"make room (df -h {folder}), then start the same command again: it goes on from its last checkpoint",
+        fix=f"make room (df -h {typed(folder)}), then the same command again: it goes on from its last checkpoint",
     )
 
 

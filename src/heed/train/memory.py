@@ -1,6 +1,5 @@
 """The most memory that a stage of the work held."""
 
-import resource
 import sys
 from pathlib import Path
 
@@ -21,6 +20,8 @@ def peak_memory_bytes() -> int:
     try:
         status = Path("/proc/self/status").read_text()
     except OSError:
+        import resource  # not on every system
+
         unit = 1 if sys.platform == "darwin" else 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     (line,) = (line for line in status.splitlines() if line.startswith("VmHWM:"))

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
-from heed.errors import UserError
+from heed.errors import UserError, typed
 from heed.train import files
 
 
@@ -43,7 +43,7 @@ def drop_lines_after(path: Path, step: int) -> int:
                 where=f"{path}, line {number:,}",
                 found=repr(line[:80].decode(errors="replace")),
                 expected='a JSON object with a "step"',
-                fix=f"remove the line: sed -i {number}d {path}",
+                fix=f"remove the line: sed -i {number}d {typed(path)}",
             ) from error
         if its_step <= step:
             kept.append(line + b"\n")

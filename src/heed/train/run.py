@@ -11,7 +11,7 @@ out/state.json         written last, when the run is finished and the model's fi
 from __future__ import annotations
 
 import errno
-import fcntl
+import importlib
 import json
 import os
 import re
@@ -26,7 +26,7 @@ import torch
 import yaml
 
 from heed.dist.world import World
-from heed.errors import UserError
+from heed.errors import UserError, typed
 from heed.train import files, metrics
 from heed.train.environment import random_states, set_random_states
 
@@ -69,7 +69,7 @@ class Checkpoint:
                 where=str(path),
                 found=f"{type(error).__name__}: {str(error).splitlines()[0]}",
                 expected="the file that heed wrote",
-                fix=f"rm -r {self.folder}, then start the same command again: it goes on from the one before",
+                fix=f"rm -r {typed(self.folder)}, then start the same command again: it goes on from the one before",
             ) from error
 
 
@@ -280,7 +280,7 @@ def _refuse_other_run(folder: Path, config_yaml: str) -> None:
             where=str(folder),
             found="a file",
             expected="a folder, or a name that is free",
-            fix=f"--out {_free_name(folder)}",
+            fix=f"--out {typed(_free_name(folder))}",
         )
     theirs = read_config(folder)
     if theirs is None:
@@ -291,7 +291,7 @@ def _refuse_other_run(folder: Path, config_yaml: str) -> None:
                 where=str(folder),
                 found=", ".join(foreign[:5]) + (f" and {len(foreign) - 5:,} more" if len(foreign) > 5 else ""),
                 expected=f"an empty folder, a new one, or a run (a folder with {CONFIG})",
-                fix=f"--out {_free_name(folder)}",
+                fix=f"--out {typed(_free_name(folder))}",
             )
         return
     ours: dict[str, Any] = yaml.safe_load(config_yaml)
@@ -303,7 +303,7 @@ def _refuse_other_run(folder: Path, config_yaml: str) -> None:
             where=str(folder / CONFIG),
             found=f"{name} = {mine} in these settings",
             expected=f"{name} = {its}, as that run was started",
-            fix=f"--out {_free_name(folder)} for a new run, or that run's settings to go on with it",
+            fix=f"--out {typed(_free_name(folder))} for a new run, or that run's settings to go on with it",
         )
 
 
@@ -324,13 +324,14 @@ def _not_settings(path: Path, found: str) -> UserError:
         where=str(path),
         found=found,
         expected="YAML of the form name: value",
-        fix=f"--out {_free_name(path.parent)}",
+        fix=f"--out {typed(_free_name(path.parent))}",
     )
 
 
 def _take_lock(folder: Path) -> tuple[int, list[str]]:
     """Hold the folder until this process ends or closes what is returned, so that two never write one run."""
     notes = []
+    fcntl: Any = importlib.import_module("fcntl")  # not on every system, and the module is to be importable there
     descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -342,7 +343,7 @@ def _take_lock(folder: Path) -> tuple[int, list[str]]:
             where=str(folder),
             found=f"process {holder} holds {folder / LOCK}",
             expected="one process at a time",
-            fix=f"wait for it, or stop it (kill {holder}), or write elsewhere: --out {_free_name(folder)}",
+            fix=f"wait for it, or stop it (kill {holder}), or write elsewhere: --out {typed(_free_name(folder))}",
         ) from error
     except OSError as error:
         if error.errno not in NO_LOCKS:

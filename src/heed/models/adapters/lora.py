@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import cached_file
 
-from heed.errors import UserError
+from heed.errors import UserError, typed
 from heed.models.adapters.folder import is_adapter, load_adapter
 from heed.models.adapters.targets import ALL_LINEAR, lora_targets
 from heed.models.intake.access import CAREFUL, Access, peft_warnings_hidden
@@ -140,7 +140,7 @@ def open_adapter(name: str, base: str | None, device: torch.device, access: Acce
             where="--model",
             found=f"{name}: " + ("no adapter_config.json in it" if Path(name).is_dir() else "no such folder"),
             expected="the folder of a run with --lora.rank above 0, or another adapter's folder",
-            fix=f"heed chat --model {name} talks to a model with all its parameters as it is: it needs no merging",
+            fix=f"heed chat --model {typed(name)} talks to it as it is: all its parameters are there",
         )
     return load_adapter(name, device, base=base, access=access)
 

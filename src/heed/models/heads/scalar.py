@@ -21,7 +21,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from heed.errors import UserError
+from heed.errors import UserError, typed
 from heed.models.adapters.folder import (
     base_of,
     fill_adapter,
@@ -409,7 +409,7 @@ def _no_reward_model(name: str, found: str) -> UserError:
         where=name,
         found=found,
         expected="a folder that heed reward wrote, or a sequence classifier with one label",
-        fix=f"heed reward --model {name} --data RANKINGS trains one on it",
+        fix=f"heed reward --model {typed(name)} --data RANKINGS trains one on it",
     )
 
 

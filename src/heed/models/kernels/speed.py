@@ -40,7 +40,7 @@ def keep_freed_memory() -> None:
     """Let glibc keep large freed blocks, which otherwise go back to the system and are faulted in again every step."""
     try:
         mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError):
+    except (AttributeError, OSError, TypeError):
         return  # another C library: nothing to tune
     mallopt(M_MMAP_MAX, 0)  # blocks of their own, which are unmapped when freed, for no size
     mallopt(M_TRIM_THRESHOLD, -1)  # and never shrink the heap

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from heed.errors import typed
 from heed.models.load import restore, save
 from heed.recipes.policy.rollout import RolloutModels, draw_rollout, role_outputs, rollout_metrics, score_rollout
 from heed.recipes.policy.setup import PolicySettings, PolicySetup
@@ -70,7 +71,7 @@ def go_through_phases(
     if is_over_budget(settings, kl):
         place.speaker.say(f"ended early: the KL of {kl:.2f} nats per answer is over the budget")
     folder = place.folder.folder
-    place.speaker.say(f"the tuned model is in {folder}: heed chat --model {folder}")
+    place.speaker.say(f"the tuned model is in {folder}: heed chat --model {typed(folder)}")
 
 
 def is_over_budget(settings: PolicySettings, kl: float) -> bool:
