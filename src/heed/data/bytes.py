@@ -8,7 +8,6 @@ import gzip
 import itertools
 import lzma
 import os
-import shlex
 import zlib
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator
@@ -16,7 +15,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import IO, Any
 
-from heed.errors import UserError
+from heed.errors import UserError, typed
 
 CHUNK_BYTES = 1 << 20
 
@@ -63,12 +62,12 @@ def without_packing(path: str) -> str:
 def show_command(shown_as: str) -> str:
     """What a user types to print the file, for the fix of an error."""
     command = next((p.print_command for p in PACKINGS if shown_as.lower().endswith(p.suffix)), "cat")
-    return f"{command} {shlex.quote(shown_as)}"
+    return f"{command} {typed(shown_as)}"
 
 
 def byte_chunks(path: str, shown_as: str) -> Generator[bytes, None, None]:
     """The file's bytes, unpacked if its first bytes say that it is compressed."""
-    name, packing = shlex.quote(shown_as), None
+    name, packing = typed(shown_as), None
     try:
         with open(path, "rb") as plain:
             head = plain.read(64)
@@ -129,7 +128,7 @@ def _unpacked(plain: IO[bytes], packing: Packing | None) -> Any:
 
 def _refuse_foreign(head: bytes, shown_as: str) -> None:
     if head.startswith(LFS_POINTER):
-        folder = shlex.quote(os.path.dirname(shown_as) or ".")
+        folder = typed(os.path.dirname(shown_as) or ".")
         raise UserError(
             "this is a Git LFS pointer, not the file itself",
             where=shown_as,
@@ -213,6 +212,6 @@ def _not_utf_8(block: bytes, error: UnicodeDecodeError, offset: int, line: int, 
         where=f"{shown_as}, line {line:,}, byte offset {offset + error.start:,}",
         found=f"the byte 0x{block[error.start]:02x} ({error.reason})",
         expected="UTF-8 text",
-        fix=f"iconv -f WINDOWS-1252 -t UTF-8 {shlex.quote(shown_as)} > utf8{os.path.splitext(shown_as)[1]} "
+        fix=f"iconv -f WINDOWS-1252 -t UTF-8 {typed(shown_as)} > utf8{os.path.splitext(shown_as)[1]} "
         "(with the encoding the file really has)",
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import shlex
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
@@ -12,7 +11,7 @@ from contextlib import closing
 from heed.data.bytes import PACKED_SUFFIXES, byte_chunks, decoded, show_command, without_packing
 from heed.data.json_stream import Numbered, read_json
 from heed.data.tables import read_parquet, read_table
-from heed.errors import UserError
+from heed.errors import UserError, typed
 
 JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
 TABLE_SUFFIXES = (".csv", ".tsv")
@@ -57,9 +56,9 @@ def _unread(shown_as: str, suffix: str) -> UserError:
     stem = os.path.splitext(without_packing(shown_as))[0]
     # What stands before an unknown suffix may name the format already, as in `a.jsonl.br`.
     if os.path.splitext(stem)[1] in SUFFIXES:
-        fix = f"unpack it, if {suffix} is a compression that you know: the result is {shlex.quote(stem)}"
+        fix = f"unpack it, if {suffix} is a compression that you know: the result is {typed(stem)}"
     else:
-        fix = f"if it holds JSON lines: mv {shlex.quote(shown_as)} {shlex.quote(stem)}.jsonl"
+        fix = f"if it holds JSON lines: mv {typed(shown_as)} {typed(stem)}.jsonl"
     return UserError(
         "this kind of file is not read",
         where=shown_as,

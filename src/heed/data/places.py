@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import os
 import re
-import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from heed.data.bytes import PACKED_SUFFIXES, without_packing
 from heed.data.formats import SUFFIXES, TEXT_SUFFIXES, read_file, suffix_of
 from heed.data.json_stream import Unusable
 from heed.data.tables import without_nulls
-from heed.errors import UserError
+from heed.errors import UserError, typed
 from heed.types import Origin
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
@@ -155,7 +154,7 @@ def _record_files(where: str) -> list[str]:
             else "no file with a suffix that is read",
             expected=f"files ending in {', '.join(SUFFIXES)} (.txt not beside others), each also with "
             f"{', '.join(PACKED_SUFFIXES)}; README, LICENSE and dataset_infos.json are passed over",
-            fix=f"move other files out, or name the files one by one: ls {shlex.quote(where)}",
+            fix=f"move other files out, or name the files one by one: ls {typed(where)}",
         )
     return records
 
@@ -337,7 +336,5 @@ def _missing(path: str) -> UserError:
         if beside or os.path.isdir(folder or ".")
         else f"no folder {folder}",
         expected="a file, a folder of files, or a hub data set written owner/name",
-        fix=f"did you mean {os.path.join(os.path.dirname(path), near[0])}?"
-        if near
-        else f"ls {shlex.quote(folder or '.')}",
+        fix=f"did you mean {os.path.join(os.path.dirname(path), near[0])}?" if near else f"ls {typed(folder or '.')}",
     )

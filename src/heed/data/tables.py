@@ -11,7 +11,7 @@ from typing import IO, Any, Literal
 
 from heed.data.bytes import show_command
 from heed.data.json_stream import Numbered, lines_of
-from heed.errors import UserError
+from heed.errors import UserError, typed
 
 Quoting = Literal[0, 1, 2, 3]
 SAMPLE_LINES = 1_000
@@ -135,7 +135,7 @@ def read_parquet(chunks: Iterator[bytes], path: str, shown_as: str) -> Numbered:
                 where=f"{shown_as}, after record {number:,}",
                 found=str(error).splitlines()[0],
                 expected="a complete Parquet file with UTF-8 text",
-                fix=f"write or fetch it again: ls -l {shown_as}",
+                fix=f"write or fetch it again: ls -l {typed(shown_as)}",
             ) from error
 
 
