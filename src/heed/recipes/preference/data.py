@@ -35,6 +35,7 @@ from heed.recipes.training.data_sets import (
     short_names,
 )
 from heed.recipes.training.measured import measured_records
+from heed.recipes.training.splits import sides_of
 from heed.types import Tokens
 
 Item = TypeVar("Item")
@@ -166,7 +167,8 @@ def prepare_preference_data(
         refuse_wordings(source)
     if not kind.is_cut and preparation.too_long == "truncate":
         preparation = replace(preparation, too_long="drop")
-    plan = plan_of(sources, eval_sources, preparation, f"{kind.name}-")
+    sides = sides_of(sources, eval_sources)
+    plan = plan_of(sides, preparation, f"{kind.name}-")
 
     def prepare_on_first() -> None:
         prepare_all(
@@ -176,17 +178,19 @@ def prepare_preference_data(
             lambda source, to, given, mark, progress: kind.prepare(
                 source.path, to, given, fingerprint=mark, columns=source.columns, progress=progress
             ),
+            sides.told,
         )
 
     world.on_first(prepare_on_first)
     folders = [folder / "data" / name for _, _, name in plan]
     opened = [kind.open(source.path, to) for (source, _, _), to in zip(plan, folders, strict=True)]
-    training, to_measure = opened[: len(sources)], opened[len(sources) :] or opened
+    training = opened[: len(sources)]
+    to_measure = [(items, to) for items, to in zip(opened, folders, strict=True) if len(items.held_out)]
     for items in training:
         refuse_nothing_left(items, fix=kind.keeps_more)
     measured = [
         measured_records(name, to, items.held_out, eval_limit, items.sequences)
-        for name, to, items in zip(short_names(to_measure), folders[-len(to_measure) :], to_measure, strict=True)
+        for name, (items, to) in zip(short_names([items for items, _ in to_measure]), to_measure, strict=True)
     ]
 
     def account_on_first() -> None:
@@ -195,7 +199,7 @@ def prepare_preference_data(
     world.on_first(account_on_first)
     held_out = {
         chosen.name: [items.at(int(i)) for i in chosen.records]
-        for chosen, items in zip(measured, to_measure, strict=True)
+        for chosen, (items, _) in zip(measured, to_measure, strict=True)
     }
     return PreferenceData(
         tuple(training),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -30,6 +30,7 @@ from heed.errors import UserError
 from heed.models.load import num_positions
 from heed.recipes.training.measured import MeasuredRecords, measured_records
 from heed.recipes.training.setup import Opened
+from heed.recipes.training.splits import Sides, sides_of
 from heed.train import files
 from heed.train.progress import Progress
 from heed.types import Tokens
@@ -166,12 +167,14 @@ def prepare_data(
         eval_limit: held-out conversations of a data set that are measured at most, 0 for all.
         settings: all that preparation depends on besides the files, as text.
     """
-    plan = plan_of(sources, eval_sources, preparation)
+    sides = sides_of(sources, eval_sources)
+    plan = plan_of(sides, preparation)
     folders = [folder / "data" / name for _, _, name in plan]
 
-    world.on_first(lambda: prepare_all(plan, folder, settings, _prepare_conversations))
+    world.on_first(lambda: prepare_all(plan, folder, settings, _prepare_conversations, sides.told))
     opened = [open_prepared(source.path, to) for (source, _, _), to in zip(plan, folders, strict=True)]
-    training, to_measure = opened[: len(sources)], opened[len(sources) :] or opened
+    training = opened[: len(sources)]
+    to_measure = [(each, to) for each, to in zip(opened, folders, strict=True) if len(each.held_out)]
     for prepared in training:
         refuse_nothing_left(
             prepared,
@@ -179,14 +182,14 @@ def prepare_data(
         )
     measured = [
         measured_records(name, to, each.held_out, eval_limit, each.conversation)
-        for name, to, each in zip(short_names(to_measure), folders[-len(to_measure) :], to_measure, strict=True)
+        for name, (each, to) in zip(short_names([each for each, _ in to_measure]), to_measure, strict=True)
     ]
     world.on_first(lambda: account_for(folder, folders, measured))
     held_out = {
         chosen.name: [
             each.conversation(int(i), draw(seed, int(i), 0, each.num_wordings(int(i)))) for i in chosen.records
         ]
-        for chosen, each in zip(measured, to_measure, strict=True)
+        for chosen, (each, _) in zip(measured, to_measure, strict=True)
     }
     longest = max(int(prepared.store.num_tokens.max()) for prepared in training)
     mixture = Mixture(tuple(training), draws_from(training, sources, seed))
@@ -231,25 +234,26 @@ def preparation_of(settings: AnswerSettings, opened: Opened) -> Preparation:
     )
 
 
-def plan_of(
-    sources: tuple[DataSource, ...], eval_sources: tuple[DataSource, ...], preparation: Preparation, prefix: str = ""
-) -> Plan:
-    """Data sets to train on, then those to measure on; where there are such, the first hold nothing out.
+def plan_of(sides: Sides, preparation: Preparation, prefix: str = "") -> Plan:
+    """Data sets to train on, then those to measure on; one of which something else is measured holds nothing out.
 
     Args:
         prefix: of the folders' names, so that a run may hold data of several kinds.
     """
-    for_training = replace(preparation, held_out_share=0.0) if eval_sources else preparation
-    for_eval = replace(preparation, held_out_share=1.0)
-    plan = [(source, for_training, f"{prefix}train-{i}") for i, source in enumerate(sources)]
-    return plan + [(source, for_eval, f"{prefix}eval-{i}") for i, source in enumerate(eval_sources)]
+    without, alone = replace(preparation, held_out_share=0.0), replace(preparation, held_out_share=1.0)
+    plan = [
+        (source, preparation if is_held_out else without, f"{prefix}train-{i}")
+        for i, (source, is_held_out) in enumerate(zip(sides.training, sides.held_out, strict=True))
+    ]
+    return plan + [(source, alone, f"{prefix}eval-{i}") for i, source in enumerate(sides.measured)]
 
 
-def prepare_all(plan: Plan, folder: Path, settings: str, prepare_one: Prepare) -> None:
+def prepare_all(plan: Plan, folder: Path, settings: str, prepare_one: Prepare, told: Mapping[str, str]) -> None:
     """Prepare what is not prepared yet in a run's folder, and say what became of its records.
 
     Args:
         settings: all that preparation depends on besides the files, as text.
+        told: path -> what else is to be said of that data set.
     """
     for source, preparation, name in plan:
         target = folder / "data" / name
@@ -267,6 +271,8 @@ def prepare_all(plan: Plan, folder: Path, settings: str, prepare_one: Prepare) -
             if was_prepared:
                 progress.say(f"{source.path} has changed since this run began: it is read again")
             account = prepare_one(source, target, preparation, mark, progress.update)
+            if source.path in told:
+                account.noticed[told[source.path]] = 1
         for line in account.lines(preparation.max_length, preparation.too_long):
             progress.say(line)
         files.write_text(target / LEFT_OUT, "".join(f"{line}\n" for line in left_out_lines(account)))
