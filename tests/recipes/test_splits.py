@@ -32,7 +32,9 @@ def prepared(preparation, tmp_path) -> Callable[..., Data]:
     def made(*paths, eval_paths=(), prepare=prepare_data) -> Data:
         (tmp_path / "run").mkdir()
         sources, measured = (tuple(DataSource(path=str(path)) for path in each) for each in (paths, eval_paths))
-        return prepare(sources, measured, tmp_path / "run", preparation, seed=3, settings="", world=World())
+        return prepare(
+            sources, measured, tmp_path / "run", preparation, seed=3, settings="", world=World(), eval_limit=0
+        )
 
     return made
 
