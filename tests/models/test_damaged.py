@@ -190,6 +190,9 @@ def test_a_model_that_is_only_odd_is_loaded_to_the_bit_and_said(kind, shape, tmp
     found = load_model(wild(tmp_path, shape, damage), CPU, access=Access(say=told.append))
     assert found.state_dict().keys() == expected.state_dict().keys()
     assert all(torch.equal(weight, found.state_dict()[name]) for name, weight in expected.state_dict().items())
+    found.save_pretrained(tmp_path / "again")
+    again = load_model(str(tmp_path / "again"), CPU, access=Access(say=pytest.fail)).state_dict()
+    assert all(torch.equal(weight, again[name]) for name, weight in expected.state_dict().items())
     if says is None:
         assert told == []
     else:

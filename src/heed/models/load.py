@@ -28,6 +28,7 @@ from heed.models.intake.files import TOKENIZER_FILES, code_of, file_of, opened
 from heed.models.intake.vocabulary import fit_vocabulary, num_rows
 from heed.models.intake.weights import load_weights
 from heed.models.stops import stop_ids
+from heed.models.writing import write
 
 # Settings that greedy decoding, or decoding with one beam, does not look at; saving refuses to write them.
 ONLY_SAMPLED = ("temperature", "top_p", "min_p", "top_h", "typical_p", "top_k", "epsilon_cutoff", "eta_cutoff")
@@ -156,6 +157,7 @@ def load_model(
     if is_adapter(name):
         with peft_warnings_hidden():
             model: PreTrainedModel = load_adapter(name, device, dtype, access=access).merge_and_unload()
+        model.requires_grad_(True)  # peft froze it
         model.name_or_path = name  # what is tuned from here on stands on the merged model, not on the base
     else:
         model = load_weights(AutoModelForCausalLM, name, dtype, access, "model")
@@ -257,12 +259,6 @@ def save(loaded: LoadedModel, folder: Path, *, template: dict[str, str] | str, s
     # Rows of new tokens are in the adapter already; left to itself, peft asks the hub for the size of the vocabulary.
     write(loaded.adapter, folder, save_embedding_layers=False, selected_adapters=["default"])
     generation.save_pretrained(folder)
-
-
-def write(part: PreTrainedModel | PreTrainedTokenizerBase | PeftModel, folder: Path, **how: object) -> None:
-    """`save_pretrained`, without what the libraries say meanwhile."""
-    with quiet_transformers(), peft_warnings_hidden():
-        part.save_pretrained(str(folder), **how)
 
 
 def set_stops(

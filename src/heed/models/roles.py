@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from jaxtyping import Float
 from peft import LoraConfig, PeftModel
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -44,6 +44,7 @@ from heed.models.heads.scalar import (
 from heed.models.intake.access import CAREFUL, Access, peft_warnings_hidden
 from heed.models.load import LoadedModel, load_tokenizer
 from heed.models.trained import ALL, HEAD, choose_trained
+from heed.models.writing import write_weights
 from heed.types import Forest
 
 POLICY_ADAPTER = "default"
@@ -320,7 +321,7 @@ def _trainable_copy(head: ScalarHead | None) -> ScalarHead:
 
 def save_role(role: Role, file: Path) -> None:
     """Write what a role has learnt, an adapter's weights or a model's, its head among them; to resume, not to share."""
-    save_file({name: parameter.detach().cpu().contiguous() for name, parameter in role.trained}, file)
+    write_weights(dict(role.trained), file)
 
 
 def restore_role(role: Role, file: Path) -> None:

@@ -24,9 +24,9 @@ from heed.models.load import (
     load_tokenizer,
     num_positions,
     stored_dtype,
-    write,
 )
 from heed.models.stops import stop_ids_of
+from heed.models.writing import write
 from heed.train import files
 
 CONVERSATION = [

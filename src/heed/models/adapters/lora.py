@@ -18,8 +18,10 @@ from heed.models.adapters.folder import is_adapter, load_adapter
 from heed.models.adapters.targets import ALL_LINEAR, lora_targets
 from heed.models.intake.access import CAREFUL, Access, peft_warnings_hidden
 from heed.models.intake.files import GENERATION
-from heed.models.load import LoadedModel, set_stops, write
+from heed.models.intake.weights import was_mended
+from heed.models.load import LoadedModel, set_stops
 from heed.models.stops import stop_ids_of
+from heed.models.writing import write
 
 
 def add_adapter(
@@ -73,8 +75,8 @@ def keep_base(loaded: LoadedModel, folder: Path, *, new_token_ids: Sequence[int]
     """Keep a base of the run's own where its adapter could not be loaded onto the original, or would not stop on it.
 
     Plain transformers takes vocabulary and generation config from the base that an adapter names. With new tokens,
-    or where the base is itself an adapter merged into another, the model is written whole. Where only the stop tokens
-    are others, the run's base is links to the original's files beside a generation config of its own.
+    or where the base was mended or is itself an adapter merged into another, the model is written whole. Where only
+    the stop tokens are others, the run's base is links to the original's files beside a generation config of its own.
 
     Args:
         folder: the base's place in the run. One that is there already is from the same run and stays.
@@ -84,7 +86,7 @@ def keep_base(loaded: LoadedModel, folder: Path, *, new_token_ids: Sequence[int]
     before = stop_ids_of(loaded.model)
     set_stops(loaded.model, loaded.tokenizer, stop_tokens)
     stops_there = set(stop_ids_of(loaded.model)) <= set(before)
-    if new_token_ids or is_adapter(name):
+    if new_token_ids or is_adapter(name) or was_mended(loaded.model):
         write_extended_base(loaded, folder)
     elif not stops_there:
         _link_base(loaded, folder)

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from peft import LoraConfig, PeftModel, get_peft_model_state_dict
 from peft.utils import TaskType
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
@@ -35,9 +35,10 @@ from heed.models.intake.access import CAREFUL, Access
 from heed.models.intake.files import ADAPTER_CONFIG, CONFIG, opened, settings_in
 from heed.models.intake.vocabulary import fit_vocabulary, num_rows
 from heed.models.intake.weights import fitting_config, load_weights
-from heed.models.load import LoadedModel, load_model, load_tokenizer, load_with_tokenizer, write
+from heed.models.load import LoadedModel, load_model, load_tokenizer, load_with_tokenizer
 from heed.models.load import save as save_language_model
 from heed.models.score import trunk_of
+from heed.models.writing import write, write_weights
 from heed.types import Forest
 
 ScalarHead = nn.Linear
@@ -232,7 +233,7 @@ def save_reward_model(
     else:
         own = LoadedModel(loaded.model, tokenizer)
         save_language_model(own, folder, template=tokenizer.chat_template, stop_tokens=stop_tokens)
-        save_file({"score.weight": reward_model.head.weight.detach().cpu().contiguous()}, folder / SCORE)
+        write_weights({"score.weight": reward_model.head.weight}, folder / SCORE)
     (folder / NOTE).write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
 
 
@@ -268,9 +269,7 @@ def _as_classifier(model: PreTrainedModel, head: ScalarHead, padding: int) -> Pr
 def _save_adapter(adapter: PeftModel, head: ScalarHead, folder: Path) -> None:
     """peft's files of a sequence classifier's adapter: its own state with the head's weight, and its config."""
     weights = _trunk_weights_of(adapter) | {SCORE_IN_ADAPTER: head.weight.detach()}
-    save_file(
-        {name: weight.cpu().contiguous() for name, weight in weights.items()}, folder / "adapter_model.safetensors"
-    )
+    write_weights(weights, folder / "adapter_model.safetensors")
     config = copy.deepcopy(adapter.peft_config["default"])
     assert isinstance(config, LoraConfig)
     config.task_type, config.modules_to_save, config.inference_mode = TaskType.SEQ_CLS, ["score"], True
@@ -376,7 +375,7 @@ def head_of(weight: Float[Tensor, "1 width"]) -> ScalarHead:
 
 
 def _open_classifier(name: str, access: Access) -> PreTrainedModel:
-    config = fitting_config(name, access, "reward model")
+    config, _ = fitting_config(name, access, "reward model")
     kind = (config.architectures or ["a model of no stated kind"])[0]
     if not kind.endswith("ForSequenceClassification"):
         raise _no_reward_model(name, f"{kind}, without a scalar head")

@@ -18,6 +18,9 @@ AROUND_ALL = rf"(?:module\.|base_model\.model\.|{WRAPPERS})+"
 RENAMED = {rf"^{AROUND_ALL}": "", rf"\.{WRAPPERS}": "."}
 """patterns in the names of weights, and what they become"""
 
+MENDED = "heed_mended"
+"""attribute of a model that is not what its files are to plain transformers, so that they cannot stand for it"""
+
 HEED_ATTENDS = (None, "eager", "sdpa")
 """attentions that a config may ask for; heed computes attention by itself, and checks against one of these"""
 
@@ -36,7 +39,7 @@ def load_weights(
     Raises:
         UserError: weights are missing or have another shape than the config says, or nothing can be loaded at all.
     """
-    config = fitting_config(name, access, what)
+    config, mended = fitting_config(name, access, what)
 
     def load(**more: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
         found: tuple[PreTrainedModel, dict[str, Any]] = opened(
@@ -59,6 +62,8 @@ def load_weights(
     if report["missing_keys"] and found:
         access.say(f"{name}: the names of weights are read without {', '.join(sorted(found))}")
         model, report = load(key_mapping=RENAMED)
+        _forget_renaming(model)
+        mended = True
     missing = sorted(key for key in report["missing_keys"] if spare is None or not spare(key))
     mismatched = sorted((key, tuple(theirs), tuple(ours)) for key, theirs, ours in report["mismatched_keys"])
     unexpected = sorted(report["unexpected_keys"])
@@ -73,22 +78,33 @@ def load_weights(
             f"{listed(unexpected)}"
         )
     _untie(model, name, access)
+    setattr(model, MENDED, mended)
     return model
 
 
-def fitting_config(name: str, access: Access, what: str) -> Any:
-    """The model's config, without what would stop it from loading and has no part in what heed computes."""
+def was_mended(model: PreTrainedModel) -> bool:
+    """Whether the files of this model would give another one, or none, to plain transformers."""
+    return bool(getattr(model, MENDED, False))
+
+
+def fitting_config(name: str, access: Access, what: str) -> tuple[Any, bool]:
+    """The model's config, without what would stop it from loading and has no part in what heed computes.
+
+    Also whether plain transformers would not load it as it was.
+    """
+    mended = False
     config = opened(name, lambda: AutoConfig.from_pretrained(name, trust_remote_code=access.trust_remote_code), what)
     for each in (config, *(getattr(config, part, None) for part in getattr(config, "sub_configs", {}))):
         if each is None:
             continue
         if getattr(each, "_attn_implementation_internal", None) not in HEED_ATTENDS:
             each._attn_implementation_internal = None
+            mended = True
         rows, pad = getattr(each, "vocab_size", None), getattr(each, "pad_token_id", None)
         if isinstance(rows, int) and isinstance(pad, int) and not 0 <= pad < rows:
-            each.pad_token_id = None
+            each.pad_token_id, mended = None, True
             access.say(f"{name}: the padding token {pad} has no row in a table of {rows:,}; it is not used")
-    return config
+    return config, mended
 
 
 def wrapping_of(key: str) -> str:
@@ -110,6 +126,12 @@ def listed(keys: Iterable[str], most: int = 4) -> str:
     keys = list(keys)
     more = f" and {len(keys) - most:,} more" if len(keys) > most else ""
     return ", ".join(keys[:most]) + more
+
+
+def _forget_renaming(model: PreTrainedModel) -> None:
+    """Transformers would undo at saving how names were read, and so put the wrappers' back."""
+    kept = [each for each in model._weight_conversions if not RENAMED.keys() & set(each._original_source_patterns)]
+    model._weight_conversions = kept
 
 
 def _missing(name: str, what: str, missing: list[str], unexpected: list[str], num_weights: int) -> UserError:
