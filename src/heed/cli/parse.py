@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from heed.errors import UserError, typed
-from heed.settings import Option, flag, unknown_option
+from heed.settings import Option, flag, nearest, unknown_option
 
 NONE_RENAMED: Mapping[str, str] = MappingProxyType({})
 
@@ -75,7 +75,7 @@ def parse(
         elif positional is not None:
             _put(words, by_key[positional], word)
         else:
-            raise _stray(word)
+            raise _stray(word, by_key)
     return words
 
 
@@ -107,12 +107,17 @@ def _needs_a_value(option: Option, rest: Sequence[str]) -> UserError:
     )
 
 
-def _stray(word: str) -> UserError:
-    looks_like_a_flag = word.startswith("-")
+def _stray(word: str, known: Collection[str]) -> UserError:
+    """The error for a word that no option wants; `known` are the keys of the options there are."""
+    if word.startswith("-"):
+        near = nearest(word, list(known))
+        fix = f"did you mean '{flag(near)}'?" if near else "--help all lists the options"
+    else:
+        fix = ", or ".join([f"{flag(key)} {typed(word)}" for key in ("data", "model", "out") if key in known][:2])
     return UserError(
         f"'{word}' belongs to no option",
         where="command line",
         found=word,
         expected="options, each with two dashes, and at most one settings file (.yaml)",
-        fix=f"{flag(word.lstrip('-'))} ..." if looks_like_a_flag else f"--data {typed(word)}, or --model {typed(word)}",
+        fix=fix,
     )

@@ -336,5 +336,7 @@ def _missing(path: str) -> UserError:
         if beside or os.path.isdir(folder or ".")
         else f"no folder {folder}",
         expected="a file, a folder of files, or a hub data set written owner/name",
-        fix=f"did you mean {os.path.join(os.path.dirname(path), near[0])}?" if near else f"ls {typed(folder or '.')}",
+        fix=f"did you mean {typed(os.path.join(os.path.dirname(path), near[0]))}?"
+        if near
+        else f"ls {typed(folder or '.')}",
     )

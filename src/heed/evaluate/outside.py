@@ -48,7 +48,8 @@ def open_function(name: str) -> Scores:
             where=f"--reward {name}",
             found=f"the functions {', '.join(known)}" if known else "no function at all",
             expected=f"one like: {SIGNATURE}",
-            fix=f"--reward {typed(path)}:{near or (known[0] if known else 'score')}"
+            fix="--reward "
+            + typed(f"{path}:{near or (known[0] if known else 'score')}")
             + ("" if known else ", with a function of that name in the file"),
         )
 
@@ -69,7 +70,7 @@ def _run_file(path: Path, name: str) -> ModuleType:
             where=f"--reward {name}",
             found=f"nothing at {path.resolve()}" if not path.exists() else f"a folder at {path.resolve()}",
             expected="FILE.py:FUNCTION, a Python file and the name of a function in it",
-            fix=f"--reward {typed(path.with_name(near))}:{name.rpartition(':')[2]}"
+            fix="--reward " + typed(f"{path.with_name(near)}:{name.rpartition(':')[2]}")
             if near
             else f"write {path}: {SIGNATURE}",
         )
