@@ -68,6 +68,10 @@ class SftArguments(TypedDict, total=False):
     """run Python code that comes with the model, with all that this account may do"""
     template: str | os.PathLike[str] | None
     """jinja file, folder, alpaca, chatml or plain [default: the model's own]"""
+    end_of_turn: Literal["template", "eos"]
+    """what ends an answer; eos where the template writes no stop token"""
+    special_tokens_in_text: Literal["error", "as-text", "strip"]
+    """special tokens written out in the data"""
     date: datetime.date | str | None
     """YYYY-MM-DD, for templates that print one [default: first day of the run]"""
     max_length: int | None
@@ -131,6 +135,10 @@ class RewardArguments(TypedDict, total=False):
     """run Python code that comes with the model, with all that this account may do"""
     template: str | os.PathLike[str] | None
     """jinja file, folder, alpaca, chatml or plain [default: the model's own]"""
+    end_of_turn: Literal["template", "eos"]
+    """what ends an answer; eos where the template writes no stop token"""
+    special_tokens_in_text: Literal["error", "as-text", "strip"]
+    """special tokens written out in the data"""
     date: datetime.date | str | None
     """YYYY-MM-DD, for templates that print one [default: first day of the run]"""
     max_length: int | None
@@ -192,6 +200,10 @@ class DpoArguments(TypedDict, total=False):
     """run Python code that comes with the model, with all that this account may do"""
     template: str | os.PathLike[str] | None
     """jinja file, folder, alpaca, chatml or plain [default: the model's own]"""
+    end_of_turn: Literal["template", "eos"]
+    """what ends an answer; eos where the template writes no stop token"""
+    special_tokens_in_text: Literal["error", "as-text", "strip"]
+    """special tokens written out in the data"""
     date: datetime.date | str | None
     """YYYY-MM-DD, for templates that print one [default: first day of the run]"""
     max_length: int | None
@@ -295,6 +307,10 @@ class PpoArguments(TypedDict, total=False):
     """run Python code that comes with the model, with all that this account may do"""
     template: str | os.PathLike[str] | None
     """jinja file, folder, alpaca, chatml or plain [default: the model's own]"""
+    end_of_turn: Literal["template", "eos"]
+    """what ends an answer; eos where the template writes no stop token"""
+    special_tokens_in_text: Literal["error", "as-text", "strip"]
+    """special tokens written out in the data"""
     date: datetime.date | str | None
     """YYYY-MM-DD, for templates that print one [default: first day of the run]"""
     max_prompt_length: int | None
@@ -381,6 +397,10 @@ class GrpoArguments(TypedDict, total=False):
     """run Python code that comes with the model, with all that this account may do"""
     template: str | os.PathLike[str] | None
     """jinja file, folder, alpaca, chatml or plain [default: the model's own]"""
+    end_of_turn: Literal["template", "eos"]
+    """what ends an answer; eos where the template writes no stop token"""
+    special_tokens_in_text: Literal["error", "as-text", "strip"]
+    """special tokens written out in the data"""
     date: datetime.date | str | None
     """YYYY-MM-DD, for templates that print one [default: first day of the run]"""
     max_prompt_length: int | None
@@ -459,6 +479,10 @@ class ShowArguments(TypedDict, total=False):
     """folder that holds a tokenizer.json, in place of --model"""
     template: str | os.PathLike[str] | None
     """jinja file, tokenizer_config.json, folder, alpaca, chatml, plain [default: the model's]"""
+    end_of_turn: Literal["template", "eos"]
+    """what ends an answer; eos where the template writes no stop token"""
+    special_tokens_in_text: Literal["error", "as-text", "strip"]
+    """special tokens written out in the data"""
     date: datetime.date | str | None
     """YYYY-MM-DD, for templates that print one [default: today]"""
     record: int | None

@@ -71,6 +71,12 @@ Track = Annotated[
     Field(description="where the numbers are shown, too, by the package of that name"),
 ]
 ALL_LINEAR, ALL = "all-linear", "all"
+SpecialTokens = Annotated[
+    Literal["error", "as-text", "strip"], Field(description="special tokens written out in the data")
+]
+EndOfTurn = Annotated[
+    Literal["template", "eos"], Field(description="what ends an answer; eos where the template writes no stop token")
+]
 DEVICE_HELP = "auto, cpu, cuda or cuda:N; auto takes the GPU if there is one"
 Device = Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
 
@@ -134,6 +140,8 @@ class SftSettings(Settings):
         title="Conversations",
         description="jinja file, folder, alpaca, chatml or plain [default: the model's own]",
     )
+    end_of_turn: EndOfTurn = "template"
+    special_tokens_in_text: SpecialTokens = "error"
     date: datetime.date | None = Field(
         None, description="YYYY-MM-DD, for templates that print one [default: first day of the run]"
     )
@@ -198,6 +206,8 @@ class ShowSettings(Settings):
     template: PathText | None = Field(
         None, description="jinja file, tokenizer_config.json, folder, alpaca, chatml, plain [default: the model's]"
     )
+    end_of_turn: EndOfTurn = "template"
+    special_tokens_in_text: SpecialTokens = "error"
     date: datetime.date | None = Field(None, description="YYYY-MM-DD, for templates that print one [default: today]")
     record: Whole | None = Field(None, ge=1, description="number of the one record to show, counted from 1")
     limit: Whole = Field(3, ge=0, description="records to show of each data set; 0 shows all")

@@ -13,10 +13,12 @@ from heed.config import (
     DEVICE_HELP,
     Alpha,
     Device,
+    EndOfTurn,
     Lora,
     Optim,
     PositiveNumber,
     Sources,
+    SpecialTokens,
     Targets,
     Track,
     Train,
@@ -108,6 +110,8 @@ class RewardSettings(Settings):
     max_bad_records: MaxBadRecords = 0.0005
     trust_remote_code: TrustRemoteCode = False
     template: Template = None
+    end_of_turn: EndOfTurn = "template"
+    special_tokens_in_text: SpecialTokens = "error"
     date: Date = None
     max_length: MaxLength = None
     too_long: TooLong = "error"
@@ -149,6 +153,8 @@ class DpoSettings(Settings):
     max_bad_records: MaxBadRecords = 0.0005
     trust_remote_code: TrustRemoteCode = False
     template: Template = None
+    end_of_turn: EndOfTurn = "template"
+    special_tokens_in_text: SpecialTokens = "error"
     date: Date = None
     max_length: MaxLength = None
     too_long: TooLong = "error"
@@ -236,6 +242,8 @@ class PpoSettings(Settings):
     max_bad_records: MaxBadRecords = 0.0005
     trust_remote_code: TrustRemoteCode = False
     template: Template = None
+    end_of_turn: EndOfTurn = "template"
+    special_tokens_in_text: SpecialTokens = "error"
     date: Date = None
     max_prompt_length: MaxPromptLength = None
     too_long: TooLong = "error"
@@ -282,6 +290,8 @@ class GrpoSettings(Settings):
     max_bad_records: MaxBadRecords = 0.0005
     trust_remote_code: TrustRemoteCode = False
     template: Template = None
+    end_of_turn: EndOfTurn = "template"
+    special_tokens_in_text: SpecialTokens = "error"
     date: Date = None
     max_prompt_length: MaxPromptLength = None
     too_long: TooLong = "error"

@@ -62,10 +62,12 @@ class Ranking:
     """by whoever ranked the answers, falling; equal scores are a tie; empty where only a strict order is known"""
     are_ranks: bool = False
     """whether the scores are ranks with ties among them: an order, whose differences say nothing"""
+    tools: tuple[Mapping[str, Any], ...] = ()
+    template_arguments: Mapping[str, Any] = field(default_factory=dict)
 
     def best(self) -> Conversation:
         """The prompt with its best answer, which is what supervised tuning can use of a ranking."""
-        return Conversation(self.prompt + self.answers[0], self.origin)
+        return Conversation(self.prompt + self.answers[0], self.origin, self.tools, self.template_arguments)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +144,8 @@ class Rendered:
     text: str
     spans: tuple[Span, ...]
     origin: Origin
+    literal: tuple[tuple[int, int], ...] = ()
+    """characters `text[start:stop]` that look like a special token and are text: they are encoded as such"""
 
 
 @dataclass(frozen=True, slots=True)

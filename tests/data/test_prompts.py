@@ -77,7 +77,7 @@ def test_values_of_tables_that_json_does_not_know_become_text(tmp_path):
         ({"messages": []}, "no user message"),
         ({"prompt": "a</s>b"}, "special-token text"),
         ({"prompt": "\ud83d"}, "text cannot be used"),
-        ({"prompt": [{"role": r, "content": "x"} for r in ("user", "assistant", "assistant")]}, "ends with an answer"),
+        ({"prompt": [{"role": "user", "content": "x"}, {"role": "assistant", "content": " "}]}, "ends with an answer"),
     ],
 )
 def test_what_cannot_be_asked_stops_the_run_unless_few_are_allowed(tmp_path, record, problem):

@@ -20,14 +20,15 @@ left, `truncate` cuts answers at their end, and then trains no stop token. A pro
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from heed.data.chat import masked
+from heed.data.chat import asked, masked
 from heed.data.check import check, check_answer, check_prompt, check_ranking, in_held_out, is_empty, said
 from heed.data.prepare import LeftOut, Preparation, fitted
 from heed.data.render import ChatTemplate
+from heed.data.special_text import noticed
 from heed.data.tokens import tokenise
 from heed.types import Conversation, Finding, Judged, Message, Origin, Ranking, Rendered, Tokens
 
@@ -63,6 +64,8 @@ class Answered:
     """answers of a ranking that are neither desirable nor undesirable"""
     num_branches: int = 0
     num_split_edges: int = 0
+    noticed: Mapping[str, int] = field(default_factory=dict)
+    """what the template changed of it, in words, and how often"""
 
 
 def ranked_answers(preparation: Preparation, record: tuple[str, Ranking]) -> Answered:
@@ -116,6 +119,7 @@ def judged_answers(preparation: Preparation, record: tuple[str, Judged | Ranking
         too_long=(LeftOut(noun.origin, "too long", lost),) if lost else (),
         num_branches=made.num_branches,
         num_split_edges=made.num_split_edges,
+        noticed=noticed(noun.conversation(), preparation.template),
     )
 
 
@@ -146,13 +150,17 @@ def _compared(shape: str, ranking: Ranking, preparation: Preparation) -> tuple[A
     places, lost = comparable
     made: dict[int, _Made] = {}
     for place in places:
-        found = _sequence(ranking.prompt, ranking.answers[place], origin, preparation)
+        found = _sequence(
+            ranking.prompt, ranking.answers[place], origin, preparation, ranking.tools, ranking.template_arguments
+        )
         if isinstance(found, Finding):
             found = replace(found, found=f"answer {place + 1} of {count}: {found.found}")
             return replace(answered, findings=(found,)), []
         made[place] = found
+    whole = Conversation((*ranking.prompt, *(m for place in places for m in ranking.answers[place])), origin)
     answered = replace(
         answered,
+        noticed=noticed(whole, preparation.template),
         num_branches=sum(each.num_branches for each in made.values()),
         num_split_edges=sum(each.num_split_edges for each in made.values()),
     )
@@ -274,6 +282,15 @@ def rendered_answer(
         it, and in how many further renders the template shows turns of the answer; where there are any, only the last
         turn is trained.
     """
+    opening: Rendered | None = None
+    if prompt[-1:] and prompt[-1].role == answer[0].role == "assistant":
+        # The answer goes on from what the assistant has begun to say.
+        words = asked(Conversation(prompt, origin, tools, template_arguments or {}), template)
+        if isinstance(words, Finding):
+            return words
+        opening = words
+        begun = replace(answer[0], content=prompt[-1].content + answer[0].content)
+        prompt, answer = prompt[:-1], (begun, *answer[1:])
     context = tuple(replace(m, weight=0.0) if m.role == "assistant" else m for m in prompt)
     conversation = Conversation(context + answer, origin, tools, template_arguments or {})
     rendered = check(conversation) or masked(conversation, template)
@@ -288,7 +305,25 @@ def rendered_answer(
         if isinstance(rendered, Finding):
             return rendered
     [single] = rendered
-    return single, num_branches
+    if opening is None:
+        return single, num_branches
+    going_on = _going_on(single, opening)
+    return going_on if isinstance(going_on, Finding) else (going_on, num_branches)
+
+
+def _going_on(answer: Rendered, opening: Rendered) -> Rendered | Finding:
+    """The answer trained from where the prompt ends, which the assistant's own words end."""
+    start, spans = len(opening.text), answer.spans
+    if answer.text.startswith(opening.text) and spans[0].stop > start:
+        first = replace(spans[0], start=max(start, spans[0].start))
+        return replace(answer, spans=(first, *spans[1:]))
+    return Finding(
+        "the answer does not go on from the assistant's words in the prompt",
+        answer.origin,
+        f"a prompt that ends in {opening.text[-60:]!r}, which the render with the answer does not begin with",
+        "a template that shows the two as one message",
+        "put the assistant's words into the answers, or choose another --template",
+    )
 
 
 def up_to_last_trained(tokens: Tokens) -> Tokens:

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from heed.data.messages import from_json, refuse, to_messages, to_tools
-from heed.errors import UserError
 from heed.types import Conversation, Message, Origin, Ranking
 
 Raw = Mapping[str, Any]
@@ -18,16 +17,9 @@ def conversation(messages: tuple[Message, ...], raw: Raw, origin: Origin) -> Con
 
 
 def ranking(prompt: tuple[Message, ...], answers: Sequence[tuple[Message, ...]], raw: Raw, origin: Origin) -> Ranking:
-    """The ranking of these answers; a record with tools or arguments is refused."""
-    if to_tools(raw.get("tools"), origin) or template_arguments(raw, origin):
-        raise UserError(
-            "a ranking with tools or template arguments cannot be used yet",
-            where=str(origin),
-            found=", ".join(key for key in ("tools", "chat_template_kwargs", "documents") if raw.get(key)),
-            expected="prompt and answers only",
-            fix="remove those keys, or write the best answer as a record with `messages`",
-        )
-    return Ranking(prompt, tuple(answers), origin)
+    """The ranking of these answers, with the tools at hand for all of them."""
+    tools, arguments = to_tools(raw.get("tools"), origin), template_arguments(raw, origin)
+    return Ranking(prompt, tuple(answers), origin, tools=tools, template_arguments=arguments)
 
 
 def template_arguments(raw: Raw, origin: Origin) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os.path
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -23,6 +23,7 @@ from heed.data.marks import (
     without_marks,
 )
 from heed.data.render import ChatTemplate, message_fields, reasoning_of
+from heed.data.special_text import treated, unguarded
 from heed.data.stops import Endings, endings, forbidden_pattern, special_token_pattern
 from heed.errors import UserError
 from heed.types import Conversation, Finding, Message, Rendered, Span
@@ -36,12 +37,29 @@ def masked(conversation: Conversation, template: ChatTemplate) -> tuple[Rendered
     conversation does not show. A branch is that prompt and the response to it. A span starts where the prompt at
     inference ends and runs to the end of the stop token. What cannot be proved is a finding, never a guess.
     """
+    return _proved(conversation, template, lambda chat: chat.rendered())
+
+
+def asked(conversation: Conversation, template: ChatTemplate) -> Rendered | Finding:
+    """What the model reads before it answers these messages: every one of them, which is proved.
+
+    Where the last message is the assistant's, the prompt ends with its words and the answer goes on from them.
+    """
+    found = _proved(conversation, template, lambda chat: (chat.asked(),))
+    return found if isinstance(found, Finding) else found[0]
+
+
+def _proved(
+    conversation: Conversation, template: ChatTemplate, prove: Callable[[_Chat], tuple[Rendered, ...]]
+) -> tuple[Rendered, ...] | Finding:
+    conversation, guard = treated(conversation, template)
     try:
-        return _Chat(conversation, template).rendered()
+        rendered = prove(_Chat(conversation, template))
     except UserError as error:
         origin = conversation.origin
         found = error.found if error.where == str(origin) else f"{error.found} ({error.where})"
         return Finding(error.problem, origin, found, error.expected, error.fix)
+    return tuple(unguarded(each, guard, template) for each in rendered) if guard else rendered
 
 
 def inference_prompt(
@@ -64,6 +82,8 @@ class _Chat:
         self.given = Given(fields, conversation.tools, conversation.template_arguments)
         self.turns = [i for i, m in enumerate(conversation.messages) if m.role == "assistant" and m.weight > 0]
         self.prompts: dict[int, str] = {}
+        self.goes_on: int | None = None
+        """the turn that ends with its words and not with a stop token, for the answer goes on from them"""
 
     def rendered(self) -> tuple[Rendered, ...]:
         self.check_record()
@@ -85,6 +105,27 @@ class _Chat:
                 branches.append(Rendered(prompt + response, (span,), origin))
             self.refuse_lost(turn, [index for index in self.context(turn) if index not in shown])
         return (*([Rendered(text, tuple(spans), origin)] if spans else []), *branches)
+
+    def asked(self) -> Rendered:
+        """The prompt at inference, with the assistant's own words at its end where it has begun to speak."""
+        self.check_special_tokens()
+        turn = len(self.given.fields)
+        last = self.conversation.messages[-1]
+        if last.role != "assistant":
+            text = self.prompt(turn)
+        else:
+            turn -= 1
+            if not last.content.strip() or last.extra.get("tool_calls"):
+                raise self.problem(
+                    "the prompt ends with an answer",
+                    found=f"message {turn + 1} (assistant), which says {last.content[:40]!r}",
+                    expected="words of the assistant's to go on from, or a last message that can be answered",
+                    fix="remove the last message, or the record",
+                )
+            self.goes_on = turn
+            text = self.prompt(turn) + self.response(turn)
+        self.refuse_lost(turn, self.context(turn))
+        return Rendered(text, (), self.conversation.origin)
 
     def render(self, given: Given, add_generation_prompt: bool = False) -> str:
         fields = adapted(self.template, given.fields, bool(given.tools), given.arguments)
@@ -144,6 +185,8 @@ class _Chat:
         self.check_special_tokens()
 
     def check_special_tokens(self) -> None:
+        if self.template.special_text != "error":
+            return
         pattern = forbidden_pattern(self.template)
         given = self.conversation
         for index, fields in enumerate(self.given.fields):
@@ -220,11 +263,7 @@ class _Chat:
     def refuse_lost(self, turn: int, unproved: Sequence[int]) -> None:
         """A message, tool or document that the model does not read before the turn that answers it."""
         given = self.upto(turn)
-        lost = [
-            i
-            for i in unproved
-            if i in (TOOLS, DOCUMENTS) or given.fields[i]["content"].strip() or len(given.fields[i]) > 2
-        ]
+        lost = list(unproved)
         for inside in (False, True):
             if not lost:
                 return
@@ -279,6 +318,8 @@ class _Chat:
             of_calls = None in found.words
             part = "a part of its tool calls" if of_calls else "a part of that message"
             raise self.unmaskable(turn, f"the template leaves out, changes or repeats {part}", needs_tools=of_calls)
+        if turn == self.goes_on and found.stop is not None and found.start is not None and found.start >= start:
+            return text[start : found.stop]
         stop = self.stop_of_response(turn, text, start, found)
         if stop is not None:
             return text[start:stop]
@@ -358,7 +399,7 @@ class _Chat:
             "special-token text in the data",
             found=f"{token!r} in {where}",
             expected="text without the special tokens of the tokenizer and the chat template",
-            fix=f"remove or rewrite {token!r} there, or remove the record",
+            fix=f"remove or rewrite {token!r} there; or --special-tokens-in-text as-text (or strip)",
         )
 
     def left_out(self, index: int, turn: int) -> UserError:
@@ -398,7 +439,7 @@ class _Chat:
             "the chat template cannot be masked: a model trained with it would never stop",
             found=f"no special token after the assistant's answer in {self.template.name}",
             expected="a stop token there",
-            fix="write {{ eos_token }} after the assistant's content in a jinja file, and use --template FILE.jinja",
+            fix="--end-of-turn eos, or {{ eos_token }} after the assistant's content and --template FILE.jinja",
         )
 
 

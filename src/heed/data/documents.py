@@ -26,18 +26,23 @@ def rendered_document(document: Document, template: ChatTemplate, tokenizer: Tok
         found = f"half of a surrogate pair, \\u{ord(text[error.start]):04x}"
         fix = f"correct or remove record {origin.record:,}"
         return Finding("the text cannot be used", origin, found, "Unicode text", fix)
-    if (match := forbidden_pattern(template).search(text)) is not None:
+    pattern = forbidden_pattern(template)
+    if template.special_text == "strip":
+        while pattern.search(text):
+            text = pattern.sub("", text)
+    if template.special_text == "error" and (match := pattern.search(text)) is not None:
         return Finding(
             "special-token text in the data",
             origin,
             f"{match[0]!r} at character {match.start() + 1:,}",
             "text without the special tokens of the tokenizer and the chat template",
-            f"remove or rewrite {match[0]!r} there, or remove the record",
+            f"remove or rewrite {match[0]!r} there; or --special-tokens-in-text as-text (or strip)",
         )
     bos = tokenizer.variables["bos_token"] if tokenizer.adds_bos else ""
     eos = tokenizer.variables.get("eos_token", "")
     whole = f"{bos}{text}{eos}"
-    return Rendered(whole, (Span(len(bos), len(whole)),), origin)
+    literal = tuple((m.start() + len(bos), m.end() + len(bos)) for m in pattern.finditer(text))
+    return Rendered(whole, (Span(len(bos), len(whole)),), origin, literal)
 
 
 def cut(tokens: Tokens, max_length: int | None) -> list[Tokens]:

@@ -202,6 +202,7 @@ def _prepare(
         for record in map_in_processes(partial(_answered, work), records):
             counts[record.kind] += 1
             account.num_records += 1
+            account.noticed.update(record.noticed)
             account.num_branches += record.num_branches
             account.num_split_edges += record.num_split_edges
             findings += record.findings

@@ -20,6 +20,7 @@ from heed.data.parallel import map_in_processes
 from heed.data.read import read_labelled, read_nouns, summary
 from heed.data.render import ChatTemplate
 from heed.data.shapes import Noun
+from heed.data.special_text import noticed
 from heed.data.store import StoreWriter, TokenStore
 from heed.data.tokens import Tokenizer, tokenise
 from heed.data.wordings import Wordings, load_wordings, say
@@ -146,6 +147,8 @@ class Prepared:
     too_long: tuple[LeftOut, ...]
     num_branches: int
     num_split_edges: int
+    noticed: Mapping[str, int] = field(default_factory=dict)
+    """what the template changed of it, in words, and how often"""
 
 
 def prepare(
@@ -181,6 +184,7 @@ def prepare(
         for record in map_in_processes(partial(prepare_record, preparation, said), records):
             counts[record.kind] += 1
             account.num_records += 1
+            account.noticed.update(record.noticed)
             account.num_branches += record.num_branches
             account.num_split_edges += record.num_split_edges
             findings += record.findings
@@ -232,11 +236,13 @@ def prepare_record(
     findings: list[Finding] = []
     too_long: list[LeftOut] = []
     num_branches = num_split_edges = 0
+    found: Counter[str] = Counter()
     for conversation in conversations_of(noun, wordings):
         rendered = check_imitation(noun) or check(conversation) or masked(conversation, preparation.template)
         if isinstance(rendered, Finding):
             findings.append(rendered)
             continue
+        found.update(noticed(conversation, preparation.template))
         tokenised = [tokenise(each, preparation.tokenizer) for each in rendered]
         num_branches += len(rendered) - 1
         num_split_edges += sum(each.num_split_edges for each in tokenised)
@@ -248,7 +254,9 @@ def prepare_record(
     hashed = noun if isinstance(noun, Labelled) else imitated(noun)
     is_held_out = bool(rows) and in_held_out(hashed, preparation.held_out_share)
     kind = (shape, type(noun))
-    return Prepared(kind, tuple(rows), is_held_out, tuple(findings), tuple(too_long), num_branches, num_split_edges)
+    return Prepared(
+        kind, tuple(rows), is_held_out, tuple(findings), tuple(too_long), num_branches, num_split_edges, found
+    )
 
 
 def prepare_document(preparation: Preparation, shape: str, document: Document) -> Prepared:

@@ -3,31 +3,28 @@
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from heed.data.chat import inference_prompt
+from heed.data.chat import asked
 from heed.data.check import check_prompt, in_held_out
 from heed.data.parallel import map_in_processes
 from heed.data.prepare import Account, LeftOut, Preparation, histogram, refuse_findings, refuse_too_long
 from heed.data.read import counted, read_prompts
 from heed.data.render import ChatTemplate
-from heed.data.stops import forbidden_pattern
+from heed.data.special_text import noticed
 from heed.data.store import StoreWriter, TokenStore
-from heed.errors import UserError
-from heed.types import Conversation, Finding, Message, Origin, Prompt, Tokens
+from heed.data.tokens import tokenise
+from heed.types import Conversation, Finding, Message, Origin, Prompt, Rendered, Tokens
 
 FIELDS, FIRST_BYTE = "fields.jsonl", "first_byte.npy"
 """files beside the tokens of a store: a JSON line for each prompt, and where each begins"""
-
-THINK_TAG = re.compile("</?think>")
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +77,8 @@ class Asked:
     is_held_out: bool = False
     findings: tuple[Finding, ...] = ()
     too_long: tuple[LeftOut, ...] = ()
+    noticed: Mapping[str, int] = field(default_factory=dict)
+    """what the template changed of it, in words, and how often"""
 
 
 def prepare_prompts(
@@ -114,6 +113,7 @@ def prepare_prompts(
             for record in map_in_processes(partial(prepare_prompt, preparation), records):
                 counts[record.kind] += 1
                 account.num_records += 1
+                account.noticed.update(record.noticed)
                 findings += record.findings
                 too_long += record.too_long
                 if record.tokens is not None:
@@ -156,61 +156,30 @@ def prepare_prompt(preparation: Preparation, record: tuple[str, Prompt | Finding
     shape, prompt = record
     if isinstance(prompt, Finding):
         return Asked((shape, Finding), prompt.origin, findings=(prompt,))
-    asked = Asked((shape, Prompt), prompt.origin)
+    conversation = Conversation(prompt.messages, prompt.origin, prompt.tools, prompt.template_arguments)
+    became = Asked((shape, Prompt), prompt.origin, noticed=noticed(conversation, preparation.template))
     rendered = prompt_text(prompt, preparation.template)
     if isinstance(rendered, Finding):
-        return replace(asked, findings=(rendered,))
-    ids = np.array(preparation.tokenizer.encode(rendered), dtype=np.int32)
+        return replace(became, findings=(rendered,))
+    ids = tokenise(rendered, preparation.tokenizer).tokens.ids
     if preparation.max_length is not None and len(ids) > preparation.max_length:
-        return replace(asked, too_long=(LeftOut(prompt.origin, "the prompt is too long", len(ids)),))
+        return replace(became, too_long=(LeftOut(prompt.origin, "the prompt is too long", len(ids)),))
     line = {"messages": [[m.role, m.content, m.extra] for m in prompt.messages], "fields": prompt.fields}
     return replace(
-        asked,
+        became,
         tokens=Tokens(ids, np.zeros(len(ids), dtype=np.float32)),
         line=(json.dumps(line, ensure_ascii=False, default=_plain) + "\n").encode("utf-8", "surrogatepass"),
-        is_held_out=in_held_out(Conversation(prompt.messages, prompt.origin), preparation.held_out_share),
+        is_held_out=in_held_out(conversation, preparation.held_out_share),
     )
 
 
-def prompt_text(prompt: Prompt, template: ChatTemplate) -> str | Finding:
-    """What a model reads before it answers, the assistant's header the last of it; or why it cannot be asked."""
-    return _check(prompt, template) or _rendered(prompt, template)
+def prompt_text(prompt: Prompt, template: ChatTemplate) -> Rendered | Finding:
+    """What a model reads before it answers, or why it cannot be asked.
 
-
-def _check(prompt: Prompt, template: ChatTemplate) -> Finding | None:
-    """Why a prompt cannot be asked, or None."""
-    origin = prompt.origin
-    if (finding := check_prompt(prompt.messages, origin)) is not None:
-        return finding
-    if prompt.messages[-1].role == "assistant":
-        return Finding(
-            "the prompt ends with an answer",
-            origin,
-            f"the roles {', '.join(message.role for message in prompt.messages[-8:])}",
-            "a last message that can be answered, such as one of role user",
-            "remove the last message, or the record",
-        )
-    pattern = forbidden_pattern(template)
-    for number, message in enumerate(prompt.messages, 1):
-        extra = json.dumps(message.extra, ensure_ascii=False, default=str)
-        for match in (*pattern.finditer(message.content), *pattern.finditer(extra)):
-            if message.role == "assistant" and THINK_TAG.fullmatch(match[0]):
-                continue
-            return Finding(
-                "special-token text in the data",
-                origin,
-                f"{match[0]!r} in message {number} ({message.role})",
-                "text without the special tokens of the tokenizer and the chat template",
-                f"remove or rewrite {match[0]!r} there, or remove the record",
-            )
-    return None
-
-
-def _rendered(prompt: Prompt, template: ChatTemplate) -> str | Finding:
-    try:
-        return inference_prompt(prompt.messages, template, prompt.tools, prompt.template_arguments)
-    except UserError as error:
-        return Finding(error.problem, prompt.origin, f"{error.found} ({error.where})", error.expected, error.fix)
+    The last of it is the assistant's header, or words of the assistant's from which the answer goes on.
+    """
+    given = Conversation(prompt.messages, prompt.origin, prompt.tools, prompt.template_arguments)
+    return check_prompt(prompt.messages, prompt.origin) or asked(given, template)
 
 
 def _plain(value: Any) -> Any:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jinja2
 
@@ -22,6 +22,8 @@ BUILT_IN = ("alpaca", "chatml", "plain")
 
 # The names under which a template finds the tokenizer's special tokens.
 TOKEN_VARIABLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+
+SpecialText = Literal["error", "as-text", "strip"]
 
 # The names a message's reasoning goes under, the standard one first.
 REASONING_FIELDS = ("reasoning_content", "thinking", "reasoning")
@@ -44,6 +46,8 @@ class ChatTemplate:
     """every string that stands for a special token, named or not: it may not occur in data"""
     alternatives: tuple[tuple[str, str], ...] = ()
     """further jinja texts by name; the one called tool_use is taken when a conversation has tools"""
+    special_text: SpecialText = "error"
+    """what is done with special tokens that are written out in data: a finding, text like any other, or left out"""
     date: datetime.date = field(default_factory=lambda: datetime.datetime.now().date())
     """what `strftime_now` tells the template"""
 

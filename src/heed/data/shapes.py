@@ -99,7 +99,7 @@ def to_prompts(raw: Raw, origin: Origin, fields: Raw | None = None) -> tuple[str
 def _asked(noun: Noun, fields: Raw, *, is_whole: bool) -> Prompt:
     assert not isinstance(noun, Document)
     if isinstance(noun, Ranking):
-        return Prompt(noun.prompt, noun.origin, fields)
+        return Prompt(noun.prompt, noun.origin, fields, noun.tools, noun.template_arguments)
     messages = noun.prompt if isinstance(noun, Judged) else noun.messages
     if isinstance(noun, Conversation) and not is_whole and messages and messages[-1].role == "assistant":
         messages = messages[:-1]

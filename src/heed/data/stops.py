@@ -19,6 +19,10 @@ WRITTEN_SPECIAL_TOKEN = re.compile(
 )
 
 
+BRACKET = re.compile(r"[<>\[\]{}|｜]")
+"""what a special token that is no word has in it"""
+
+
 @dataclass(frozen=True, slots=True)
 class Endings:
     """What stands at the end of an assistant's turn."""
@@ -103,5 +107,8 @@ def known_special_tokens(template: ChatTemplate) -> frozenset[str]:
     """The tokenizer's special tokens and those written out in the template's own text."""
     sources = [template.source, *(source for _, source in template.alternatives)]
     written = (token for source in sources for token in WRITTEN_SPECIAL_TOKEN.findall(source))
-    named = (text for _, text in template.variables)
-    return frozenset(token for token in (*template.special_tokens, *written, *named) if token.strip())
+    named = [text for _, text in template.variables]
+    # A vocabulary without a token to pad with is given a word of its own, such as "!", which anybody may write.
+    ends = {text for name, text in template.variables if name in ("bos_token", "eos_token")}
+    words = {text for text in named if not BRACKET.search(text)} - ends
+    return frozenset(t for t in (*template.special_tokens, *written, *named) if t.strip() and t not in words)

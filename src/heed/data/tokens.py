@@ -5,8 +5,10 @@ from __future__ import annotations
 import bisect
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,9 @@ from heed.data import render
 from heed.data.render import ChatTemplate
 from heed.errors import UserError
 from heed.types import Message, Rendered, Tokens
+
+Range = tuple[int, int]
+"""characters from the first on, and one past the last"""
 
 # How many words before an edge encoding starts again: the word at the edge may end differently, and the one before it
 # may have been found by looking ahead; the third is clear of both.
@@ -163,7 +168,7 @@ def tokenise(rendered: Rendered, tokenizer: Tokenizer) -> Tokenised:
     as it will be at inference; where they are not, and where a token crosses either edge of a span, the two sides are
     encoded apart at that edge. A special token that swallows the white space after the edge is left whole.
     """
-    pieces = _Pieces(rendered.text, tokenizer)
+    pieces = _Pieces(rendered.text, tokenizer, rendered.literal)
     num_split_edges = 0
     trained: list[tuple[int, int, float]] = []
     for span in rendered.spans:
@@ -181,12 +186,17 @@ def tokenise(rendered: Rendered, tokenizer: Tokenizer) -> Tokenised:
 class _Pieces:
     """A text's tokens while they are cut at edges, from left to right. Offsets count characters of the text."""
 
-    def __init__(self, text: str, tokenizer: Tokenizer) -> None:
-        encoding = tokenizer.backend.encode(text, add_special_tokens=False)
-        self.text, self.tokenizer = text, tokenizer
-        self.ids: list[int] = encoding.ids
-        self.offsets: list[tuple[int, int]] = encoding.offsets
-        self.words: list[int | None] = encoding.word_ids if tokenizer.is_local else []
+    def __init__(self, text: str, tokenizer: Tokenizer, literal: Sequence[Range] = ()) -> None:
+        self.text, self.tokenizer, self.literal = text, tokenizer, literal
+        self.is_local = tokenizer.is_local and not literal
+        if literal:
+            whole = self._encode(0, len(text))
+            self.ids, self.offsets = whole.ids, whole.offsets
+            self.words: list[int | None] = []
+        else:
+            encoding = tokenizer.backend.encode(text, add_special_tokens=False)
+            self.ids, self.offsets = encoding.ids, encoding.offsets
+            self.words = encoding.word_ids if self.is_local else []
         self.walls = self._find_walls()
         # Where the last cut was made, as a token and as a character: what lies before stays as it is.
         self.cut_token, self.cut_edge = 0, 0
@@ -252,7 +262,7 @@ class _Pieces:
         if walls_before and self.walls[walls_before - 1] > lowest_token:
             lowest_token = self.walls[walls_before - 1]
             lowest_edge = self.offsets[lowest_token][0]
-        if self.tokenizer.is_local:
+        if self.is_local:
             solid = edge
             while solid > lowest_edge and self.text[solid - 1].isspace():
                 solid -= 1
@@ -270,15 +280,65 @@ class _Pieces:
         resume = self.walls[walls_before] if walls_before < len(self.walls) else len(self.ids)
         rest = self._encode(edge, self.offsets[resume][0] if resume < len(self.ids) else len(self.text))
         self.ids = self.ids[:start] + piece.ids + rest.ids + self.ids[resume:]
-        self.offsets = self.offsets[:start] + piece.offsets() + rest.offsets() + self.offsets[resume:]
-        if self.tokenizer.is_local:
+        self.offsets = self.offsets[:start] + piece.offsets + rest.offsets + self.offsets[resume:]
+        if self.is_local:
             self.words = self.words[:start] + [None] * (len(piece.ids) + len(rest.ids)) + self.words[resume:]
         self.walls = self._find_walls()
         self.cut_token, self.cut_edge = start + len(piece.ids), edge
 
     def _encode(self, begin: int, end: int) -> _Piece:
-        """Encode part of the text as it reads in the middle of one: no space of the tokenizer's own before it."""
-        text, backend = self.text[begin:end], self.tokenizer.backend
+        """Encode part of the text as it reads in the middle of one: no space of the tokenizer's own before it.
+
+        A special token that is text there is encoded as text, between the real ones on both sides of it.
+        """
+        inside = [(max(a, begin), min(b, end)) for a, b in self.literal if a < end and b > begin]
+        if not inside:
+            return self._encode_with(self.tokenizer.backend, self.text, begin, end)
+        masked = self.text
+        for a, b in inside:
+            masked = masked[:a] + "x" * (b - a) + masked[b:]
+        harmless = self._encode_with(self.tokenizer.backend, masked, begin, end)
+        added = self.tokenizer.added
+        walls = [
+            offset
+            for token_id, offset in zip(harmless.ids, harmless.offsets, strict=True)
+            if token_id in added and added[token_id] in masked[slice(*offset)]
+        ]
+        found, at = _Piece([], []), begin
+        for start, stop in (*walls, (end, end)):
+            if any(a < start and b > at for a, b in inside):
+                found += self._encode_as_text(at, start, [(a, b) for a, b in inside if a < start and b > at])
+            elif start > at:
+                found += self._encode_with(self.tokenizer.backend, self.text, at, start)
+            if stop > start:
+                found += self._encode_with(self.tokenizer.backend, masked, start, stop)
+            at = stop
+        return found
+
+    def _encode_as_text(self, begin: int, end: int, inside: Sequence[Range]) -> _Piece:
+        """Encode a part of the text in which nothing is a special token.
+
+        Where the vocabulary has a special token among its words, the text is cut inside it, as often as it takes.
+        """
+        plain, special = _as_text(self.tokenizer), self.tokenizer.added
+        cuts = [begin, end]
+        while True:
+            found = _Piece([], [])
+            for a, b in pairwise(cuts):
+                found += self._encode_with(plain, self.text, a, b)
+            whole = [
+                offset
+                for token_id, offset in zip(found.ids, found.offsets, strict=True)
+                if token_id in special
+                and offset[1] - offset[0] > 1
+                and any(a < offset[1] and b > offset[0] for a, b in inside)
+            ]
+            if not whole:
+                return found
+            cuts = sorted({*cuts, *(start + 1 for start, _ in whole)})
+
+    def _encode_with(self, backend: tokenizers.Tokenizer, text: str, begin: int, end: int) -> _Piece:
+        text = text[begin:end]
         plain = backend.encode(text, add_special_tokens=False)
         opening = self.tokenizer.added.get(plain.ids[0]) if plain.ids else None
         starts_apart = opening is not None and text.lstrip().startswith(opening)
@@ -289,20 +349,36 @@ class _Pieces:
                 skipped = len(alone)
                 is_clean = anchored.ids[:skipped] == alone and len(anchored.ids) > skipped
                 if is_clean and anchored.offsets[skipped][0] >= len(anchor):
-                    return _Piece(anchored, skipped, begin - len(anchor))
-        return _Piece(plain, 0, begin)
+                    return _Piece.of(anchored, skipped, begin - len(anchor))
+        return _Piece.of(plain, 0, begin)
 
 
+@dataclass(frozen=True, slots=True)
 class _Piece:
     """The encoding of a piece of text, without the tokens of what stood before it."""
 
-    def __init__(self, encoding: tokenizers.Encoding, skipped: int, shift: int) -> None:
-        self.ids: list[int] = encoding.ids[skipped:]
-        self.encoding, self.skipped, self.shift = encoding, skipped, shift
+    ids: list[int]
+    offsets: list[Range]
+    """where the tokens stand in the whole text"""
 
-    def offsets(self) -> list[tuple[int, int]]:
-        """Where the tokens stand in the whole text."""
-        return [(start + self.shift, stop + self.shift) for start, stop in self.encoding.offsets[self.skipped :]]
+    @staticmethod
+    def of(encoding: tokenizers.Encoding, skipped: int, shift: int) -> _Piece:
+        offsets = [(start + shift, stop + shift) for start, stop in encoding.offsets[skipped:]]
+        return _Piece(encoding.ids[skipped:], offsets)
+
+    def __add__(self, other: _Piece) -> _Piece:
+        return _Piece(self.ids + other.ids, self.offsets + other.offsets)
+
+
+@lru_cache(maxsize=4)
+def _as_text(tokenizer: Tokenizer) -> tokenizers.Tokenizer:
+    """A tokenizer of the same vocabulary for which no special token is more than its letters."""
+    description = json.loads(tokenizer.backend.to_str())
+    for token in description["added_tokens"]:
+        token["special"] = token["special"] or token["content"] in tokenizer.special_tokens
+    plain = tokenizers.Tokenizer.from_str(json.dumps(description))
+    plain.encode_special_tokens = True
+    return plain
 
 
 def _is_local(description: Mapping[str, Any]) -> bool:

@@ -22,8 +22,7 @@ from heed.models.decode.sample import Sampling, stream
 from heed.models.intake.access import Access
 from heed.models.intake.vocabulary import fit_vocabulary
 from heed.models.load import LoadedModel, choose_device, load_model, load_tokenizer, num_positions
-from heed.models.stops import stop_ids
-from heed.recipes.training.setup import checked_stops, wrapped
+from heed.recipes.training.setup import answers_end, wrapped
 from heed.types import Message
 
 INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
@@ -188,14 +187,13 @@ def open_chat(settings: ChatSettings, say: Callable[[str], None]) -> Chat:
     saved_tokenizer = load_tokenizer(settings.model, access)
     tokenizer = wrapped(saved_tokenizer, settings.model, needs_template=settings.template is None)
     template = choose_template(settings, tokenizer, say)
-    stops = checked_stops(template, tokenizer)
     device = choose_device(settings.device)
     dtype = torch.bfloat16 if settings.dtype == "bfloat16" else torch.float32
     model = load_model(settings.model, device, dtype, access)
     if fit_vocabulary(model, saved_tokenizer, settings.model, access):
         tokenizer = wrapped(saved_tokenizer, settings.model, needs_template=settings.template is None)
-    ends = stop_ids(model, saved_tokenizer, stops)
-    chat = Chat(LoadedModel(model, saved_tokenizer), tokenizer, template, ends, settings)
+    loaded = LoadedModel(model, saved_tokenizer)
+    chat = Chat(loaded, tokenizer, template, answers_end(loaded, template, tokenizer), settings)
     if settings.system is not None:
         chat.refuse_special_tokens("--system", settings.system)
     chat.start_anew()

@@ -158,6 +158,10 @@ def _data_of_run(settings: ShowSettings) -> tuple[ShowSettings, Reader]:
         chosen["model"] = str(folder) if (folder / "tokenizer.json").is_file() else config["model"]
     for name in ("template", "date"):
         chosen[name] = chosen[name] or config.get(name)
+    if settings.special_tokens_in_text == "error":
+        chosen["special_tokens_in_text"] = config.get("special_tokens_in_text", "error")
+    if chosen["template"] is not None and settings.end_of_turn == "template":
+        chosen["end_of_turn"] = config.get("end_of_turn", "template")
     read = _prompts if "reward" in config else _records
     return ShowSettings.model_validate({**chosen, "data": config["data"]}), read
 
@@ -189,13 +193,14 @@ def _template(
 
     A tokenizer that was named on its own stays as it is: then its ids are what is looked at.
     """
-    template, new_tokens = choose_template(settings.template, tokenizer, say)
+    template, new_tokens = choose_template(settings.template, tokenizer, say, settings.end_of_turn)
     if new_tokens:
         say(f"tuning would add the tokens {' '.join(new_tokens)}")
         if settings.tokenizer is None:
             tokenizer = with_new_tokens(tokenizer, new_tokens)
     if settings.date is not None:
         template = dataclasses.replace(template, date=settings.date)
+    template = dataclasses.replace(template, special_text=settings.special_tokens_in_text)
     return fit_template(template, tokenizer), tokenizer
 
 
@@ -258,10 +263,9 @@ def _shown(
 
 
 def _prompt(prompt: Prompt, dataset: str, template: ChatTemplate, tokenizer: Tokenizer) -> Shown | Finding:
-    text = prompt_text(prompt, template)
-    if isinstance(text, Finding):
-        return text
-    rendered = Rendered(text, (), prompt.origin)
+    rendered = prompt_text(prompt, template)
+    if isinstance(rendered, Finding):
+        return rendered
     tokens = tokenise(rendered, tokenizer).tokens
     return Shown(dataset, 1, 1, template.name, rendered, tokens, pieces(rendered, tokens, tokenizer))
 
@@ -299,7 +303,15 @@ def _answers(ranking: Ranking, dataset: str, template: ChatTemplate, tokenizer: 
     origin, count = ranking.origin, len(ranking.answers)
     made: list[tuple[Rendered, Tokens]] = []
     for place in places:
-        answer = _answer(ranking.prompt, ranking.answers[place], origin, template, tokenizer)
+        answer = _answer(
+            ranking.prompt,
+            ranking.answers[place],
+            origin,
+            template,
+            tokenizer,
+            ranking.tools,
+            ranking.template_arguments,
+        )
         if isinstance(answer, Finding):
             yield replace(answer, found=f"answer {place + 1} of {count}: {answer.found}")
             return

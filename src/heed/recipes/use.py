@@ -27,10 +27,9 @@ from heed.models.kernels.speed import speed_up
 from heed.models.load import LoadedModel, choose_device, load_with_tokenizer, num_positions
 from heed.models.score import autocast
 from heed.models.self_check import ChosenScore, choose_score
-from heed.models.stops import stop_ids
 from heed.objectives.ragged import sum_by_sequence
 from heed.recipes.training.micro_batches import MicroBatching
-from heed.recipes.training.setup import checked_stops, wrapped
+from heed.recipes.training.setup import answers_end, wrapped
 from heed.types import Finding, Forest, Message, Origin, Prompt, Tokens
 
 PromptLike = str | Sequence[Mapping[str, Any]]
@@ -166,7 +165,8 @@ class Model:
         rendered = prompt_text(asked, self.template)
         if isinstance(rendered, Finding):
             raise rendered.error()
-        ids, limit = self.tokenizer.encode(rendered), num_positions(self.loaded.model)
+        ids: list[int] = tokenise(rendered, self.tokenizer).tokens.ids.tolist()
+        limit = num_positions(self.loaded.model)
         if limit is not None and len(ids) >= limit:
             raise UserError(
                 "the prompt leaves no room for an answer",
@@ -233,7 +233,7 @@ def open_model(name: str, *, template: str | None, device: str, dtype: str, trus
             fix=f'heed.load({name!r}, template="alpaca")',
         )
     chosen = fit_template(chosen, tokenizer)
-    ends = tuple(stop_ids(loaded.model, loaded.tokenizer, checked_stops(chosen, tokenizer)))
+    ends = tuple(answers_end(loaded, chosen, tokenizer))
     return Model(name, loaded, chosen, tokenizer, ends, dtype, scorer)
 
 

@@ -10,8 +10,10 @@ from typing import Any, Protocol
 import torch
 
 from heed.config import DataSource, dump, lora_alpha, peak_learning_rate
+from heed.data.choice import EndOfTurn
 from heed.data.prepare import Preparation, TooLong
 from heed.data.prompts import PromptTokens
+from heed.data.render import SpecialText
 from heed.dist.world import World
 from heed.errors import UserError
 from heed.evaluate.rewards import kind_of, open_reward
@@ -52,6 +54,10 @@ class PolicySettings(Protocol):
     def max_bad_records(self) -> float: ...
     @property
     def template(self) -> str | None: ...
+    @property
+    def special_tokens_in_text(self) -> SpecialText: ...
+    @property
+    def end_of_turn(self) -> EndOfTurn: ...
     @property
     def date(self) -> datetime.date | None: ...
     @property
@@ -114,7 +120,16 @@ def open_policy(
     reward_function = None if is_model else open_reward(settings.reward)
     say = place.speaker.say
     access = Access(settings.trust_remote_code, say)
-    opened = open_base(settings.model, settings.template, place.device, settings.date, settings.seed, access)
+    opened = open_base(
+        settings.model,
+        settings.template,
+        place.device,
+        settings.date,
+        settings.seed,
+        access,
+        special_text=settings.special_tokens_in_text,
+        end_of_turn=settings.end_of_turn,
+    )
     roles = open_roles(settings, opened, place, reward=settings.reward if is_model else None, with_value=with_value)
     present = [role for role in (roles.policy, roles.reference, roles.reward, roles.value) if role is not None]
     for model in {id(role.model): role.model for role in present}.values():

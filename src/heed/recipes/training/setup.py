@@ -10,8 +10,8 @@ from typing import Protocol
 import torch
 
 from heed.config import Lora, lora_alpha
-from heed.data.choice import choose_template
-from heed.data.render import ChatTemplate
+from heed.data.choice import EndOfTurn, choose_template
+from heed.data.render import ChatTemplate, SpecialText
 from heed.data.stops import stop_tokens
 from heed.data.tokens import Tokenizer, fit_template
 from heed.errors import UserError
@@ -99,6 +99,10 @@ class TuningSettings(Protocol):
     @property
     def template(self) -> str | None: ...
     @property
+    def special_tokens_in_text(self) -> SpecialText: ...
+    @property
+    def end_of_turn(self) -> EndOfTurn: ...
+    @property
     def date(self) -> datetime.date | None: ...
     @property
     def seed(self) -> int: ...
@@ -119,6 +123,9 @@ def open_base(
     date: datetime.date,
     seed: int,
     access: Access,
+    *,
+    special_text: SpecialText = "error",
+    end_of_turn: EndOfTurn = "template",
 ) -> Opened:
     """Load the base, settle its template, and add the template's tokens. Nothing is made ready for training yet.
 
@@ -126,12 +133,14 @@ def open_base(
         name: folder or hub name of the model.
         template_name: as the setting `template`.
         seed: of the new tokens' rows.
+        special_text: as the setting `special_tokens_in_text`.
+        end_of_turn: as the setting.
     """
     say, loaded = access.say, load_with_tokenizer(name, device, access=access)
     model, saved_tokenizer = loaded.model, loaded.tokenizer
     own = wrapped(saved_tokenizer, name, needs_template=template_name is None)
-    template, new_tokens = choose_template(template_name, own, say)
-    template = replace(template, date=date)
+    template, new_tokens = choose_template(template_name, own, say, end_of_turn)
+    template = replace(template, date=date, special_text=special_text)
     new_ids = add_tokens(model, saved_tokenizer, new_tokens, seed)
     if new_ids:
         say(f"added the tokens {' '.join(new_tokens)}; they are trained")
@@ -153,7 +162,16 @@ def open_for_tuning(settings: TuningSettings, place: Place, *, reads_words: bool
     lora, train, say = settings.lora, settings.train, place.speaker.say
     refuse_names_beside_adapter(train, lora.rank)
     access = Access(settings.trust_remote_code, say)
-    opened = open_base(settings.model, settings.template, place.device, settings.date, settings.seed, access)
+    opened = open_base(
+        settings.model,
+        settings.template,
+        place.device,
+        settings.date,
+        settings.seed,
+        access,
+        special_text=settings.special_tokens_in_text,
+        end_of_turn=settings.end_of_turn,
+    )
     loaded, new_ids = opened.loaded, opened.new_token_ids
     if lora.rank:
         keep_base_of_run(opened, place)
@@ -201,6 +219,18 @@ def keep_base_of_run(opened: Opened, place: Place) -> None:
         keep()  # finds it written, and the model in memory names it
 
 
+def answers_end(loaded: LoadedModel, template: ChatTemplate, tokenizer: Tokenizer) -> list[int]:
+    """The tokens at which answers of a model end that is only spoken to.
+
+    Its template may end answers with nothing, as long as the checkpoint ends them.
+    """
+    taught = checked_stops(template, tokenizer) if stop_tokens(template) else ()
+    ends = stop_ids(loaded.model, loaded.tokenizer, taught)
+    if not ends:
+        checked_stops(template, tokenizer)  # raises
+    return ends
+
+
 def checked_stops(template: ChatTemplate, tokenizer: Tokenizer) -> tuple[str, ...]:
     """The tokens that end a response; each must be one token, or generation could not stop at it."""
     stops = stop_tokens(template)
@@ -212,5 +242,5 @@ def checked_stops(template: ChatTemplate, tokenizer: Tokenizer) -> tuple[str, ..
         where=f"template {template.name}",
         found=f"{split[0]!r}, which is several tokens" if split else "nothing after the response",
         expected="a special token after every response, at which generation stops",
-        fix="--template alpaca ends with the model's own end token; or write {{ eos_token }} after the content",
+        fix="--template alpaca" if split else "--end-of-turn eos puts the model's own end of text there",
     )
