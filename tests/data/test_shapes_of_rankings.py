@@ -114,7 +114,6 @@ def test_a_dialogue_of_the_harmless_set_gives_back_its_text(shared):
         ({"chosen": [USER, GOOD], "rejected": [OTHER, BAD]}, "no prompt that both answers share"),
         ({"prompt": "q", "chosen": [USER, GOOD], "rejected": [USER, BAD]}, "prompt is not part of the conversations"),
         ({"prompt": "p", "chosen": [], "rejected": [BAD]}, "lacks an answer"),
-        ({"prompt": "p", "chosen": "c", "rejected": "r", "tools": '[{"name": "f"}]'}, "tools or template arguments"),
     ],
 )
 def test_a_preference_that_cannot_be_told_apart_is_refused(raw, problem):

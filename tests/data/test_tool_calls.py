@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 from mask_cases import assistant, built_in, family, finding, inline, rendered, system, trained, trained_texts, user
 
+from heed.data.answers import rendered_answer
 from heed.data.chat import inference_prompt
 from heed.data.read import read
-from heed.types import Conversation, Message
+from heed.data.shapes import convert, recognise, to_prompts
+from heed.types import Conversation, Finding, Judged, Message, Origin, Ranking
 
 TOOL = {
     "type": "function",
@@ -168,3 +170,33 @@ def test_records_with_tools_as_people_have_them_are_trained(shared: Path, file: 
         assert len(texts) == 2
         assert any("get_weather" in text and "town" in text for text in texts)
         assert any("It is 21 degrees." in text for text in texts)
+
+
+# ---- in what is compared, judged and asked
+
+ASKED = {"prompt": [{"role": "user", "content": "How is it in Huế?"}], "tools": [TOOL]}
+CALLING = [{"role": "assistant", "content": None, "tool_calls": [call(city="Huế", days=3)]}]
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {**ASKED, "chosen": CALLING, "rejected": [{"role": "assistant", "content": "No idea."}]},
+        {**ASKED, "answers": [CALLING, "No idea."]},
+        {**ASKED, "completion": CALLING, "label": True},
+    ],
+    ids=["pair", "ranking", "judged"],
+)
+def test_rankings_and_judged_answers_have_tools_and_train_calls(record: dict[str, Any]) -> None:
+    origin = Origin("a.jsonl", 1)
+    [noun] = convert(recognise(record, origin), record, origin)
+    assert isinstance(noun, Ranking | Judged)
+    answer = noun.answers[0] if isinstance(noun, Ranking) else noun.answer
+    made = rendered_answer(noun.prompt, answer, origin, built_in("chatml"), noun.tools, noun.template_arguments)
+    assert not isinstance(made, Finding)
+    assert trained_texts(made[0]) == [f"{WRITTEN}<|im_end|>"]
+    assert json.dumps(TOOL, ensure_ascii=False) in made[0].text
+    _, [asked] = to_prompts(record, origin)
+    assert asked.tools == (TOOL,)
+    if isinstance(noun, Ranking):
+        assert noun.best().tools == (TOOL,)

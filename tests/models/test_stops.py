@@ -8,6 +8,7 @@ from tiny import CHATML_TOKENS, CPU, END, write_base
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 from heed.config import ChatSettings
+from heed.models.intake.access import Access
 from heed.models.load import LoadedModel, add_tokens, load_model, load_tokenizer, save
 from heed.models.stops import stop_ids, stop_ids_of
 from heed.recipes.chat import open_chat
@@ -75,7 +76,7 @@ def test_the_config_counts_where_the_generation_config_names_another_end(tmp_pat
 def test_sampling_chatting_and_the_saved_model_stop_at_the_same_tokens(tmp_path):
     base = with_eos(tmp_path / "base", 0)
     with_eos(tmp_path / "base", [0, load_tokenizer(base).convert_tokens_to_ids("<|eom|>")])
-    opened = open_base(base, "chatml", CPU, datetime.date(2026, 1, 1), 0, lambda line: None)
+    opened = open_base(base, "chatml", CPU, datetime.date(2026, 1, 1), 0, Access(False, lambda line: None))
     assert tokens_of(opened.stop_ids, base) == ["<|im_end|>", END, "<|eom|>"]
     (tmp_path / "run").mkdir()
     save(opened.loaded, tmp_path / "run", template=opened.saved_template(), stop_tokens=opened.stops)
