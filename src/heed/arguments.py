@@ -8,7 +8,7 @@ from __future__ import annotations
 import datetime
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal, Required, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, Required, TypedDict
 
 if TYPE_CHECKING:
     from heed.api import Data
@@ -60,6 +60,8 @@ class SftArguments(TypedDict, total=False):
     """data only measured, never trained on [default: a held-out share]"""
     eval_limit: int
     """held-out records of a data set that are measured, 0 for all"""
+    columns: dict[str, Any]
+    """NAME=COLUMN ...: which columns of the data are meant, where they have no usual name"""
     held_out_share: float
     """share of conversations held out by hash where there is no --eval-data"""
     max_bad_records: float
@@ -127,6 +129,8 @@ class RewardArguments(TypedDict, total=False):
     """data only measured, never trained on [default: a held-out share]"""
     eval_limit: int
     """held-out records of a data set that are measured, 0 for all; chosen by hash"""
+    columns: dict[str, Any]
+    """NAME=COLUMN ...: which columns of the data are meant, where they have no usual name"""
     held_out_share: float
     """share of prompts held out by hash"""
     max_bad_records: float
@@ -192,6 +196,8 @@ class DpoArguments(TypedDict, total=False):
     """data only measured, never trained on [default: a held-out share]"""
     eval_limit: int
     """held-out records of a data set that are measured, 0 for all; chosen by hash"""
+    columns: dict[str, Any]
+    """NAME=COLUMN ...: which columns of the data are meant, where they have no usual name"""
     held_out_share: float
     """share of prompts held out by hash"""
     max_bad_records: float
@@ -301,6 +307,8 @@ class PpoArguments(TypedDict, total=False):
     """folder of this run; a run found there is resumed if its settings match"""
     eval_limit: int
     """held-out records of a data set that are measured, 0 for all; chosen by hash"""
+    columns: dict[str, Any]
+    """NAME=COLUMN ...: which columns of the data are meant, where they have no usual name"""
     max_bad_records: float
     """share of unusable records up to which they are left out and listed"""
     trust_remote_code: bool
@@ -391,6 +399,8 @@ class GrpoArguments(TypedDict, total=False):
     """folder of this run; a run found there is resumed if its settings match"""
     eval_limit: int
     """held-out records of a data set that are measured, 0 for all; chosen by hash"""
+    columns: dict[str, Any]
+    """NAME=COLUMN ...: which columns of the data are meant, where they have no usual name"""
     max_bad_records: float
     """share of unusable records up to which they are left out and listed"""
     trust_remote_code: bool
@@ -473,6 +483,8 @@ class MergeArguments(TypedDict, total=False):
 class ShowArguments(TypedDict, total=False):
     """Show conversations or ranked answers of a data set as the model will read them, the trained tokens in colour."""
 
+    columns: dict[str, Any]
+    """NAME=COLUMN ...: which columns of the data are meant, where they have no usual name"""
     model: str | os.PathLike[str] | None
     """folder or hub name of a model, for its tokenizer and its template"""
     tokenizer: str | os.PathLike[str] | None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import math
 from collections.abc import Mapping
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -46,6 +46,48 @@ def _names(value: object) -> object:
     return value
 
 
+def _pairs(value: object) -> object:
+    """Let pairs be written as one or several texts `name=column`, too."""
+    written = [value] if isinstance(value, str) else value
+    if not isinstance(written, list | tuple):
+        return value
+    broken = next((item for item in written if not isinstance(item, str) or not all(item.partition("="))), None)
+    if broken is not None:
+        raise UserError(
+            "a pair of names is not written as one",
+            where="columns",
+            found=repr(broken),
+            expected="NAME=COLUMN: a name that heed knows, and the column of the file that is meant",
+            fix="--columns prompt=problem response=answer",
+        )
+    return {name: column for name, _, column in (item.partition("=") for item in written)}
+
+
+def _with_columns(cls: type, given: object) -> object:
+    """Put the columns of a command into each of its data sets that names none of its own."""
+    if not isinstance(given, Mapping) or not given.get("columns"):
+        return given
+    columns = _pairs(given["columns"])
+    placed = {}
+    for key in given.keys() & {"data", "eval_data"}:
+        sources = _sources(given[key])
+        if isinstance(sources, tuple):
+            placed[key] = [
+                {**item, "columns": item.get("columns") or columns} if isinstance(item, Mapping) else item
+                for item in (each.model_dump() if isinstance(each, DataSource) else each for each in sources)
+            ]
+    return {**given, **placed}
+
+
+Columns = Annotated[
+    dict[Text, Text],
+    BeforeValidator(_pairs),
+    Field(description="NAME=COLUMN ...: which columns of the data are meant, where they have no usual name"),
+]
+columns_in_data: Any = model_validator(mode="before")(_with_columns)
+"""of every command with data and columns"""
+
+
 class DataSource(Settings):
     """One data set of a mixture."""
 
@@ -55,7 +97,9 @@ class DataSource(Settings):
         None, ge=1, description="records that count at most, so that a huge data set does not drown others"
     )
     wordings: PathText | None = Field(None, description="file of instruction wordings with slots, for labelled records")
-    columns: dict[Text, Text] = Field({}, description="name of a field -> its column in the file, where that differs")
+    columns: Annotated[dict[Text, Text], BeforeValidator(_pairs)] = Field(
+        {}, description="name of a field -> its column in the file, where that differs"
+    )
 
 
 Sources = Annotated[tuple[DataSource, ...], BeforeValidator(_sources)]
@@ -128,6 +172,7 @@ class SftSettings(Settings):
     out: PathText = Field(description="folder of this run; a run found there is resumed if its settings match")
     eval_data: Sources = Field((), description="data only measured, never trained on [default: a held-out share]")
     eval_limit: Whole = Field(512, ge=0, description="held-out records of a data set that are measured, 0 for all")
+    columns: Columns = Field({})
     held_out_share: Number = Field(
         0.05, ge=0, lt=1, description="share of conversations held out by hash where there is no --eval-data"
     )
@@ -171,6 +216,8 @@ class SftSettings(Settings):
     optim: Optim = Optim()
     lora: Lora = Lora()
 
+    _place_columns = columns_in_data
+
     @model_validator(mode="before")
     @classmethod
     def _steps_or_epochs(cls, given: object) -> object:
@@ -199,6 +246,7 @@ class ShowSettings(Settings):
     data: Sources = Field(
         min_length=1, description="file or hub name of a data set, may be given several times; or a run, for its data"
     )
+    columns: Columns = Field({})
     model: PathText | None = Field(
         None, description="folder or hub name of a model, for its tokenizer and its template"
     )
@@ -214,6 +262,8 @@ class ShowSettings(Settings):
     html: PathText | None = Field(None, description="file to write as a page, in place of printing")
     trust_remote_code: TrustRemoteCode = False
     print_json: bool = Field(False, alias="json", description="print one JSON object per record, and nothing else")
+
+    _place_columns = columns_in_data
 
 
 class ChatSettings(Settings):

@@ -12,6 +12,7 @@ from heed.config import (
     ALL_LINEAR,
     DEVICE_HELP,
     Alpha,
+    Columns,
     Device,
     EndOfTurn,
     Lora,
@@ -23,6 +24,7 @@ from heed.config import (
     Track,
     Train,
     TrustRemoteCode,
+    columns_in_data,
 )
 from heed.settings import Number, PathText, Settings, Whole
 
@@ -106,6 +108,7 @@ class RewardSettings(Settings):
     out: Out
     eval_data: EvalData = ()
     eval_limit: EvalLimit = 512
+    columns: Columns = Field({})
     held_out_share: HeldOutShare = 0.05
     max_bad_records: MaxBadRecords = 0.0005
     trust_remote_code: TrustRemoteCode = False
@@ -134,6 +137,8 @@ class RewardSettings(Settings):
     optim: Optim = Optim()
     lora: Lora = Lora()
 
+    _place_columns = columns_in_data
+
 
 class DpoSettings(Settings):
     """Tune a model on preferences directly, without a reward model (DPO, IPO, SimPO, KTO).
@@ -149,6 +154,7 @@ class DpoSettings(Settings):
     out: Out
     eval_data: EvalData = ()
     eval_limit: EvalLimit = 512
+    columns: Columns = Field({})
     held_out_share: HeldOutShare = 0.05
     max_bad_records: MaxBadRecords = 0.0005
     trust_remote_code: TrustRemoteCode = False
@@ -179,6 +185,8 @@ class DpoSettings(Settings):
     gamma: Number = Field(1.0, ge=0, description="lead that simpo asks of the better answer")
     optim: Optim = Optim()
     lora: Lora = Lora()
+
+    _place_columns = columns_in_data
 
 
 class PolicyLora(Settings):
@@ -239,6 +247,7 @@ class PpoSettings(Settings):
     data: Data
     out: Out
     eval_limit: EvalLimit = 64
+    columns: Columns = Field({})
     max_bad_records: MaxBadRecords = 0.0005
     trust_remote_code: TrustRemoteCode = False
     template: Template = None
@@ -272,6 +281,8 @@ class PpoSettings(Settings):
     kl: Kl = Kl()
     ptx: Ptx = Ptx()
 
+    _place_columns = columns_in_data
+
 
 class GrpoSettings(Settings):
     """Let a model answer each prompt several times and learn from which answers were better (GRPO, RLOO).
@@ -287,6 +298,7 @@ class GrpoSettings(Settings):
     data: Data
     out: Out
     eval_limit: EvalLimit = 64
+    columns: Columns = Field({})
     max_bad_records: MaxBadRecords = 0.0005
     trust_remote_code: TrustRemoteCode = False
     template: Template = None
@@ -324,3 +336,5 @@ class GrpoSettings(Settings):
     lr: LearningRate = "auto"
     lora: PolicyLora = PolicyLora()
     kl: KlOfGroups = KlOfGroups()
+
+    _place_columns = columns_in_data

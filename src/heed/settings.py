@@ -61,6 +61,10 @@ PathText = Annotated[str, Field(min_length=1), AfterValidator(_from_home)]
 """a file or folder of this machine, or what a name of one may stand for: a hub name, a template's name"""
 
 
+Kind = Literal["text", "whole", "number", "choice", "switch", "list", "pairs"]
+"""what the value of an option is; `pairs` are written NAME=VALUE, one or several after the flag"""
+
+
 @dataclass(frozen=True, slots=True)
 class Option:
     """One setting, as the command line, the help and the docs know it."""
@@ -70,7 +74,7 @@ class Option:
     section: str
     """title of the group it stands in"""
     help: str
-    kind: Literal["text", "whole", "number", "choice", "switch", "list"]
+    kind: Kind
     choices: tuple[str, ...]
     default: object
     required: bool
@@ -104,7 +108,9 @@ def _options(cls: type[Settings], *, prefix: str, section: str) -> Iterator[Opti
             yield Option(key, section, field.description or "", kind, choices, default, field.is_required())
 
 
-def _kind(field: FieldInfo) -> tuple[Literal["text", "whole", "number", "choice", "switch", "list"], tuple[str, ...]]:
+def _kind(
+    field: FieldInfo,
+) -> tuple[Literal["text", "whole", "number", "choice", "switch", "list", "pairs"], tuple[str, ...]]:
     members = list(_members(field.annotation))
     choices = tuple(str(value) for member in members if get_origin(member) is Literal for value in get_args(member))
     if bool in members:
@@ -115,14 +121,17 @@ def _kind(field: FieldInfo) -> tuple[Literal["text", "whole", "number", "choice"
         return "whole", choices
     if choices:
         return "choice", choices
-    return ("list", ()) if any(get_origin(member) is tuple for member in members) else ("text", ())
+    origins = {get_origin(member) for member in members}
+    if dict in origins:
+        return "pairs", ()
+    return ("list", ()) if tuple in origins else ("text", ())
 
 
 def _members(annotation: Any) -> Iterator[Any]:
     """The alternatives of a union, without their annotations; a type that is none is its own alternative."""
     if get_origin(annotation) is Annotated:
         yield from _members(get_args(annotation)[0])
-    elif get_origin(annotation) in (None, Literal, tuple):
+    elif get_origin(annotation) in (None, Literal, tuple, dict):
         yield annotation
     else:
         for member in get_args(annotation):
@@ -316,7 +325,7 @@ def _explained(cls: type[Settings], details: ErrorDetails, places: Mapping[str, 
         fix = f"add {flag(key)} {key.upper()}, or '{key}: {key.upper()}' in a settings file"
     else:
         default = None if option is None or option.required else option.default
-        fix = f"{flag(key)} {default}" if default not in (None, (), "") else f"give {flag(key)} another value"
+        fix = f"{flag(key)} {default}" if default not in (None, (), {}, "") else f"give {flag(key)} another value"
     missing = details["type"] == "missing"
     told = TOLD.get(details["type"], details["msg"].removeprefix("Value error, ").removeprefix("Input should be "))
     return UserError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -10,6 +11,10 @@ from heed.errors import UserError, typed
 from heed.settings import Option, flag, nearest, unknown_option
 
 NONE_RENAMED: Mapping[str, str] = MappingProxyType({})
+
+
+PAIR = re.compile(r"[^-=/.][^=/]*=.")
+"""name=value, which belongs to an option of pairs that stands before it, and is no path"""
 
 
 @dataclass(slots=True)
@@ -68,6 +73,8 @@ def parse(
                 _put(words, option, value)
             elif rest and not rest[0].startswith("--"):
                 _put(words, option, rest.pop(0))
+                while option.kind == "pairs" and rest and PAIR.match(rest[0]):
+                    _put(words, option, rest.pop(0))
             else:
                 raise _needs_a_value(option, rest)
         elif word.endswith((".yaml", ".yml")) and words.settings_file is None:
@@ -80,7 +87,7 @@ def parse(
 
 
 def _put(words: Words, option: Option, value: object) -> None:
-    if option.kind == "list":
+    if option.kind in ("list", "pairs"):
         values = words.overrides.setdefault(option.key, [])
         assert isinstance(values, list)
         values.append(value)
@@ -98,12 +105,14 @@ def _put(words: Words, option: Option, value: object) -> None:
 
 def _needs_a_value(option: Option, rest: Sequence[str]) -> UserError:
     example = option.choices[0] if option.choices else option.key.rpartition(".")[2].upper()
+    if option.kind == "pairs":
+        example = "prompt=QUESTION response=ANSWER"
     return UserError(
         f"{option.flag} needs a value",
         where="command line",
         found=f"the next option, {rest[0]}" if rest else "the end of the line",
         expected=option.help,
-        fix=f"{option.flag} {option.default if option.default not in (None, ()) else example}",
+        fix=f"{option.flag} {option.default if option.default not in (None, (), {}) else example}",
     )
 
 

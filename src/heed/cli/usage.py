@@ -118,7 +118,7 @@ def default(option: Option) -> str:
         return "(required)"
     if option.kind == "switch":
         return "yes" if option.default else "no"
-    if option.default in (None, ()):
+    if option.default in (None, (), {}):
         return ""
     if isinstance(option.default, tuple):
         return ",".join(map(str, option.default))
