@@ -106,6 +106,8 @@ class SftArguments(TypedDict, total=False):
     """number of latest checkpoints that are kept"""
     eval_every: int
     """steps between measurements; 0 measures at start and end only"""
+    keep_states: bool
+    """keep the optimiser states of a finished run's checkpoints"""
     track: Literal["none", "tensorboard", "wandb", "mlflow", "trackio"]
     """where the numbers are shown, too, by the package of that name"""
     loss: LossArguments
@@ -169,6 +171,8 @@ class RewardArguments(TypedDict, total=False):
     """steps between checkpoints; 0 saves at the end only"""
     eval_every: int
     """steps between measurements; 0 measures at start and end only"""
+    keep_states: bool
+    """keep the optimiser states of a finished run's checkpoints"""
     track: Literal["none", "tensorboard", "wandb", "mlflow", "trackio"]
     """where the numbers are shown, too, by the package of that name"""
     margin: float
@@ -236,6 +240,8 @@ class DpoArguments(TypedDict, total=False):
     """steps between checkpoints; 0 saves at the end only"""
     eval_every: int
     """steps between measurements; 0 measures at start and end only"""
+    keep_states: bool
+    """keep the optimiser states of a finished run's checkpoints"""
     track: Literal["none", "tensorboard", "wandb", "mlflow", "trackio"]
     """where the numbers are shown, too, by the package of that name"""
     objective: Literal["dpo", "ipo", "simpo", "kto"]
@@ -351,6 +357,8 @@ class PpoArguments(TypedDict, total=False):
     """fixes the order of the data and every random start and draw"""
     save_every: int
     """steps between checkpoints; 0 saves at the end only"""
+    keep_states: bool
+    """keep the optimiser states of a finished run's checkpoints"""
     track: Literal["none", "tensorboard", "wandb", "mlflow", "trackio"]
     """where the numbers are shown, too, by the package of that name"""
     clip: float
@@ -445,6 +453,8 @@ class GrpoArguments(TypedDict, total=False):
     """fixes the order of the data and every random start and draw"""
     save_every: int
     """steps between checkpoints; 0 saves at the end only"""
+    keep_states: bool
+    """keep the optimiser states of a finished run's checkpoints"""
     track: Literal["none", "tensorboard", "wandb", "mlflow", "trackio"]
     """where the numbers are shown, too, by the package of that name"""
     advantage: Literal["group", "centred", "leave-one-out"]

@@ -130,6 +130,9 @@ TrustRemoteCode = Annotated[
 ]
 
 
+KeepStates = Annotated[bool, Field(description="keep the optimiser states of a finished run's checkpoints")]
+
+
 class Loss(Settings):
     """Loss"""
 
@@ -211,6 +214,7 @@ class SftSettings(Settings):
     )
     keep_checkpoints: Whole = Field(2, ge=1, description="number of latest checkpoints that are kept")
     eval_every: Whole = Field(100, ge=0, description="steps between measurements; 0 measures at start and end only")
+    keep_states: KeepStates = False
     track: Track = "none"
     loss: Loss = Loss()
     optim: Optim = Optim()

@@ -15,6 +15,7 @@ from heed.config import (
     Columns,
     Device,
     EndOfTurn,
+    KeepStates,
     Lora,
     Optim,
     PositiveNumber,
@@ -128,6 +129,7 @@ class RewardSettings(Settings):
     seed: Seed = 0
     save_every: SaveEvery = 100
     eval_every: EvalEvery = 100
+    keep_states: KeepStates = False
     track: Track = "none"
     margin: Number = Field(
         0.0, ge=0, title="Comparisons", description="lead asked for per point of score between two answers"
@@ -174,6 +176,7 @@ class DpoSettings(Settings):
     seed: Seed = 0
     save_every: SaveEvery = 100
     eval_every: EvalEvery = 100
+    keep_states: KeepStates = False
     track: Track = "none"
     objective: Literal["dpo", "ipo", "simpo", "kto"] = Field(
         "dpo", title="Objective", description="what is learnt from; kto: single judged answers"
@@ -269,6 +272,7 @@ class PpoSettings(Settings):
     device: OnDevice = "auto"
     seed: Seed = 0
     save_every: SaveEvery = 10
+    keep_states: KeepStates = False
     track: Track = "none"
     clip: Clip = Field(0.2, title="PPO")
     clip_high: ClipHigh = None
@@ -321,6 +325,7 @@ class GrpoSettings(Settings):
     device: OnDevice = "auto"
     seed: Seed = 0
     save_every: SaveEvery = 10
+    keep_states: KeepStates = False
     track: Track = "none"
     advantage: Literal["group", "centred", "leave-one-out"] = Field(
         "group",

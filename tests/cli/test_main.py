@@ -203,7 +203,7 @@ def test_what_libraries_raise_on_a_full_device_is_recognised():
     import safetensors.torch
     import torch
 
-    from heed.cli.disk import full_disk
+    from heed.files import full_disk
 
     weights = {"weight": torch.zeros(100_000)}
     with pytest.raises(RuntimeError) as from_torch:

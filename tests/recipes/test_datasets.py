@@ -220,21 +220,19 @@ def test_what_is_prepared_is_not_prepared_again(prepared, write, tmp_path, capsy
     assert again.training.batch(1, 10, 10)[0][0].ids.tolist() == first.training.batch(1, 10, 10)[0][0].ids.tolist()
 
 
-def test_a_file_that_has_changed_is_prepared_anew_and_it_is_said(prepared, write, tmp_path, capsys):
+def test_a_file_that_has_changed_is_refused_and_what_was_prepared_stays(prepared, write, tmp_path):
     sources = [DataSource(path=str(write(numbered(5, name), f"{name}.jsonl"))) for name in "ab"]
     prepared(*sources)
     before = stamps(tmp_path / "run")
     write(numbered(7, "b"), "b.jsonl")
-    capsys.readouterr()
-    data = prepared(*sources)
-    assert f"{sources[1].path} has changed since this run began: it is read again" in capsys.readouterr().err
-    assert data.training.draws_in_epoch == 12
-    after = stamps(tmp_path / "run")
-    assert {name for name in before if before[name] != after[name]} == {
-        n for n in before if n.startswith("data/train-1/")
-    }
-    accounts = json.loads((tmp_path / "run" / "data.json").read_text())
-    assert [account["num_records"] for account in accounts] == [5, 7]
+    with pytest.raises(UserError, match="the data has changed since this run began") as caught:
+        prepared(*sources)
+    assert caught.value.where == sources[1].path
+    assert "b.jsonl" in caught.value.found
+    assert stamps(tmp_path / "run") == before
+    write(numbered(5, "b"), "b.jsonl")  # the same content, written later
+    prepared(*sources)
+    assert stamps(tmp_path / "run") == before
 
 
 @pytest.mark.parametrize("changed", ["a file of the folder", "the wordings", "the settings"])

@@ -5,6 +5,7 @@ from collections import Counter
 
 import pytest
 
+from heed import files
 from heed.config import DataSource
 from heed.data.prepare import Preparation
 from heed.data.tokens import fit_template
@@ -12,7 +13,6 @@ from heed.dist.world import World
 from heed.errors import UserError
 from heed.recipes.preference.data import JUDGED, PROMPTS, RANKINGS, prepare_preference_data
 from heed.recipes.training.setup import open_tokenizer
-from heed.train import files
 
 
 @pytest.fixture(scope="module")
@@ -84,17 +84,17 @@ def test_one_run_holds_several_kinds_and_tells_of_all(prepared, write, tmp_path,
     assert (line["record"], line["reason"]) == (6, "nothing to compare: answer 2 of 2 says the same as answer 1")
 
 
-def test_what_is_prepared_is_not_prepared_again_until_it_changes(prepared, write, tmp_path, capsys):
+def test_what_is_prepared_is_not_prepared_again_and_may_not_change(prepared, write, tmp_path, capsys):
     source = DataSource(path=str(write(pairs(5))))
     prepared(RANKINGS, source)
     assert "read 5 rankings as preference" in capsys.readouterr().err
     prepared(RANKINGS, source)
     assert capsys.readouterr().err == ""
-    write(pairs(7))
-    assert prepared(RANKINGS, source).draws_in_epoch == 7
-    assert "has changed since this run began: it is read again" in capsys.readouterr().err
     prepared(RANKINGS, source, settings="other")
-    assert "read 7 rankings" in capsys.readouterr().err
+    assert "read 5 rankings" in capsys.readouterr().err
+    write(pairs(7))
+    with pytest.raises(UserError, match="the data has changed since this run began"):
+        prepared(RANKINGS, source)
 
 
 def test_a_start_killed_before_the_scores_were_written_is_made_good(prepared, write, tmp_path, monkeypatch):

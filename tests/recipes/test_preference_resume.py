@@ -19,8 +19,16 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
 ]
 
-POLICY = {"steps": 5, "batch_size": 8, "max_new_tokens": 10, "lr": 1e-2, "save_every": 2}
-PAIRS = {"epochs": 1, "batch_size": 6, "optim_lr": 5e-3, "save_every": 2, "eval_every": 2, "held_out_share": 0.1}
+POLICY = {"keep_states": True, "steps": 5, "batch_size": 8, "max_new_tokens": 10, "lr": 1e-2, "save_every": 2}
+PAIRS = {
+    "keep_states": True,
+    "epochs": 1,
+    "batch_size": 6,
+    "optim_lr": 5e-3,
+    "save_every": 2,
+    "eval_every": 2,
+    "held_out_share": 0.1,
+}
 COMMANDS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "reward": ("reward", "ranked", {**PAIRS, "lora_rank": 4}),
     "reward, all parameters": ("reward", "ranked", PAIRS),

@@ -20,6 +20,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from heed.recipes import sft
+from heed.train.same_run import FREE
+
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["heed.recipes.sft", "heed.cli.main"])
 SECONDS_AT_MOST = 300
@@ -212,6 +215,122 @@ def test_the_command_itself_survives_a_kill(tmp_path, instruct, records, in_one_
     assert process.returncode == -signal.SIGKILL
     done = subprocess.run(typed, env=environment, capture_output=True, text=True, check=True)
     assert "going on after step 5, from " in done.stderr
+    assert weights_of(command.out) == in_one_piece("all parameters")[0]
+
+
+FREE_TO_CHANGE = {
+    "save_every": 3,
+    "keep_checkpoints": 1,
+    "eval_every": 2,
+    "eval_limit": 1,
+    "keep_states": True,
+    "max_tokens": 64,
+    "gradient_checkpointing": True,
+    "share_prefixes": False,
+    "device": "auto",
+}
+"""each with a value that the run was not started with"""
+
+
+@pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable` is deprecated:FutureWarning")
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+@pytest.mark.parametrize("name", FREE_TO_CHANGE)
+def test_a_run_goes_on_with_another_setting_that_is_free_and_ends_the_same(
+    tmp_path, instruct, colours, write, tune, monkeypatch, capsys, name
+):
+    options = {"model": instruct, "data": write(colours), "steps": 4, "batch_size": 12, "save_every": 2}
+    assert tune(**options, out=tmp_path / "whole") == 0
+    broken_off(monkeypatch, lambda: tune(**options, out=tmp_path / "run"), after=3)
+    capsys.readouterr()
+    changed = {**options, name: FREE_TO_CHANGE[name], "out": f"{tmp_path}/./run"}
+    if torch.cuda.is_available() and name == "device":
+        pytest.skip("there it would be another device's rounding")
+    assert tune(**changed) == 0
+    told = capsys.readouterr().err
+    assert "going on after step 2, from " in told
+    assert f"going on with {name} {FREE_TO_CHANGE[name]} instead of " in told
+    assert "read again" not in told
+    ours, theirs = (load_file(tmp_path / run / "model.safetensors") for run in ("run", "whole"))
+    if FREE[name] == "exactly":
+        assert all(torch.equal(ours[each], theirs[each]) for each in theirs)
+    else:
+        difference = math.sqrt(sum(float((ours[n] - theirs[n]).double().square().sum()) for n in theirs))
+        assert difference / math.sqrt(sum(float(t.double().square().sum()) for t in theirs.values())) < 1e-5
+
+
+def test_every_free_setting_is_tried():
+    # The first is tried with each; trackers are programs of others; and no model here brings code.
+    others = {"out", "track", "trust_remote_code"}
+    assert FREE_TO_CHANGE.keys() | others >= FREE.keys()
+
+
+def broken_off(monkeypatch, start: Callable[[], int], after: int) -> None:
+    """Start a run whose process fails in the middle of the step after this one."""
+    real = sft.take_step
+
+    def step(tuning, number):
+        if number == after + 1:
+            raise RuntimeError("the power is cut")
+        return real(tuning, number)
+
+    monkeypatch.setattr(sft, "take_step", step)
+    with pytest.raises(RuntimeError, match="the power is cut"):
+        start()
+    monkeypatch.undo()
+
+
+def test_a_template_that_was_edited_is_refused_and_nothing_is_learnt_with_it(
+    tmp_path, base, colours, write, tune, monkeypatch, capsys
+):
+    template = tmp_path / "template.jinja"
+    text = (
+        "{% for m in messages %}[{{ m.role }}] {{ m.content }}{% if m.role == 'assistant' %}{{ eos_token }}{% endif %}"
+        "{% endfor %}{% if add_generation_prompt %}[assistant] {% endif %}"
+    )
+    template.write_text(text)
+    options = {"model": base, "data": write(colours), "template": template, "steps": 4, "batch_size": 2}
+    broken_off(monkeypatch, lambda: tune(**options, out=tmp_path / "run", save_every=2), after=3)
+    before = {path: path.read_bytes() for path in (tmp_path / "run" / "checkpoints").rglob("*") if path.is_file()}
+    template.write_text(text.replace("[", "<").replace("]", ">"))
+    capsys.readouterr()
+    assert tune(**options, out=tmp_path / "run", save_every=2) == 2
+    assert "error: the chat template has changed since this run began" in capsys.readouterr().err
+    assert {p: p.read_bytes() for p in (tmp_path / "run" / "checkpoints").rglob("*") if p.is_file()} == before
+    template.write_text(text)
+    assert tune(**options, out=tmp_path / "run", save_every=2) == 0
+
+
+def test_data_that_changed_is_refused_and_data_that_moved_back_goes_on(
+    tmp_path, instruct, colours, write, tune, monkeypatch, capsys
+):
+    data = write(colours)
+    options = {"model": instruct, "data": data, "out": tmp_path / "run", "steps": 4, "batch_size": 2, "save_every": 2}
+    broken_off(monkeypatch, lambda: tune(**options), after=3)
+    text = data.read_text()
+    data.write_text(text.replace("blue", "grey"))
+    capsys.readouterr()
+    assert tune(**options) == 2
+    told = capsys.readouterr().err
+    assert "error: the data has changed since this run began" in told
+    assert data.name in told
+    data.write_text(text)  # the same content, written later
+    assert tune(**options) == 0
+    assert "read again" not in capsys.readouterr().err
+
+
+def test_sigterm_saves_the_step_ends_with_143_and_the_same_command_goes_on(tmp_path, instruct, records, in_one_piece):
+    command = Command(tmp_path, **options_of("all parameters", instruct, records))
+    process = command.start()
+    while process.is_alive() and not logged(2)(command.out):
+        time.sleep(0.001)
+    process.terminate()
+    process.join(SECONDS_AT_MOST)
+    assert process.exitcode == 143
+    assert "the same command goes on" in command.told.read_text()
+    last = max(command.steps_logged())
+    assert (command.out / "checkpoints" / f"step-{last:06d}").is_dir()
+    assert command.to_the_end() == 0
+    assert command.steps_gone_on_after() == [last]
     assert weights_of(command.out) == in_one_piece("all parameters")[0]
 
 

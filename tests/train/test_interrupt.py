@@ -94,3 +94,18 @@ def test_in_another_thread_nothing_is_touched():
     thread.start()
     thread.join()
     assert seen == [(False, signal.default_int_handler)]
+
+
+def test_sigterm_is_heard_as_ctrl_c_is():
+    heard = []
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        with Interruption(lambda: heard.append("asked")) as interruption:
+            os.kill(os.getpid(), signal.SIGTERM)
+            signal.sigpending()
+            assert interruption.asked == signal.SIGTERM
+            assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL, "a second one ends at once"
+            assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        assert heard == ["asked"]
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -17,8 +17,9 @@ from safetensors.torch import load_file, save_file
 
 from heed.dist.world import World
 from heed.errors import UserError
-from heed.train.files import append_line
-from heed.train.run import first_difference, open_run, read_config
+from heed.files import append_line
+from heed.train.run import open_run
+from heed.train.same_run import FREE, first_difference, keep_content, read_config
 
 CONFIG = "model: tiny\noptim:\n  lr: 0.001\n  warmup: 3\ndata:\n- path: a.json\n"
 ENVIRONMENT = {"torch": "2.13.0", "threads": 2}
@@ -205,8 +206,109 @@ def test_an_incomplete_checkpoint_is_removed_and_the_one_before_is_used(tmp_path
         path.unlink() if damage == "missing" else path.write_bytes(path.read_bytes()[:-1])
         if (damage, name) == ("cut", "checkpoint.json"):
             path.write_text("{")
-        assert run.latest().step == 5
+        told = []
+        assert run.latest(told.append).step == 5
     assert names(tmp_path / "checkpoints") == ["step-000005"]
+    (note,) = told
+    assert "step-000010" in note
+    assert name in note
+
+
+def test_a_checkpoint_whose_bytes_have_changed_is_left_for_the_one_before_and_said(tmp_path):
+    with start(tmp_path, keep_checkpoints=2) as run:
+        run.checkpoint(5, saver(5), {})
+        run.checkpoint(10, saver(10), {})
+        path = tmp_path / "checkpoints" / "step-000010" / "model.safetensors"
+        path.write_text("11")
+        told = []
+        assert run.latest(told.append).step == 5
+        assert "model.safetensors has another content" in told[0]
+        assert run.latest(told.append).step == 5
+        assert len(told) == 1
+
+
+def test_when_no_whole_checkpoint_is_left_that_is_said(tmp_path):
+    with start(tmp_path) as run:
+        run.checkpoint(5, saver(5), {})
+        (tmp_path / "checkpoints" / "step-000005" / "config.json").unlink()
+        told = []
+        assert run.latest(told.append) is None
+    assert "starts from its beginning" in told[-1]
+
+
+@pytest.mark.parametrize("name", [name for name in FREE if name != "out"])
+def test_a_setting_that_cannot_change_the_result_may_change_and_is_said_and_kept(tmp_path, name):
+    start(tmp_path, CONFIG + f"{name}: 1\n").close()
+    with start(tmp_path, CONFIG + f"{name}: 2\n") as run:
+        (note,) = run.notes
+    assert f"{name} 2 instead of 1" in note
+    assert FREE[name] in note
+    assert read_config(tmp_path)[name] == 2
+
+
+@pytest.mark.parametrize("choosing", ["keep_best", "stop_early"])
+def test_where_measurements_decide_on_the_result_they_may_not_change(tmp_path, choosing):
+    start(tmp_path, CONFIG + f"{choosing}: 3\neval_every: 1\n").close()
+    with pytest.raises(UserError, match="eval_every"):
+        start(tmp_path, CONFIG + f"{choosing}: 3\neval_every: 2\n")
+
+
+def test_a_run_of_an_older_release_takes_defaults_for_what_it_lacks_and_says_so(tmp_path):
+    def read(path):
+        return yaml.safe_dump({"seed": 0, **yaml.safe_load(path.read_text())})
+
+    start(tmp_path, CONFIG).close()
+    with pytest.raises(UserError, match="belongs to another run"):
+        start(tmp_path, CONFIG + "seed: 1\n", read=read)
+    with start(tmp_path, CONFIG + "seed: 0\n", read=read) as run:
+        (note,) = run.notes
+    assert "seed 0" in note
+    with start(tmp_path, CONFIG + "seed: 0\n", read=read) as run:
+        assert run.notes == ()
+
+
+def test_an_absolute_path_for_a_relative_one_is_the_same_run(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "a.json").touch()
+    (tmp_path / "b.json").touch()
+    monkeypatch.chdir(tmp_path / "here")
+    with start(tmp_path / "run") as run:
+        run.keep_content({})
+    start(tmp_path / "run", CONFIG.replace("a.json", str(tmp_path / "here" / "a.json"))).close()
+    start(tmp_path / "run", CONFIG).close()
+    monkeypatch.chdir(tmp_path)
+    start(tmp_path / "run", CONFIG.replace("a.json", "here/a.json")).close()
+    with pytest.raises(UserError, match="belongs to another run"):
+        start(tmp_path / "run", CONFIG.replace("a.json", str(tmp_path / "b.json")))
+
+
+def test_content_that_changed_is_refused_by_its_name(tmp_path):
+    keep_content(tmp_path, {"chat template": "a" * 64})
+    keep_content(tmp_path, {"chat template": "a" * 64, "tokenizer": "b" * 64})
+    with pytest.raises(UserError, match="the tokenizer has changed since this run began") as caught:
+        keep_content(tmp_path, {"chat template": "a" * 64, "tokenizer": "c" * 64})
+    assert (caught.value.found, caught.value.expected) == ("content cccccccccccc", "content bbbbbbbbbbbb, as it was")
+
+
+def test_a_finished_run_drops_what_only_training_needs_unless_it_is_to_stay(tmp_path):
+    for keep in (False, True):
+        with start(tmp_path / str(keep), keep_states=keep) as run:
+            run.checkpoint(5, saver(5), {"optimiser": [1.0] * 100})
+            dropped = run.finish(saver(5))
+        checkpoint = tmp_path / str(keep) / "checkpoints" / "step-000005"
+        assert (checkpoint / "model.safetensors").exists()
+        assert (checkpoint / "training_state.pt").exists() == keep
+        assert (checkpoint / "random_states.pt").exists() == keep
+        assert (dropped == 0) == keep
+
+
+def test_a_finished_run_cannot_be_made_longer_and_is_told_how_to_go_on(tmp_path):
+    with start(tmp_path / "run", CONFIG + "epochs: 2\n") as run:
+        run.finish(saver(1))
+    with pytest.raises(UserError, match="finished") as caught:
+        start(tmp_path / "run", CONFIG + "epochs: 4\n")
+    assert "epochs = 4" in caught.value.found
+    assert f"--model {tmp_path / 'run'} --out {tmp_path / 'run-2'}" in caught.value.fix
 
 
 def test_a_checkpoint_of_the_right_size_that_cannot_be_read_is_named(tmp_path):

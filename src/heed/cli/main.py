@@ -1,6 +1,6 @@
 """The commands of `heed`: words in, a recipe run, and one of four exit statuses out.
 
-0 done; 2 a mistake of the user's, told in five parts and without a traceback; 130 stopped with Ctrl-C;
+0 done; 2 a mistake of the user's, told in five parts and without a traceback; 130 stopped with Ctrl-C, 143 by SIGTERM;
 1 with a traceback is a fault of heed's own.
 """
 
@@ -61,12 +61,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         again = AGAIN.get(words[0], "") if words else ""
         print(f"\nstopped{again}", file=sys.stderr)
         return 130
+    except SystemExit as end:
+        if end.code == 143:
+            print(f"\nstopped{AGAIN.get(words[0], '')}", file=sys.stderr)
+        raise
     except BrokenPipeError:
         # The reader (`head`, a pager) has what it wanted. Nothing may be written at exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
-        from heed.cli.disk import full_disk
+        from heed.files import full_disk
 
         full = full_disk(error)
         if full is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import json
 import os
@@ -16,6 +15,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from heed import files
 from heed.errors import UserError, typed
 from heed.types import Origin, Tokens
 
@@ -175,12 +175,10 @@ class StoreWriter:
                 file.flush()
                 os.fsync(file.fileno())
                 file.close()
-            replaced = self._temporary.with_name(f"{self._temporary.name}-old")
-            shutil.rmtree(replaced, ignore_errors=True)
-            if self.folder.exists():
-                self.folder.rename(replaced)
+            files.sync_folder(self._temporary)
+            files.remove_folder(self.folder)
             self._temporary.rename(self.folder)
-            shutil.rmtree(replaced, ignore_errors=True)
+            files.sync_folder(self.folder.parent)
             self._files = {}
         return TokenStore(self.folder)
 
@@ -199,20 +197,12 @@ class StoreWriter:
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
         """Leave nothing half-written after an error, and name a full disk as the user's."""
-        try:
-            yield
-        except OSError as error:
-            self.discard()
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        with files.writing(self.folder):
+            try:
+                yield
+            except OSError:
+                self.discard()
                 raise
-            folder = next(parent for parent in self.folder.absolute().parents if parent.is_dir())
-            raise UserError(
-                "the disk is full",
-                where=str(self.folder),
-                found=f"{os.strerror(error.errno)}; {shutil.disk_usage(folder).free:,} bytes are free",
-                expected="room for the prepared data, 8 bytes per token",
-                fix=f"make room (df -h {typed(folder)}), then start the same command again",
-            ) from error
 
 
 def fingerprint(settings: Mapping[str, Any], paths: Iterable[str | Path] = ()) -> str:

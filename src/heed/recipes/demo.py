@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from heed import files
 from heed.config import DemoSettings, SftSettings, dump
 from heed.data.tokens import fit_template
 from heed.dist.world import World
@@ -44,7 +45,7 @@ from heed.recipes.demonstration.methods import Ground, as_compared, compare_meth
 from heed.recipes.demonstration.preferences import REHEARSED, Size, as_measured, learn_from_preferences
 from heed.recipes.training.setup import wrapped
 from heed.report.page import write_report
-from heed.train import files, memory
+from heed.train import memory
 from heed.train.environment import environment
 from heed.train.progress import Progress
 from heed.train.run import Run, open_run

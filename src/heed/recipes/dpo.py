@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from heed.config import dump, peak_learning_rate, tokens_per_forward
+from heed.config import peak_learning_rate, tokens_per_forward
 from heed.errors import typed
 from heed.models.load import num_positions, restore, save
 from heed.models.self_check import choose_score
@@ -44,6 +44,7 @@ from heed.recipes.training.setup import Opened, open_for_tuning
 from heed.train.optimiser import adamw
 from heed.train.progress import Progress
 from heed.train.run import Checkpoint
+from heed.train.same_run import deciding
 from heed.train.step import Statistics, Term
 
 SHARE_OF_TUNING_RATE = 0.1
@@ -130,7 +131,7 @@ def prepare_tuning(settings: DpoSettings, place: Place) -> Tuning:
         preparation_of(settings, opened),
         seed=settings.seed,
         eval_limit=settings.eval_limit,
-        settings=dump(settings),
+        settings=deciding(settings),
         world=place.world,
     )
     num_draws = data.draws_in_epoch * settings.epochs

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from heed import files
 from heed.errors import UserError
-from heed.train import files
 
 NAME_LENGTH = 16
 """hexadecimal digits of the content's SHA-256 in a file's name"""

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from heed import files
 from heed.config import MergeSettings
 from heed.errors import UserError, typed
 from heed.models.adapters.folder import base_of
@@ -27,7 +28,6 @@ from heed.models.load import (
 )
 from heed.models.stops import stop_ids_of
 from heed.models.writing import write
-from heed.train import files
 
 CONVERSATION = [
     {"role": "user", "content": "Give three tips for staying healthy. / Hãy nêu ba lời khuyên để sống khỏe mạnh."},

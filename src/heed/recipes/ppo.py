@@ -48,7 +48,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from heed.config import dump
 from heed.data.prepare import Preparation
 from heed.errors import UserError
 from heed.models.load import num_positions
@@ -92,6 +91,7 @@ from heed.recipes.training.data_sets import Data, prepare_data
 from heed.recipes.training.loop import Place, in_run_folder
 from heed.recipes.training.setup import Opened
 from heed.train.optimiser import set_learning_rate
+from heed.train.same_run import deciding
 from heed.train.step import Statistics, Term, likelihood
 from heed.types import Forest
 
@@ -333,7 +333,7 @@ def prepare_ptx_data(settings: PpoSettings, place: Place, opened: Opened) -> Dat
         preparation,
         seed=settings.seed,
         eval_limit=0,
-        settings=dump(settings),
+        settings=deciding(settings),
         world=place.world,
     )
 

@@ -21,7 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from heed.config import dump, peak_learning_rate
+from heed import files
+from heed.config import peak_learning_rate
 from heed.data.preferences import RankedTokens
 from heed.errors import UserError, typed
 from heed.evaluate.calibration import calibration
@@ -41,10 +42,10 @@ from heed.recipes.training.loop import Loop, Place, go_through, in_run_folder
 from heed.recipes.training.micro_batches import MicroBatching, lean_forward
 from heed.recipes.training.scheduled_step import step_on_schedule
 from heed.recipes.training.setup import Opened, open_for_tuning
-from heed.train import files
 from heed.train.optimiser import adamw
 from heed.train.progress import Progress
 from heed.train.run import Checkpoint
+from heed.train.same_run import deciding
 from heed.train.step import Statistics, Term
 from heed.types import Forest
 
@@ -148,7 +149,7 @@ def prepare_training(settings: RewardSettings, place: Place) -> Training:
         preparation_of(settings, opened),
         seed=settings.seed,
         eval_limit=settings.eval_limit,
-        settings=dump(settings),
+        settings=deciding(settings),
         world=place.world,
     )
     if settings.margin:

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from heed.config import SftSettings, dump, peak_learning_rate, tokens_per_forward
+from heed.config import SftSettings, peak_learning_rate, tokens_per_forward
 from heed.dist.world import World
 from heed.errors import UserError, typed
 from heed.forest.build import build
@@ -37,6 +37,7 @@ from heed.recipes.training.setup import Opened, open_for_tuning
 from heed.train.optimiser import adamw
 from heed.train.progress import Progress
 from heed.train.run import Checkpoint, Run
+from heed.train.same_run import deciding
 from heed.train.step import Statistics, Term, evaluate, likelihood
 from heed.types import Forest, Tokens
 
@@ -116,7 +117,7 @@ def prepare_tuning(settings: SftSettings, place: Place) -> Tuning:
         preparation_of(settings, opened),
         seed=settings.seed,
         eval_limit=settings.eval_limit,
-        settings=dump(settings),
+        settings=deciding(settings),
         world=world,
     )
     in_steps = (settings.steps or 0) * settings.batch_size

@@ -148,7 +148,7 @@ def _data_of_run(settings: ShowSettings) -> tuple[ShowSettings, Reader]:
     if len(settings.data) > 1 or not (folder / "config.yaml").is_file():
         return settings, _records
     # Imported late, because it takes seconds.
-    from heed.train.run import read_config
+    from heed.train.same_run import read_config
 
     config = read_config(folder) or {}
     if "data" not in config:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +9,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from heed import files
 from heed.errors import UserError
 from heed.report import curves, effort, examples, honesty, measured, settings
 from heed.report.measurements import Measurements
@@ -237,22 +236,13 @@ def unfinished_notes(runs: Sequence[RunRecords]) -> list[Note]:
 
 def _write(target: Path, content: str) -> None:
     """Put the whole page in place of what was there."""
-    temporary = target.with_name(f".tmp-{target.name}-{os.getpid()}")
     try:
-        try:
-            with temporary.open("w", encoding="utf-8", newline="\n") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, target)
-        finally:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
+        files.write_text(target, content)
     except OSError as error:
         raise UserError(
             "the report cannot be written",
             where=str(target),
             found=error.strerror or str(error),
-            expected="a folder with room in which this user may create files",
+            expected="a folder in which this user may create files",
             fix="give another place: heed report RUN --out FILE.html",
         ) from error

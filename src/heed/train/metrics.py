@@ -7,8 +7,8 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
+from heed import files
 from heed.errors import UserError, typed
-from heed.train import files
 
 
 def metrics_line(step: int, phase: str, numbers: Mapping[str, float]) -> str:

@@ -16,6 +16,7 @@ import json
 import os
 import re
 import shutil
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,17 +24,17 @@ from types import TracebackType
 from typing import Any, Self
 
 import torch
-import yaml
 
+from heed import files
 from heed.dist.world import World
 from heed.errors import UserError, typed
-from heed.train import files, metrics
+from heed.train import metrics
 from heed.train.environment import random_states, set_random_states
+from heed.train.same_run import CONFIG, CONTENT, LOCK, STATE, ReadConfig, free_name, keep_content, settle
 
 ALONE = World()
-CONFIG, ENVIRONMENT, METRICS, SAMPLES = "config.yaml", "environment.json", "metrics.jsonl", "samples.jsonl"
-CHECKPOINTS, STATE, LOCK = "checkpoints", "state.json", ".lock"
-OWN_NAMES = {CONFIG, ENVIRONMENT, METRICS, SAMPLES, CHECKPOINTS, STATE, LOCK}
+ENVIRONMENT, METRICS, SAMPLES, CHECKPOINTS = "environment.json", "metrics.jsonl", "samples.jsonl", "checkpoints"
+OWN_NAMES = {CONFIG, CONTENT, ENVIRONMENT, METRICS, SAMPLES, CHECKPOINTS, STATE, LOCK}
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 """how network file systems say that they do not lock"""
 TRAINING_STATE, RANDOM_STATES, CHECKPOINT_MARKER = "training_state.pt", "random_states.pt", "checkpoint.json"
@@ -89,6 +90,8 @@ class Run:
     notes: tuple[str, ...]
     """lines the user should read: finished already, or resumed under other versions"""
     is_new: bool = True
+    keep_states: bool = True
+    """whether checkpoints keep what only training needs once the run is finished"""
     on_log: Callable[[int, str, Mapping[str, float]], None] | None = None
     """is told every line of numbers, on the first process, once it is in `metrics.jsonl`"""
     _lock: int | None = field(default=None, repr=False)
@@ -149,33 +152,53 @@ class Run:
                 save_model(unfinished)
                 _save(unfinished / TRAINING_STATE, state)
                 _save(unfinished / RANDOM_STATES, states_of_ranks)
-                sizes = {str(path.relative_to(unfinished)): path.stat().st_size for path in _files_in(unfinished)}
-                files.write_json(unfinished / CHECKPOINT_MARKER, {"step": step, "sizes": sizes})
+                _mark(unfinished, step)
             self._prune()
 
         self.world.on_first(work)
         return Checkpoint(step, folder)
 
-    def latest(self) -> Checkpoint | None:
-        """The newest complete checkpoint. Those that a kill or a partial copy left incomplete are removed."""
+    def keep_content(self, content: Mapping[str, str]) -> None:
+        """Hold the run to the content of what its settings name; see `same_run.keep_content`."""
+        self.world.on_first(lambda: keep_content(self.folder, content))
 
-        def work() -> Checkpoint | None:
+    def latest(self, say: Callable[[str], None] = lambda line: None) -> Checkpoint | None:
+        """The newest checkpoint that is whole, byte for byte. Damaged ones are left for the one before, and said."""
+
+        def work() -> tuple[Checkpoint | None, list[str]]:
+            notes, found = [], None
+            for checkpoint in reversed(_named(self.folder)):
+                damage = _damage(checkpoint.folder, found is None)
+                if damage is None:
+                    found = found or checkpoint
+                else:
+                    notes.append(f"{checkpoint.folder} is damaged and is left: {damage}")
+                    files.remove_folder(checkpoint.folder)
+            if notes and found is None:
+                notes.append("no whole checkpoint is left: the run starts from its beginning")
             self._prune()
-            return next(reversed(_checkpoints(self.folder)), None)
+            return found, notes
 
-        return self.world.on_first(work)
+        found, notes = self.world.on_first(work)
+        for note in notes:
+            say(note)
+        return found
 
     def _prune(self) -> None:
         """Keep the newest complete checkpoints and nothing else."""
-        kept = [checkpoint.folder for checkpoint in _checkpoints(self.folder)[-self.keep_checkpoints :]]
+        whole = [each.folder for each in _named(self.folder) if _damage(each.folder, False) is None]
         for folder in sorted((self.folder / CHECKPOINTS).glob("step-*")):
-            if folder not in kept:
+            if folder not in whole[-self.keep_checkpoints :]:
                 files.remove_folder(folder)
 
-    def finish(self, save_model: SaveModel) -> None:
-        """Put the tuned model's files into the run folder itself, and then mark the run as finished."""
+    def finish(self, save_model: SaveModel) -> int:
+        """Put the tuned model's files into the run folder itself, and then mark the run as finished.
 
-        def work() -> None:
+        Returns:
+            bytes of training states that were dropped from the checkpoints; their models stay.
+        """
+
+        def work() -> int:
             unfinished = self.folder / f"{files.TEMPORARY}model"
             with files.writing(self.folder):
                 unfinished.mkdir()
@@ -192,8 +215,19 @@ class Run:
                     files.remove(unfinished)
                 files.sync_folder(self.folder)
             files.write_json(self.folder / STATE, {"finished": True})
+            return 0 if self.keep_states else self._drop_states()
 
-        self.world.on_first(work)
+        return self.world.on_first(work)
+
+    def _drop_states(self) -> int:
+        """Remove what only training needs from the checkpoints, and say how many bytes that were."""
+        dropped = 0
+        for checkpoint in _named(self.folder):
+            for path in (checkpoint.folder / TRAINING_STATE, checkpoint.folder / RANDOM_STATES):
+                if path.exists():
+                    dropped += path.stat().st_size
+                    path.unlink()
+        return dropped
 
 
 def open_run(
@@ -202,16 +236,21 @@ def open_run(
     environment: Mapping[str, Any],
     *,
     keep_checkpoints: int = 1,
+    keep_states: bool = True,
     world: World = ALONE,
+    read: ReadConfig | None = None,
 ) -> Run:
     """Make a run folder, or open the one that is there if its settings are these.
 
     Args:
-        out: the folder. A setting named `out` is not compared: a folder may be named in more than one way.
-        config_yaml: all settings, resolved, as they are to stand in `config.yaml`.
+        out: the folder.
+        config_yaml: all settings, resolved, as they are to stand in `config.yaml`. Those in `same_run.FREE` may differ
+            from the run's own, and take their place.
         environment: from `environment()`. A change is allowed and said in `Run.notes`.
         keep_checkpoints: how many to keep, at least 1.
+        keep_states: whether checkpoints keep what only training needs once the run is finished.
         world: every process opens the run; only the first writes.
+        read: see `settle`.
     """
     folder = Path(out)
     if keep_checkpoints < 1:
@@ -220,19 +259,19 @@ def open_run(
 
     def work() -> tuple[bool, bool, tuple[str, ...]]:
         nonlocal lock
-        _refuse_other_run(folder, config_yaml)  # before anything is written, even the lock
+        settle(folder, config_yaml, read)  # before anything is written, even the lock
         with files.writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
             lock, lock_notes = _take_lock(folder)
-        is_new = not (folder / CONFIG).exists()
-        _refuse_other_run(folder, config_yaml)  # again: another process may have started its run meanwhile
+        found = settle(folder, config_yaml, read)  # again: another process may have started its run meanwhile
         files.remove_stale(folder)
         files.remove_stale(folder / CHECKPOINTS)
-        if is_new:
-            files.write_text(folder / CONFIG, config_yaml)
         finished = (folder / STATE).exists()
-        notes = [f"{folder} is finished: there is nothing left to do"] if finished else []
-        return is_new, finished, (*lock_notes, *notes, *_note_environment(folder, environment, finished=finished))
+        if not finished and (found.is_changed or not found.is_run):
+            files.write_text(folder / CONFIG, config_yaml)
+        notes = [f"{folder} is finished: there is nothing left to do"] if finished else found.notes
+        told = (*lock_notes, *notes, *_note_environment(folder, environment, finished=finished))
+        return not found.is_run, finished, told
 
     try:
         is_new, finished, notes = world.on_first(work)
@@ -240,92 +279,7 @@ def open_run(
         if lock is not None:
             os.close(lock)
         raise
-    return Run(folder, world, keep_checkpoints, finished, notes, is_new, _lock=lock)
-
-
-def read_config(out: str | Path) -> dict[str, Any] | None:
-    """The settings of the run in a folder; None where there is no run."""
-    path = Path(out) / CONFIG
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise _not_settings(path, str(error).splitlines()[0]) from error
-    if not isinstance(config, dict):
-        raise _not_settings(path, f"a {type(config).__name__}")
-    return config
-
-
-def first_difference(ours: Any, theirs: Any, name: str = "") -> tuple[str, Any, Any] | None:
-    """The dotted name of the first setting in which two configurations differ, with both values."""
-    if isinstance(ours, dict) and isinstance(theirs, dict):
-        pairs = [
-            (f"{name}.{key}".lstrip("."), ours.get(key, "(not set)"), theirs.get(key, "(not set)"))
-            for key in dict.fromkeys([*ours, *theirs])
-        ]
-    elif isinstance(ours, list) and isinstance(theirs, list) and len(ours) == len(theirs):
-        pairs = [(f"{name}[{i}]", a, b) for i, (a, b) in enumerate(zip(ours, theirs, strict=True))]
-    else:
-        same = ours == theirs and isinstance(ours, bool) == isinstance(theirs, bool)
-        return None if same else (name, ours, theirs)
-    return next((found for key, a, b in pairs if (found := first_difference(a, b, key)) is not None), None)
-
-
-def _refuse_other_run(folder: Path, config_yaml: str) -> None:
-    """Raise unless the folder is absent, as good as empty, or a run with these settings."""
-    if folder.exists() and not folder.is_dir():
-        raise UserError(
-            "the output folder is a file",
-            where=str(folder),
-            found="a file",
-            expected="a folder, or a name that is free",
-            fix=f"--out {typed(_free_name(folder))}",
-        )
-    theirs = read_config(folder)
-    if theirs is None:
-        foreign = sorted(p.name for p in folder.glob("*") if p.name != LOCK and not p.name.startswith(files.TEMPORARY))
-        if foreign:
-            raise UserError(
-                "the output folder is not empty and is not a run",
-                where=str(folder),
-                found=", ".join(foreign[:5]) + (f" and {len(foreign) - 5:,} more" if len(foreign) > 5 else ""),
-                expected=f"an empty folder, a new one, or a run (a folder with {CONFIG})",
-                fix=f"--out {typed(_free_name(folder))}",
-            )
-        return
-    ours: dict[str, Any] = yaml.safe_load(config_yaml)
-    difference = first_difference(_without_out(ours), _without_out(theirs))
-    if difference is not None:
-        name, mine, its = difference
-        raise UserError(
-            "the output folder belongs to another run",
-            where=str(folder / CONFIG),
-            found=f"{name} = {mine} in these settings",
-            expected=f"{name} = {its}, as that run was started",
-            fix=f"--out {typed(_free_name(folder))} for a new run, or that run's settings to go on with it",
-        )
-
-
-def _without_out(config: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in config.items() if name != "out"}
-
-
-def _free_name(folder: Path) -> Path:
-    number = 2
-    while (free := folder.with_name(f"{folder.name}-{number}")).exists():
-        number += 1
-    return free
-
-
-def _not_settings(path: Path, found: str) -> UserError:
-    return UserError(
-        "the settings of the run in the output folder cannot be read",
-        where=str(path),
-        found=found,
-        expected="YAML of the form name: value",
-        fix=f"--out {typed(_free_name(path.parent))}",
-    )
+    return Run(folder, world, keep_checkpoints, finished, notes, is_new, keep_states=keep_states, _lock=lock)
 
 
 def _take_lock(folder: Path) -> tuple[int, list[str]]:
@@ -343,7 +297,7 @@ def _take_lock(folder: Path) -> tuple[int, list[str]]:
             where=str(folder),
             found=f"process {holder} holds {folder / LOCK}",
             expected="one process at a time",
-            fix=f"wait for it, or stop it (kill {holder}), or write elsewhere: --out {typed(_free_name(folder))}",
+            fix=f"wait for it, or stop it (kill {holder}), or write elsewhere: --out {typed(free_name(folder))}",
         ) from error
     except OSError as error:
         if error.errno not in NO_LOCKS:
@@ -384,17 +338,49 @@ def _files_in(folder: Path) -> list[Path]:
     return [path for path in sorted(folder.rglob("*")) if path.is_file()]
 
 
-def _checkpoints(run: Path) -> list[Checkpoint]:
-    """The complete checkpoints of a run, oldest first."""
+def _named(run: Path) -> list[Checkpoint]:
+    """The checkpoints of a run, whole or damaged, oldest first."""
     named = [(re.fullmatch(r"step-(\d+)", path.name), path) for path in (run / CHECKPOINTS).glob("step-*")]
-    found = [Checkpoint(int(match[1]), path) for match, path in named if match and _is_complete(path)]
-    return sorted(found, key=lambda checkpoint: checkpoint.step)
+    return sorted((Checkpoint(int(match[1]), path) for match, path in named if match), key=lambda each: each.step)
 
 
-def _is_complete(checkpoint: Path) -> bool:
-    """Whether every file is there in the size it was written in."""
+def _mark(checkpoint: Path, step: int) -> None:
+    """Write down the size and the checksum of every file, by which damage is seen."""
+    paths = {str(path.relative_to(checkpoint)): path for path in _files_in(checkpoint)}
+    sizes = {name: path.stat().st_size for name, path in paths.items()}
+    checksums = {name: _checksum(path) for name, path in paths.items()}
+    files.write_json(checkpoint / CHECKPOINT_MARKER, {"step": step, "sizes": sizes, "checksums": checksums})
+
+
+def _damage(checkpoint: Path, thorough: bool) -> str | None:
+    """What is wrong with a checkpoint; None if every file is there in the size, and the content, it was written in.
+
+    Args:
+        thorough: whether every byte is read.
+    """
     try:
         marker = json.loads((checkpoint / CHECKPOINT_MARKER).read_text(encoding="utf-8"))
-        return all((checkpoint / name).stat().st_size == size for name, size in marker["sizes"].items())
-    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, AttributeError):
-        return False
+        sizes: dict[str, int] = marker["sizes"]
+        checksums: dict[str, int] = marker.get("checksums", {})  # older ones have none
+    except (FileNotFoundError, NotADirectoryError):
+        return f"{CHECKPOINT_MARKER} is missing"
+    except (ValueError, KeyError, AttributeError):
+        return f"{CHECKPOINT_MARKER} cannot be read"
+    for name, size in sizes.items():
+        path = checkpoint / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if (found := path.stat().st_size) != size:
+            return f"{name} has {found:,} bytes of {size:,}"
+        if thorough and name in checksums and _checksum(path) != checksums[name]:
+            return f"{name} has another content than was written"
+    return None
+
+
+def _checksum(path: Path) -> int:
+    """CRC-32, which sees what disks and copies do to a file and costs little next to writing it."""
+    checksum = 0
+    with path.open("rb") as file:
+        while part := file.read(2**20):
+            checksum = zlib.crc32(part, checksum)
+    return checksum

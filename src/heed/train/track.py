@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from heed.train import files
+from heed import files
 
 Numbers = Mapping[str, float]
 Send = Callable[[int, Numbers], None]

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from heed import files
 from heed.data.chat import inference_prompt
 from heed.data.tokens import fit_template
 from heed.dist.world import World
@@ -40,7 +41,6 @@ from heed.preference_config import PpoSettings, RewardSettings
 from heed.recipes import ppo, reward
 from heed.recipes.training.micro_batches import MicroBatching
 from heed.recipes.training.setup import wrapped
-from heed.train import files
 from heed.train.progress import Progress
 
 MAX_ANSWER_TOKENS = 96

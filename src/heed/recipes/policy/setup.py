@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import torch
 
-from heed.config import DataSource, dump, lora_alpha, peak_learning_rate
+from heed.config import DataSource, lora_alpha, peak_learning_rate
 from heed.data.choice import EndOfTurn
 from heed.data.prepare import Preparation, TooLong
 from heed.data.prompts import PromptTokens
@@ -27,12 +27,14 @@ from heed.models.trained import how_many_learn
 from heed.preference_config import Kl, KlOfGroups, PolicyLora
 from heed.recipes.policy.rollout import RolloutModels
 from heed.recipes.preference.data import PROMPTS, PreferenceData, prepare_preference_data
+from heed.recipes.training.content import words_content
 from heed.recipes.training.data_sets import Data
 from heed.recipes.training.loop import Place
 from heed.recipes.training.micro_batches import MicroBatching, lean_forward
 from heed.recipes.training.setup import Opened, keep_base_of_run, open_base, refuse_names_beside_adapter
 from heed.settings import Settings
 from heed.train.optimiser import adamw
+from heed.train.same_run import deciding
 from heed.types import Tokens
 
 HELD_OUT_SHARE = 0.05
@@ -130,6 +132,7 @@ def open_policy(
         special_text=settings.special_tokens_in_text,
         end_of_turn=settings.end_of_turn,
     )
+    place.folder.keep_content(words_content(opened.template, opened.tokenizer))
     roles = open_roles(settings, opened, place, reward=settings.reward if is_model else None, with_value=with_value)
     present = [role for role in (roles.policy, roles.reference, roles.reward, roles.value) if role is not None]
     for model in {id(role.model): role.model for role in present}.values():
@@ -258,7 +261,7 @@ def prepare_prompts(
         ),
         seed=settings.seed,
         eval_limit=settings.eval_limit,
-        settings=dump(settings),
+        settings=deciding(settings),
         world=place.world,
     )
 

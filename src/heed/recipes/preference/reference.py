@@ -24,12 +24,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from heed import files
 from heed.errors import UserError
 from heed.objectives.ragged import sum_by_sequence
 from heed.recipes.preference.digests import DIGEST_SIZE, DigestIndex, digest
 from heed.recipes.training.loop import Place
 from heed.recipes.training.micro_batches import MicroBatching
-from heed.train import files
 from heed.train.progress import Progress
 from heed.types import Forest, Tokens
 

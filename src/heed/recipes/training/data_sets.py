@@ -10,6 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
+from heed import files
 from heed.config import DataSource
 from heed.data.mixture import DatasetShare, draw_order, draws_per_epoch
 from heed.data.places import files_at
@@ -28,10 +29,16 @@ from heed.data.wordings import draw
 from heed.dist.world import World
 from heed.errors import UserError
 from heed.models.load import num_positions
+from heed.recipes.training.content import (
+    data_content,
+    known_content,
+    refuse_other_content,
+    words_content,
+    write_content,
+)
 from heed.recipes.training.measured import MeasuredRecords, measured_records
 from heed.recipes.training.setup import Opened
 from heed.recipes.training.splits import Sides, sides_of
-from heed.train import files
 from heed.train.progress import Progress
 from heed.types import Tokens
 
@@ -257,25 +264,30 @@ def prepare_all(plan: Plan, folder: Path, settings: str, prepare_one: Prepare, t
     """
     for source, preparation, name in plan:
         target = folder / "data" / name
+        content = data_content(files_of(source), target)
         depends_on = {
             "settings": settings,
-            "source": source.path,
+            "source": [each[:2] for each in content] or source.path,
             "columns": source.columns,
             "share": preparation.held_out_share,
+            "words": words_content(preparation.template, preparation.tokenizer),
         }
-        mark = fingerprint(depends_on, files_of(source))
+        mark = fingerprint(depends_on)
         was_prepared = (target / ACCOUNT).exists()
+        if was_prepared:
+            refuse_other_content(source.path, content, known_content(target))
         if was_prepared and TokenStore.matching(target, mark) is not None:
             continue
         with Progress("reading", unit="records") as progress:
             if was_prepared:
-                progress.say(f"{source.path} has changed since this run began: it is read again")
+                progress.say(f"{source.path} was prepared by another version of heed: it is read again")
             account = prepare_one(source, target, preparation, mark, progress.update)
             if source.path in told:
                 account.noticed[told[source.path]] = 1
         for line in account.lines(preparation.max_length, preparation.too_long):
             progress.say(line)
         files.write_text(target / LEFT_OUT, "".join(f"{line}\n" for line in left_out_lines(account)))
+        write_content(target, content)
         files.write_json(target / ACCOUNT, account_json(account))  # last: it says that the rest is there
 
 

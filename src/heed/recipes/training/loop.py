@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,11 +15,12 @@ from heed.config import dump
 from heed.dist.world import World
 from heed.models.load import choose_device
 from heed.report.page import write_report
-from heed.settings import Settings, flat
+from heed.settings import Settings, flat, load_settings
 from heed.train.environment import environment
 from heed.train.interrupt import Interruption
 from heed.train.progress import Progress
-from heed.train.run import Checkpoint, Run, SaveModel, open_run, read_config
+from heed.train.run import Checkpoint, Run, SaveModel, open_run
+from heed.train.same_run import read_config
 from heed.train.track import Tracker
 
 KEPT_CHECKPOINTS = 2
@@ -34,6 +36,8 @@ class RunSettings(Protocol):
     def device(self) -> str: ...
     @property
     def track(self) -> str: ...
+    @property
+    def keep_states(self) -> bool: ...
     @property
     def date(self) -> datetime.date | None: ...
 
@@ -93,7 +97,13 @@ def in_run_folder(
         date = run.date or world.on_first(lambda: date_of_run(run.out))
         settings = settings.model_copy(update={"date": date})
         with open_run(
-            run.out, dump(settings), environment(device, world), keep_checkpoints=keep_checkpoints, world=world
+            run.out,
+            dump(settings),
+            environment(device, world),
+            keep_checkpoints=keep_checkpoints,
+            keep_states=run.keep_states,
+            world=world,
+            read=lambda config: dump(load_settings(type(settings), config, {})),
         ) as folder:
             speaker = Progress("", shown=world.is_first)
             for note in folder.notes:
@@ -129,7 +139,7 @@ def go_through(loop: Loop, place: Place) -> None:
     """Take the steps from where the run stopped, measuring and saving on the way; leave the model in the folder."""
     folder, world = place.folder, place.world
     start = 0
-    if (checkpoint := folder.latest()) is not None:
+    if (checkpoint := folder.latest(place.speaker.say)) is not None:
         loop.restore(checkpoint)
         checkpoint.restore_random_states(world)
         start = checkpoint.step
@@ -152,11 +162,14 @@ def go_through(loop: Loop, place: Place) -> None:
             last = over or step == loop.total_steps
             if last or (loop.eval_every and step % loop.eval_every == 0):
                 loop.measure(step, progress)
-            stopped = any(world.gather_objects(interruption.asked))
+            stopped = max(world.gather_objects(interruption.asked))
             if last or stopped or (loop.save_every and step % loop.save_every == 0):
                 folder.checkpoint(step, loop.to_save(), loop.state())
             if stopped and not last:
-                raise KeyboardInterrupt
-    folder.finish(loop.to_save())
+                raise KeyboardInterrupt if stopped == signal.SIGINT else SystemExit(128 + stopped)
+    dropped = folder.finish(loop.to_save())
+    if dropped:
+        told = f"{dropped / 1e6:,.1f} MB of optimiser states are dropped; --keep-states keeps them"
+        place.speaker.say(f"the run is finished, and its checkpoints keep the model alone: {told}")
     if world.is_first:
         write_report([folder.folder])

@@ -31,6 +31,7 @@ from heed.models.load import (
 )
 from heed.models.stops import stop_ids
 from heed.models.trained import ALL, HEAD, choose_trained
+from heed.recipes.training.content import words_content
 from heed.recipes.training.loop import Place
 
 
@@ -172,6 +173,7 @@ def open_for_tuning(settings: TuningSettings, place: Place, *, reads_words: bool
         special_text=settings.special_tokens_in_text,
         end_of_turn=settings.end_of_turn,
     )
+    place.folder.keep_content(words_content(opened.template, opened.tokenizer))
     loaded, new_ids = opened.loaded, opened.new_token_ids
     if lora.rank:
         keep_base_of_run(opened, place)

@@ -26,6 +26,8 @@ NO_ROOM = {
     errno.EDQUOT: "the disk is full: the quota of this user is used up",
     errno.EFBIG: "a file grew past the size allowed here",
 }
+SIGNS = ("No space left on device", "Disk quota exceeded", "file write failed", ". unexpected pos ")
+"""of a full disk in messages of libraries that raise no OSError; the last two are torch's"""
 NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
@@ -33,17 +35,16 @@ NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS}
 def writing(path: Path) -> Iterator[None]:
     """Name a full disk, or a place that may not be written, as the user's error while writing `path`.
 
-    Libraries report a full disk in their own ways: safetensors as text ("os error 28"), torch as a RuntimeError
-    raised while the OSError was being handled. Both are recognised; any other error passes as it is.
+    Any other error passes as it is.
     """
     try:
         yield
     except UserError:
         raise
     except Exception as error:
-        code = _no_room(error)
-        if code is not None:
-            raise _no_room_error(path, code) from error
+        full = full_disk(error, path)
+        if full is not None:
+            raise full from error
         if isinstance(error, OSError) and error.errno in NOT_ALLOWED:
             raise UserError(
                 "this place cannot be written",
@@ -55,26 +56,43 @@ def writing(path: Path) -> Iterator[None]:
         raise
 
 
-def _no_room(error: BaseException | None) -> int | None:
-    """The error number that says that no room is left, of this error or of one that led to it."""
-    while error is not None:
-        code = error.errno if isinstance(error, OSError) else None
-        if code is None and (match := re.search(r"\(os error (\d+)\)", str(error))):
-            code = int(match[1])
-        if code in NO_ROOM:
-            return code
-        error = error.__cause__ or error.__context__
-    return None
+def full_disk(error: BaseException, path: Path | None = None) -> UserError | None:
+    """The five parts if an error, or what led to it, is a disk without room; None if it is something else.
+
+    Libraries report it in their own ways: safetensors as text ("os error 28"), pyarrow and tokenizers in words, torch
+    as a RuntimeError raised while the OSError was being handled, or of a position that it did not expect.
+
+    Args:
+        path: what was being written; where it is not known, the error may tell.
+    """
+    causes = [error]
+    while (before := causes[-1].__cause__ or causes[-1].__context__) is not None:
+        causes.append(before)
+    code = next((code for cause in causes if (code := _code_of(cause)) in NO_ROOM), None)
+    if code is None and any(sign in str(cause) for cause in causes for sign in SIGNS):
+        code = errno.ENOSPC
+    if code is None:
+        return None
+    names = [cause.filename for cause in causes if isinstance(cause, OSError) and cause.filename is not None]
+    return _no_room_error(path or (Path(os.fsdecode(names[0])) if names else None), code)
 
 
-def _no_room_error(path: Path, code: int) -> UserError:
-    folder = next((parent for parent in path.parents if parent.is_dir()), Path("/"))
+def _code_of(error: BaseException) -> int | None:
+    """The system's number of an error, which some libraries only write into their text."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno
+    match = re.search(r"\(os error (\d+)\)|\[[Ee]rrno (\d+)\]", str(error))
+    return int(match[1] or match[2]) if match else None
+
+
+def _no_room_error(path: Path | None, code: int) -> UserError:
+    folder = next((parent for parent in (path.absolute().parents if path else ()) if parent.is_dir()), Path.cwd())
     return UserError(
         NO_ROOM[code],
-        where=str(path),
+        where=str(path or "the file being written"),
         found=f"{os.strerror(code)}; {shutil.disk_usage(folder).free:,} bytes are free",
         expected="room for the file; what was there before is whole, and nothing half-written stays",
-        fix=f"make room (df -h {typed(folder)}), then the same command again: it goes on from its last checkpoint",
+        fix=f"make room (df -h {typed(folder)}), then the same command again: a run goes on from its last checkpoint",
     )
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from heed import files
 from heed.errors import UserError
-from heed.train import files
 
 
 def names(folder):
@@ -121,7 +121,7 @@ def test_a_place_that_may_not_be_written_is_the_users_error(tmp_path, code):
 WRITE_TOO_MUCH = textwrap.dedent("""
     import pathlib, resource, signal, sys
     from heed.errors import UserError
-    from heed.train import files
+    from heed import files
 
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
