@@ -882,6 +882,7 @@ MUTATIONS = [
         "else logp / sampling.temperature",
         "else logp * sampling.temperature",
     ),
+    M(DRAW, "log p at temperature 1 alone", "logits / (temperature or 1.0)", "logits"),
     M(DRAW, "one token too many of top-k", "scaled.topk(sampling.top_k,", "scaled.topk(sampling.top_k + 1,"),
     M(INTERVALS, "no z in the middle", "middle = share * count + Z_95**2 / 2", "middle = share * count"),
     M(INTERVALS, "half the reach", "reach = Z_95 *", "reach = 0.5 * Z_95 *"),
@@ -1318,6 +1319,13 @@ MUTATIONS = [
         "completion.ids",
     ),
     M(ANSWERS, "the prompt is trained", "weight[len(prompt) :] = 1", "weight[:] = 1"),
+    M(
+        ROLLOUT,
+        "drawn in float32",
+        " as model, autocast(opened.loaded.device, models.dtype):",
+        " as model:",
+    ),
+    M(ROLLOUT, "the gap at temperature 1", "answer.tempered_logp for answer", "answer.sampler_logp for answer"),
     M(POLICY_UPDATE, "weights are not divided", "weight=self.weights.weight / count", "weight=self.weights.weight"),
     M(POLICY_UPDATE, "KL forgotten", "if kl_weight:", "if False:"),
     M(

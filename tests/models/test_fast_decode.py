@@ -12,7 +12,7 @@ from heed.models.decode import slots
 from heed.models.decode.fast_step import FastStep
 from heed.models.decode.sample import sample
 from heed.models.decode.self_check import fastest_step
-from heed.models.decode.together import PlainStep
+from heed.models.decode.together import PlainStep, compute_prompts
 
 FAST = ["gpt2", "gpt2 scaled by layer", "llama", "llama tied with biases", "mistral", "qwen3"]
 HOW = {"stop_ids": [5, 6], "max_new_tokens": 16, "sampling": AS_PREDICTED, "num_samples": 3, "max_sequences": 7}
@@ -72,11 +72,9 @@ def test_models_whose_copies_would_be_large_keep_their_own_forward(monkeypatch):
     assert FastStep.of(float32("llama"), 40) is None
 
 
-def test_a_model_in_16_bits_or_in_training_keeps_its_own_forward():
+def test_a_model_stored_in_16_bits_or_in_training_keeps_its_own_forward():
     assert FastStep.of(tiny("llama", dtype=torch.bfloat16), 40) is None
     assert FastStep.of(float32("llama").train(), 40) is None
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert FastStep.of(float32("llama"), 40) is None
 
 
 def test_weights_are_read_anew_by_every_call():
@@ -141,3 +139,35 @@ def test_an_adapter_that_is_more_than_a_product_keeps_the_models_own_forward():
     adapter = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
     adapter.merge_adapter()
     assert FastStep.of(model, 40) is None
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2"])
+def test_under_autocast_weights_are_cast_once_and_keys_and_values_are_kept_in_its_dtype(family):
+    model = float32(family)
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        step = fastest_step(model, PROMPTS[0], 40)
+        computed = compute_prompts(model, PROMPTS)
+        decoding = slots.Decoding.like(computed, num_slots=len(PROMPTS), trunk=0)
+        logits = step.logits(computed.states)
+    assert {x.dtype for layer in decoding.own for x in layer} == {torch.bfloat16}
+    assert step.head.weight.dtype == torch.bfloat16
+    assert logits.dtype == torch.float32
+    if family in FAST:
+        assert isinstance(step, FastStep)
+        assert {layer.qkv[0].dtype for layer in step.layers} == {torch.bfloat16}
+    assert model.get_output_embeddings().weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize("family", FAST)
+def test_under_autocast_answers_are_as_likely_as_the_models_own_forward_says(family):
+    model = float32(family)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = sample(model, PROMPTS, **HOW)
+        with torch.no_grad():
+            differences = [
+                abs(a - b)
+                for prompt, answers in zip(PROMPTS, found, strict=True)
+                for each in answers
+                for a, b in zip(each.logp, scored_by_training(model, prompt, each), strict=True)
+            ]
+    assert 0 < sum(differences) / len(differences) < 0.03

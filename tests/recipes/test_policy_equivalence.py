@@ -48,8 +48,10 @@ from heed.recipes.policy.rollout import (
     RoleOutputs,
     Rollout,
     RolloutModels,
+    answers_at_a_time,
     draw_rollout,
     role_outputs,
+    rollout_metrics,
     score_rollout,
 )
 from heed.recipes.policy.update import (
@@ -89,7 +91,8 @@ def prompt(ids):
 
 
 def answered(to, ids, *, stopped):
-    return Answer.of(to.ids.tolist(), Completion(list(ids), [0.0] * len(ids), stopped), "made up")
+    nothing = [0.0] * len(ids)
+    return Answer.of(to.ids.tolist(), Completion(list(ids), nothing, nothing, stopped), "made up")
 
 
 def made_up_rollout():
@@ -140,19 +143,23 @@ def models_of(roles, *, way="forest", share=True, max_tokens=ALL, temperature=1.
     nothing: Any = None
 
     class Backend:
-        def token_to_id(self, stop):
-            return stop
-
         def decode(self, ids, *, skip_special_tokens):
             return " ".join(map(str, ids))
 
     class OwnTokenizer:
+        """Token ids are their own names, and none of them is special."""
+
         backend = Backend()
+        all_special_ids: tuple[int, ...] = ()
+        added_tokens_decoder: dict[int, Any] = {}  # noqa: RUF012
+
+        def convert_tokens_to_ids(self, token):
+            return token
 
     tokenizer: Any = OwnTokenizer()
     present = [role for role in (roles.policy, roles.reference, roles.value) if role is not None]
     forwards = {role.model: ChosenScore(role.model, SCORES[way], share, "") for role in present}
-    opened = Opened(roles.loaded, nothing, tokenizer, stops, ())
+    opened = Opened(replace(roles.loaded, tokenizer=tokenizer), nothing, tokenizer, stops, ())
     batching = MicroBatching(max_tokens, share, World())
     return RolloutModels(roles, opened, forwards, batching, "float32", temperature, reward_function)
 
@@ -563,12 +570,50 @@ def moved(models, seed):
 @every_family
 @pytest.mark.parametrize("adapter", [False, True])
 def test_the_sampler_says_what_the_training_forward_says_also_after_steps(family, adapter):
-    models = fresh(family, adapter=adapter)
+    models = fresh(family, adapter=adapter, temperature=0.7)
     for seed in range(3):
         rollout = draw_rollout(models, PROMPTS, num_samples=2, max_new_tokens=12, seed=seed)
-        sampler_logp = np.concatenate([each.sampler_logp for each in rollout.answers])
-        np.testing.assert_allclose(role_outputs(models, rollout).logp, sampler_logp, atol=1e-4)
+        tempered_logp = np.concatenate([each.tempered_logp for each in rollout.answers])
+        np.testing.assert_allclose(role_outputs(models, rollout).logp, tempered_logp, atol=1e-4)
         moved(models, seed)
+
+
+def gap(drawn_by, trained_by):
+    """How far the sampler's log p is from the training forward's: mean and largest, in nats."""
+    rollout = draw_rollout(drawn_by, PROMPTS, num_samples=6, max_new_tokens=12, seed=0)
+    outputs = role_outputs(trained_by, rollout)
+    metrics = rollout_metrics(rollout, torch.zeros(len(rollout.answers)), outputs)
+    difference = np.abs(np.concatenate([each.tempered_logp for each in rollout.answers]) - outputs.logp.numpy())
+    assert metrics["sampler_gap_mean"] == pytest.approx(difference.mean())
+    assert metrics["sampler_gap_max"] == pytest.approx(difference.max())
+    return metrics["sampler_gap_mean"], metrics["sampler_gap_max"]
+
+
+@every_family
+@pytest.mark.parametrize("adapter", [False, True])
+def test_the_sampler_computes_in_the_precision_of_the_training(family, adapter):
+    models = fresh(family, adapter=adapter, temperature=0.8)
+    moved(models, 0)
+    low = replace(models, dtype="bfloat16")
+    assert gap(models, models)[1] < 1e-4
+    assert gap(low, models)[1] > 1e-2, "drawn in float32"
+    assert gap(low, low)[1] < 0.4
+    # An adapter is merged for sampling, so that its products are rounded otherwise than in training.
+    assert adapter or gap(low, low)[0] < 0.97 * gap(models, low)[0]
+
+
+def test_fewer_answers_are_drawn_at_a_time_where_less_memory_is_allowed_and_they_are_the_same():
+    models = fresh("llama", adapter=True)
+    found = {}
+    for max_tokens in (1, 3, 5, 1000):
+        lean = replace(models, batching=replace(models.batching, max_tokens=max_tokens))
+        width = answers_at_a_time(lean, PROMPTS, 12)
+        found[width] = [
+            each.ids for each in draw_rollout(lean, PROMPTS, num_samples=3, max_new_tokens=12, seed=4).answers
+        ]
+    longest = max(map(len, PROMPTS)) + 12
+    assert list(found) == [max(1, 20 // longest), 60 // longest, 100 // longest, 20_000 // longest]
+    assert len({str(each) for each in found.values()}) == 1
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 1.7])

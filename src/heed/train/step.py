@@ -54,6 +54,7 @@ def optimiser_step(
     *,
     max_norm: float,
     world: World,
+    fix: str = "lower --optim.lr, lengthen --optim.warmup, or use --dtype float32",
 ) -> dict[str, float]:
     """Accumulate the gradient of the sum of all terms over all micro-batches and processes; clip; step.
 
@@ -63,6 +64,7 @@ def optimiser_step(
 
     Args:
         max_norm: 2-norm of the whole gradient above which it is scaled down to it.
+        fix: what to do about a loss or gradient that is not finite.
 
     Returns:
         `loss`: the sum of the terms, in nats where they are log-probabilities. Every statistic's mean or count over the
@@ -81,7 +83,7 @@ def optimiser_step(
             where="the training step; no weight has moved",
             found=f"loss {accumulated['loss']}, gradient norm {norm}",
             expected="finite numbers",
-            fix="lower --optim.lr, lengthen --optim.warmup, or use --dtype float32",
+            fix=fix,
         )
     optimiser.step()
     optimiser.zero_grad(set_to_none=True)

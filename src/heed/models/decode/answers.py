@@ -25,6 +25,8 @@ class Answer:
     """whether it ended with a stop token; else it is as long as allowed"""
     sampler_logp: np.ndarray
     """(n,) log p of each of its tokens at temperature 1 as the sampler computed it, in nats"""
+    tempered_logp: np.ndarray
+    """(n,) the same at the temperature that it was drawn at"""
 
     @property
     def ids(self) -> list[int]:
@@ -43,7 +45,8 @@ class Answer:
         weight = np.zeros(len(prompt) + len(ids), dtype=np.float32)
         weight[len(prompt) :] = 1
         tokens = Tokens(np.array([*prompt, *ids], dtype=np.int32), weight)
-        return cls(tokens, len(prompt), text, completion.stopped, np.array(completion.logp))
+        logps = np.array(completion.logp), np.array(completion.tempered_logp)
+        return cls(tokens, len(prompt), text, completion.stopped, *logps)
 
 
 def draw_answers(

@@ -45,7 +45,18 @@ def draw(
         number = torch.tensor(np.asarray(uniform), dtype=torch.float64, device=logits.device)
         # Below the total, even rounded, because numbers are at most 1 - 2^-53: never past the last token with a chance.
         token = torch.searchsorted(cumulative, number[:, None] * cumulative[:, -1:], right=True)[:, 0]
+        token = token.clamp(max=logits.shape[-1] - 1)  # where logits are NaN, and so is the log p that comes back
     return token, logp.gather(1, token[:, None])[:, 0]
+
+
+def logp_at(
+    logits: Float[Tensor, "rows vocabulary"], token: Int[Tensor, " rows"], temperature: float
+) -> Float[Tensor, " rows"]:
+    """log p of each row's token where the temperature divides the logits, before any limit, in nats.
+
+    At temperature 0, where nothing is drawn, that of the model itself.
+    """
+    return torch.log_softmax(logits / (temperature or 1.0), dim=-1).gather(1, token[:, None])[:, 0]
 
 
 def chances(logp: Float[Tensor, "rows vocabulary"], sampling: Sampling) -> Float[Tensor, "rows vocabulary"]:

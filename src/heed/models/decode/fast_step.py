@@ -3,7 +3,8 @@
 One token of each sequence is little work for a small model: in a module's own forward more time goes into calls than
 into arithmetic. So the layers' weights are taken out once per call of `sample`, those that read the same input are laid
 together (query, key and value; gate and up), active adapters are merged into them, and a step is a short loop over
-them. Norms and activations stay the model's own modules, and attention is that of `decode`.
+them. Norms and activations stay the model's own modules, and attention is that of `decode`. Under autocast the weights
+are cast once, not at every step; what lies between the products keeps the types that autocast gives it.
 
 Which models this fits is read off the names of their modules, which say little of what is computed. So whoever makes a
 `FastStep` compares it with the model's own forward before it is used: `decode_check`.
@@ -20,7 +21,7 @@ from transformers import PreTrainedModel
 from heed.models.adapters.effective import effective_linear, effective_table
 from heed.models.decode.slots import Decoding
 from heed.models.decode.together import attend
-from heed.models.heads.language import Head, adjustment
+from heed.models.heads.language import Head, adjustment, as_multiplied, at_least_float32
 from heed.models.kernels.matmul import multiply_rows
 from heed.models.self_check import sliding_window
 
@@ -105,7 +106,7 @@ class FastStep:
         size = sum(parameter.numel() * parameter.element_size() for parameter in parameters)
         if model.dtype not in (torch.float32, torch.float64) or not same or size > LARGEST_COPY:
             return None
-        if model.training or torch.is_autocast_enabled(parameters[0].device.type):
+        if model.training:
             return None
         if sliding_window(model.config.get_text_config()) is not None:
             return None
@@ -132,7 +133,8 @@ class FastStep:
 
     def logits(self, states: Tensor) -> Tensor:
         """Logits (rows, vocabulary) of final hidden states."""
-        return self.head.logits(states)
+        logits = self.head.logits(states)
+        return logits.to(at_least_float32(logits.dtype))
 
     def attention(self, layer: Layer, x: Tensor, rotation: Rotation | None, decoding: Decoding) -> Tensor:
         """(sequences, width) to the same."""
@@ -242,7 +244,8 @@ def _of_gpt2(model: PreTrainedModel) -> FastStep:
 
 def head_of(model: PreTrainedModel) -> Head:
     """The model's head with its adapters merged."""
-    return Head(*effective_linear(model.get_output_embeddings()), *adjustment(model))
+    weight, bias = effective_linear(model.get_output_embeddings())
+    return Head(as_multiplied(weight), None if bias is None else as_multiplied(bias), *adjustment(model))
 
 
 @torch.no_grad()
@@ -252,9 +255,8 @@ def side_by_side(*modules: nn.Module) -> Linear:
     A transposed weight is laid out anew, so that its product is as fast as any other's.
     """
     weights, biases = zip(*map(effective_linear, modules), strict=True)
-    weight = torch.cat(weights) if len(weights) > 1 else weights[0].detach().contiguous()
+    weight = as_multiplied(torch.cat(weights) if len(weights) > 1 else weights[0].detach().contiguous())
     if all(bias is None for bias in biases):
         return weight, None
-    return weight, torch.cat(
-        [w.new_zeros(len(w)) if bias is None else bias.detach() for w, bias in zip(weights, biases, strict=True)]
-    )
+    all_biases = [w.new_zeros(len(w)) if b is None else b.detach() for w, b in zip(weights, biases, strict=True)]
+    return weight, as_multiplied(torch.cat(all_biases))

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import groupby, islice
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,12 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
+from heed.errors import UserError
 from heed.forest.build import common_prefix, sort_key
 from heed.models.attention.forest_attention import attention_named, plain_attention_of
 from heed.models.decode.draw import GREEDY as GREEDY
 from heed.models.decode.draw import Sampling as Sampling
-from heed.models.decode.draw import draw, uniform_numbers
+from heed.models.decode.draw import draw, logp_at, uniform_numbers
 from heed.models.decode.self_check import fastest_step, why_not_together
 from heed.models.decode.slots import Decoding, Prompts
 from heed.models.decode.stop_strings import StopStrings
@@ -49,6 +51,8 @@ class Completion:
     """the new tokens, with the stop token, or all of the token that completed a stop string, if it ended with one"""
     logp: list[float]
     """log p of each under the model at temperature 1, before any limit on what is drawn, in nats"""
+    tempered_logp: list[float]
+    """the same at the temperature that it was drawn at; at temperature 0 as `logp`"""
     stopped: bool
     """whether it ended with a stop token or string; else it is as long as allowed, or as the model's positions last"""
 
@@ -67,6 +71,7 @@ class Unfinished:
     """a number for each of its draws; none where the likeliest token is taken"""
     ids: list[int] = field(default_factory=list)
     logp: list[float] = field(default_factory=list)
+    tempered_logp: list[float] = field(default_factory=list)
     stopped: bool = False
 
 
@@ -83,11 +88,17 @@ class Drawing:
     def add_token(self, logits: Tensor, answers: Sequence[Unfinished]) -> tuple[Tensor, list[int]]:
         """Draw a token for each answer (answers,) from its row of logits; returns them, and which answers are over."""
         uniform = [answer.uniform[len(answer.ids)] for answer in answers] if self.sampling.temperature else []
+        temperature = self.sampling.temperature
         tokens, logp = draw(logits, uniform, self.sampling)
+        tempered = logp if temperature in (0, 1) else logp_at(logits, tokens, temperature)
         over = []
-        for row, (answer, token, each) in enumerate(zip(answers, tokens.tolist(), logp.tolist(), strict=True)):
+        drawn = zip(answers, tokens.tolist(), logp.tolist(), tempered.tolist(), strict=True)
+        for row, (answer, token, *of_token) in enumerate(drawn):
+            if not isfinite(of_token[0]):
+                raise not_finite(of_token[0], len(answer.ids) + 1)
             answer.ids.append(token)
-            answer.logp.append(each)
+            answer.logp.append(of_token[0])
+            answer.tempered_logp.append(of_token[1])
             answer.stopped = token in self.stop_ids or (
                 self.stop_strings is not None and self.stop_strings.ended(answer.ids)
             )
@@ -142,7 +153,7 @@ def sample(
     done: dict[tuple[int, int], Completion] = {}
 
     def finish(answer: Unfinished) -> None:
-        done[answer.prompt, answer.sample] = Completion(answer.ids, answer.logp, answer.stopped)
+        done[answer.prompt, answer.sample] = Completion(answer.ids, answer.logp, answer.tempered_logp, answer.stopped)
         if on_done is not None:
             on_done(len(done))
 
@@ -155,6 +166,17 @@ def sample(
         for answer in answers:
             answer_alone(model, prompts[answer.prompt], answer, drawing)
     return [[done[prompt, number] for number in range(num_samples)] for prompt in range(len(prompts))]
+
+
+def not_finite(logp: float, number: int) -> UserError:
+    """What to say of a model that predicts nothing."""
+    return UserError(
+        "the model's predictions are not finite numbers",
+        where=f"token {number:,} of an answer that was being drawn",
+        found=f"a log-probability of {logp}",
+        expected="a finite log-probability: the weights have diverged, or never were finite",
+        fix="another model; in training, a lower --lr with another --out",
+    )
 
 
 def greedy(model: PreTrainedModel, prompt: Sequence[int], *, stop_ids: Sequence[int], max_new_tokens: int) -> list[int]:

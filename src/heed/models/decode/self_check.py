@@ -41,11 +41,12 @@ PROBE_TOKENS = range(16, 65)
 LONGEST_PROBE = 2 * PROBE_TOKENS.stop
 """more tokens than any sequence of such a probe has"""
 
-_known: WeakKeyDictionary[PreTrainedModel, dict[bool, str | None]] = WeakKeyDictionary()
-"""what was found for each model, with its sliding window outgrown or not: its forward stays what it is"""
+_known: WeakKeyDictionary[PreTrainedModel, dict[tuple[bool, bool], str | None]] = WeakKeyDictionary()
+"""what was found for each model, with its sliding window outgrown or not, under autocast or not: its forward stays what
+it is"""
 
-_fast: WeakKeyDictionary[PreTrainedModel, dict[frozenset[tuple[bool, str]], bool]] = WeakKeyDictionary()
-"""whether a `FastStep` computes what the model does, by the adapters that are switched off or active"""
+_fast: WeakKeyDictionary[PreTrainedModel, dict[tuple[bool, frozenset[tuple[bool, str]]], bool]] = WeakKeyDictionary()
+"""whether a `FastStep` computes what the model does, under autocast or not, by the adapters that are off or active"""
 
 
 @torch.no_grad()
@@ -58,10 +59,21 @@ def why_not_together(model: PreTrainedModel, prompt: Sequence[int], longest: int
     """
     window = sliding_window(model.config.get_text_config())
     outgrown = window is not None and longest > window
-    found = _known.setdefault(model, {})
-    if outgrown not in found:
-        found[outgrown] = _why_not_together(model, prompt, longest, window)
-    return found[outgrown]
+    found, situation = _known.setdefault(model, {}), (outgrown, is_autocast(model))
+    if situation not in found:
+        found[situation] = _why_not_together(model, prompt, longest, window)
+    return found[situation]
+
+
+def is_autocast(model: PreTrainedModel) -> bool:
+    """Whether products of the model are in lower precision than its weights."""
+    return torch.is_autocast_enabled(device_of(model).type)
+
+
+def tolerance_of(model: PreTrainedModel) -> float:
+    """How far, in nats, two ways to the same log-probability may be apart."""
+    exact = model.dtype in TOLERANCE and not is_autocast(model)
+    return TOLERANCE[model.dtype] if exact else LOW_PRECISION_TOLERANCE
 
 
 def _why_not_together(model: PreTrainedModel, prompt: Sequence[int], longest: int, window: int | None) -> str | None:
@@ -75,10 +87,9 @@ def _why_not_together(model: PreTrainedModel, prompt: Sequence[int], longest: in
         difference = difference_from_model(model, sequences, PlainStep(model))
     except (TypeError, ValueError, RuntimeError, AttributeError, NotImplementedError) as error:
         return f"the model cannot be decoded with ({type(error).__name__}: {str(error).splitlines()[0][:80]})"
-    device = device_of(model).type
-    exact = model.dtype in TOLERANCE and not torch.is_autocast_enabled(device)
-    tolerance = TOLERANCE[model.dtype] if exact else LOW_PRECISION_TOLERANCE
-    return None if difference <= tolerance else f"log-probs differ by {difference:.1e} nats from the model's own"
+    return (
+        None if difference <= tolerance_of(model) else f"log-probs differ by {difference:.1e} nats from the model's own"
+    )
 
 
 @torch.no_grad()
@@ -92,11 +103,12 @@ def fastest_step(model: PreTrainedModel, prompt: Sequence[int], longest: int) ->
     if fast is None:
         return PlainStep(model)
     adapters = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
-    state = frozenset((each.disable_adapters, str(each.active_adapters)) for each in adapters)
+    state = is_autocast(model), frozenset((each.disable_adapters, str(each.active_adapters)) for each in adapters)
     known = _fast.setdefault(model, {})
     if state not in known:
         sequences = probe_of(model, prompt, longest, None)
-        known[state] = difference_from_model(model, sequences, fast) <= TOLERANCE[model.dtype] / 10
+        stricter = 1 if is_autocast(model) else 10  # two roundings to 8 bits are as far apart as any other two
+        known[state] = difference_from_model(model, sequences, fast) <= tolerance_of(model) / stricter
     return fast if known[state] else PlainStep(model)
 
 

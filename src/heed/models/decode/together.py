@@ -6,7 +6,8 @@ as a forest's row holds many sequences' tokens; only attention is ours, and reac
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,7 +20,7 @@ from heed.forest.build import build, common_prefix
 from heed.models.attention.forest_attention import attention_named, forest_attention, no_mask
 from heed.models.attention.layout import ForestLayout
 from heed.models.decode.slots import Decoding, KeyValue, Prompts
-from heed.models.heads.language import Head, adjusted, adjustment, at_least_float32
+from heed.models.heads.language import Head, adjusted, adjustment, as_multiplied, at_least_float32
 from heed.types import Tokens
 
 FOREST_NAME, DECODE_NAME = "heed_forest_kept", "heed_decode"
@@ -167,6 +168,18 @@ class PlainStep:
 
     model: PreTrainedModel
 
+    @cached_property
+    def head(self) -> Head | None:
+        """The model's head as it is now, in the precision of products."""
+        head = Head.of(self.model)
+        if head is None:
+            return None
+        return replace(
+            head,
+            weight=as_multiplied(head.weight),
+            bias=None if head.bias is None else as_multiplied(head.bias),
+        )
+
     def __call__(self, decoding: Decoding, tokens: Tensor) -> Tensor:
         """See `Step`."""
         position = decoding.begin_step()
@@ -180,8 +193,8 @@ class PlainStep:
 
     def logits(self, states: Tensor) -> Tensor:
         """See `Step`."""
-        if (head := Head.of(self.model)) is not None:
-            logits = head.logits(states)
+        if self.head is not None:
+            logits = self.head.logits(states)
         else:
             logits = adjusted(self.model.get_output_embeddings()(states), *adjustment(self.model))
         return logits.to(at_least_float32(logits.dtype))

@@ -218,6 +218,13 @@ def weighted_nll(
     return loss, logp
 
 
+def as_multiplied(weight: Tensor) -> Tensor:
+    """A weight in the dtype that products take it in: autocast's, where it is on, so that it is cast once."""
+    device = weight.device.type
+    is_low = torch.is_autocast_enabled(device) and weight.dtype == torch.float32
+    return weight.detach().to(torch.get_autocast_dtype(device)) if is_low else weight
+
+
 def inputs_of(rows: Tensor, head: Head) -> tuple[Tensor, Tensor, Tensor | None, Head]:
     """Rows, the head's weight and bias as autograd is to see them, and the head to compute with."""
     parameter, bias = head.weight, head.bias

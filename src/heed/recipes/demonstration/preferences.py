@@ -328,7 +328,9 @@ def from_json(kept: list[list[dict[str, Any]]]) -> Groups:
     """What `as_json` made."""
     return [
         [
-            Answer.of(each["prompt"], Completion(each["ids"], each["logp"], each["stopped"]), each["text"])
+            Answer.of(
+                each["prompt"], Completion(each["ids"], each["logp"], each["logp"], each["stopped"]), each["text"]
+            )
             for each in group
         ]
         for group in kept

@@ -13,7 +13,9 @@ import numpy as np
 import torch
 
 from heed.data.prompts import PromptTokens
+from heed.errors import UserError
 from heed.evaluate.rewards import Reward
+from heed.evaluate.rules import quoted
 from heed.models.decode.answers import Answer, draw_answers
 from heed.models.decode.draw import Sampling
 from heed.models.roles import Role, Roles
@@ -30,8 +32,9 @@ if TYPE_CHECKING:
 
     from heed.models.heads.token_logp import TokenScores
 
-MAX_SEQUENCES = 64
-"""answers that are drawn at a time"""
+CACHED_PER_TOKEN = 20
+"""tokens whose keys and values the sampler holds, for each token of a training forward: they take about as much memory
+as the forward's activations in GPT-2 124M, where it makes 64 answers of 190 tokens at a time"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +116,7 @@ def draw_rollout(
     """
     world, opened = models.batching.world, models.opened
     mine = list(range(len(prompts)))[world.rank :: world.size]
-    with models.roles.policy.active() as model:
+    with models.roles.policy.active() as model, autocast(opened.loaded.device, models.dtype):
         drawn = draw_answers(
             model,
             [prompts[i].ids.tolist() for i in mine],
@@ -124,11 +127,17 @@ def draw_rollout(
             num_samples=num_samples,
             seed=seed,
             numbers=mine,
-            max_sequences=MAX_SEQUENCES,
+            max_sequences=answers_at_a_time(models, prompts, max_new_tokens),
         )
     parts = world.gather_objects(dict(zip(mine, drawn, strict=True)))
     everywhere = {i: group for part in parts for i, group in part.items()}
     return Rollout(prompts, [everywhere[i] for i in range(len(prompts))])
+
+
+def answers_at_a_time(models: RolloutModels, prompts: Sequence[PromptTokens], max_new_tokens: int) -> int:
+    """How many answers are drawn together: fewer where `max_tokens` allows less memory. Only speed depends on it."""
+    longest = max(map(len, prompts)) + max_new_tokens
+    return max(1, CACHED_PER_TOKEN * models.batching.max_tokens // longest)
 
 
 def score_rollout(models: RolloutModels, rollout: Rollout) -> Tensor:
@@ -140,7 +149,7 @@ def score_rollout(models: RolloutModels, rollout: Rollout) -> Tensor:
     if reward is not None:
         batching = replace(models.batching, share=models.forwards[reward.model].shares_prefixes)
         scores = batching.per_sequence(rollout.sequences, lambda forest: models.rewards(reward, forest))
-        return torch.from_numpy(np.concatenate(scores))
+        return finite(torch.from_numpy(np.concatenate(scores)), rollout)
     function = models.reward_function
     assert function is not None
 
@@ -152,6 +161,22 @@ def score_rollout(models: RolloutModels, rollout: Rollout) -> Tensor:
         )
 
     return torch.tensor(models.batching.world.on_first(call), dtype=torch.float64)
+
+
+def finite(score: Tensor, rollout: Rollout) -> Tensor:
+    """The scores of a reward model, which may have weights that are not finite."""
+    unusable = torch.nonzero(~score.isfinite())
+    if not len(unusable):
+        return score
+    number = int(unusable[0])
+    raise UserError(
+        "the reward model gives an answer no finite score",
+        where="--reward",
+        found=f"{float(score[number])} for answer {number + 1:,} of {len(score):,}, "
+        f"{quoted(rollout.answers[number].text)}; {len(unusable):,} such scores in all",
+        expected="a finite number for every answer",
+        fix="train the reward model again with a lower --optim.lr, or give another --reward",
+    )
 
 
 def prompt_text(prompt: PromptTokens) -> str:
@@ -205,6 +230,7 @@ def role_outputs(models: RolloutModels, rollout: Rollout) -> RoleOutputs:
 def rollout_metrics(rollout: Rollout, score: Tensor, outputs: RoleOutputs) -> dict[str, float]:
     """What a rollout tells of the policy that drew it, for `metrics.jsonl`; scores as they were given."""
     answers, scores = rollout.answers, score.numpy()
+    gap = np.abs(np.concatenate([answer.tempered_logp for answer in answers]) - outputs.logp.numpy())
     return {
         "score": float(scores.mean()),
         "score_std": float(scores.std()),
@@ -212,6 +238,8 @@ def rollout_metrics(rollout: Rollout, score: Tensor, outputs: RoleOutputs) -> di
         "entropy_per_token": float(outputs.entropy.numpy().mean()),
         "stop_rate": float(np.mean([answer.stopped for answer in answers])),
         "response_length": float(np.mean([answer.num_tokens for answer in answers])),
+        "sampler_gap_mean": float(gap.mean()),
+        "sampler_gap_max": float(gap.max()),
     }
 
 

@@ -161,7 +161,9 @@ def policy_loss_of(
 def step_of(role: Role, optimiser: torch.optim.Optimizer, terms: Sequence[Term[Any]], place: Place) -> dict[str, float]:
     """One optimiser step of what a role learns, and its metrics."""
     parameters = [parameter for _, parameter in role.trained_parameters()]
-    return optimiser_step(parameters, optimiser, terms, max_norm=MAX_NORM, world=place.world)
+    flag, rate = "--value.lr" if role.name == "value" else "--lr", optimiser.param_groups[0]["lr"]
+    fix = f"{flag} {rate / 10:.1g}, a tenth of what it is here, with another --out"
+    return optimiser_step(parameters, optimiser, terms, max_norm=MAX_NORM, world=place.world, fix=fix)
 
 
 def mean_over_steps(steps: Sequence[dict[str, float]], loss_name: str) -> dict[str, float]:
