@@ -92,6 +92,9 @@ TESTS = {
     "data/prepare.py": "tests/data/test_prompts.py",
     "recipes/show.py": "tests/cli/test_show.py tests/recipes/test_show_runs.py",
     "train/interrupt.py": "tests/train/test_interrupt.py",
+    "train/same_run.py": "tests/train/test_run.py",
+    "train/run.py": "tests/train/test_run.py",
+    "dist/world.py": "tests/dist",
 }
 """which tests must notice a wrong edit of a file, the quickest first"""
 
@@ -130,6 +133,7 @@ PPO, GRPO, PHASES = "recipes/ppo.py", "recipes/grpo.py", "recipes/policy/phases.
 SCALE = "objectives/reward_scale.py"
 ROTARY, BEST_OF = "models/kernels/rotary.py", "evaluate/best_of.py"
 RANKED, INTERRUPT = "evaluate/ranked.py", "train/interrupt.py"
+SAME_RUN, RUN, WORLD = "train/same_run.py", "train/run.py", "dist/world.py"
 CLUSTERED = "evaluate/clustered.py"
 PARTNERS, REFERENCE = "recipes/preference/partners.py", "recipes/preference/reference.py"
 
@@ -1429,15 +1433,25 @@ MUTATIONS = [
     M(
         INTERRUPT,
         "a second Ctrl-C is only heard",
-        "        self.asked = True\n        self._let_through()\n",
-        "        self.asked = True\n",
+        "        self.asked = number\n        self._let_through()\n",
+        "        self.asked = number\n",
     ),
     M(
         INTERRUPT,
         "takes over what is ignored",
-        "if self._before is signal.default_int_handler:\n                signal.signal(signal.SIGINT, self._ask)",
-        "if True:\n                signal.signal(signal.SIGINT, self._ask)",
+        "if signal.getsignal(number) is default:",
+        "if True:",
     ),
+    M(
+        CHECK,
+        "the best of all verdicts",
+        "way, shares_not, note = max(verdicts",
+        "way, shares_not, note = min(verdicts",
+    ),
+    M(SAME_RUN, "what decides may change", "if name not in FREE or name in decides}", "if name in LENGTH}"),
+    M(SAME_RUN, "content is never compared", "if known.get(name, mark) != mark:", "if False:"),
+    M(RUN, "damage inside a file is not seen", "_checksum(path) != checksums[name]", "False"),
+    M(WORLD, "talking inside the work of one", "        if self._inside:\n", "        if False:\n"),
 ]
 
 

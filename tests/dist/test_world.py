@@ -143,6 +143,23 @@ def test_work_of_the_first_ends_alike_for_all(seen):
     assert seen[1]["bug"] == ("RuntimeError", "the first process failed: KeyError: 'x'")
 
 
+def test_nothing_talks_inside_the_work_of_the_first_also_in_a_process_on_its_own():
+    world = World()
+    talks = {
+        "sum": lambda: world.sum(torch.ones(1)),
+        "gradients": lambda: world.sum_gradients([]),
+        "barrier": world.barrier,
+        "broadcast": lambda: world.broadcast_object(1),
+        "gathering": lambda: world.gather_objects(1),
+        "work": lambda: world.on_first(lambda: 1),
+    }
+    for talk in talks.values():
+        with pytest.raises(RuntimeError, match="which the first process does alone"):
+            world.on_first(talk)
+    assert world.on_first(lambda: 7) == 7
+    assert world.gather_objects(1) == [1]
+
+
 def test_alone_everything_is_the_identity():
     world, tensor = World(), torch.tensor([1.5])
     assert world.sum(tensor) is tensor
