@@ -74,6 +74,7 @@ TESTS = {
     "recipes/sft.py": "tests/recipes/test_equivalence.py",
     "recipes/preference/comparisons.py": "tests/recipes/test_preference_equivalence.py",
     "recipes/preference/pairwise.py": "tests/recipes/test_preference_equivalence.py",
+    "recipes/training/best.py": "tests/recipes/test_best.py",
     "recipes/preference/partners.py": "tests/recipes/test_partners.py",
     "recipes/preference/reference.py": "tests/recipes/test_reference_pass.py",
     "recipes/preference/kto.py": "tests/recipes/test_preference_equivalence.py",
@@ -1278,6 +1279,15 @@ MUTATIONS = [
         "(last_of_run[run] + 1) % len(prompt)",
         "(np.arange(len(prompt)) + 1) % len(prompt)",
     ),
+    M(
+        "recipes/training/best.py",
+        "patience forgotten by a resumed run",
+        'OF_THE_SETTINGS = ("folder",',
+        'OF_THE_SETTINGS = ("num_since", "folder",',
+    ),
+    M("recipes/training/best.py", "the last model for the best", "if not self.keeps or self.step == last:", "if True:"),
+    M(PREFERENCE, "long answers weigh more in the supervised term", "return -logp / lengths", "return -logp"),
+    M(COMPARISONS, "a supervised term that is not divided", "self.sft_weight / count", "self.sft_weight"),
     M(PARTNERS, "longer than the data may be", "        if answer_length[other] <= room:", "        if True:"),
     M(
         REFERENCE,

@@ -108,6 +108,10 @@ class SftArguments(TypedDict, total=False):
     """steps between measurements; 0 measures at start and end only"""
     keep_states: bool
     """keep the optimiser states of a finished run's checkpoints"""
+    keep_best: bool
+    """leave the model of the best measurement, by loss, and not the last one"""
+    stop_early: int | None
+    """end after so many measurements without a lower loss [default: never]"""
     track: Literal["none", "tensorboard", "wandb", "mlflow", "trackio"]
     """where the numbers are shown, too, by the package of that name"""
     loss: LossArguments
@@ -151,8 +155,10 @@ class RewardArguments(TypedDict, total=False):
     """tokens of a prompt with an answer [default: the model's positions]"""
     too_long: Literal["error", "drop", "truncate"]
     """what happens to longer ones"""
-    epochs: int
-    """passes over the data"""
+    steps: int | None
+    """optimiser steps, in place of --epochs"""
+    epochs: int | None
+    """passes over the data [default: 1]"""
     batch_size: int
     """prompts with all their answers per step, over all devices"""
     max_tokens: int | None
@@ -173,6 +179,10 @@ class RewardArguments(TypedDict, total=False):
     """steps between measurements; 0 measures at start and end only"""
     keep_states: bool
     """keep the optimiser states of a finished run's checkpoints"""
+    keep_best: bool
+    """leave the model of the best measurement, by loss, and not the last one"""
+    stop_early: int | None
+    """end after so many measurements without a lower loss [default: never]"""
     track: Literal["none", "tensorboard", "wandb", "mlflow", "trackio"]
     """where the numbers are shown, too, by the package of that name"""
     margin: float
@@ -185,6 +195,13 @@ class RewardArguments(TypedDict, total=False):
     """Optimiser (AdamW)"""
     lora: LoraArguments
     """Low-rank adapter (LoRA)"""
+
+
+class SftTermArguments(TypedDict, total=False):
+    """Supervised term beside the preferences (RPO)"""
+
+    weight: float
+    """of the better answers' NLL per token, beside the objective's loss"""
 
 
 class DpoArguments(TypedDict, total=False):
@@ -220,8 +237,10 @@ class DpoArguments(TypedDict, total=False):
     """tokens of a prompt with an answer [default: the model's positions]"""
     too_long: Literal["error", "drop", "truncate"]
     """what happens to longer ones"""
-    epochs: int
-    """passes over the data"""
+    steps: int | None
+    """optimiser steps, in place of --epochs"""
+    epochs: int | None
+    """passes over the data [default: 1]"""
     batch_size: int
     """prompts with all their answers per step, over all devices"""
     max_tokens: int | None
@@ -242,6 +261,10 @@ class DpoArguments(TypedDict, total=False):
     """steps between measurements; 0 measures at start and end only"""
     keep_states: bool
     """keep the optimiser states of a finished run's checkpoints"""
+    keep_best: bool
+    """leave the model of the best measurement, by loss, and not the last one"""
+    stop_early: int | None
+    """end after so many measurements without a lower loss [default: never]"""
     track: Literal["none", "tensorboard", "wandb", "mlflow", "trackio"]
     """where the numbers are shown, too, by the package of that name"""
     objective: Literal["dpo", "ipo", "simpo", "kto"]
@@ -252,6 +275,8 @@ class DpoArguments(TypedDict, total=False):
     """share of the labels that is believed to be wrong"""
     gamma: float
     """lead that simpo asks of the better answer"""
+    sft: SftTermArguments
+    """Supervised term beside the preferences (RPO)"""
     optim: OptimArguments
     """Optimiser (AdamW)"""
     lora: LoraArguments

@@ -131,6 +131,38 @@ TrustRemoteCode = Annotated[
 
 
 KeepStates = Annotated[bool, Field(description="keep the optimiser states of a finished run's checkpoints")]
+KeepBest = Annotated[bool, Field(description="leave the model of the best measurement, by loss, and not the last one")]
+StopEarly = Annotated[
+    Whole | None, Field(ge=1, description="end after so many measurements without a lower loss [default: never]")
+]
+
+
+def how_long(given: object, default_epochs: int) -> object:
+    """Settle how long a run of `steps` or `epochs` learns, and whether it can end early.
+
+    Raises:
+        UserError: both are given, or the run would never see that it should end.
+    """
+    if not isinstance(given, Mapping):
+        return given
+    steps, epochs = given.get("steps"), given.get("epochs")
+    if steps is not None and epochs is not None:
+        raise UserError(
+            "steps and epochs are both given",
+            where="steps, epochs",
+            found=f"steps {steps}, epochs {epochs}",
+            expected="one of them: each says how long to train",
+            fix=f"leave out epochs, or leave out steps and give --epochs {epochs}",
+        )
+    if given.get("stop_early") is not None and str(given.get("eval_every")) == "0":
+        raise UserError(
+            "a run that is measured at its ends alone cannot end early",
+            where="--stop-early, --eval-every",
+            found=f"--stop-early {given.get('stop_early')} and --eval-every 0",
+            expected="measurements on the way",
+            fix="--eval-every 100, or another number of steps",
+        )
+    return {**given, "epochs": default_epochs} if steps is None and epochs is None else given
 
 
 class Loss(Settings):
@@ -215,6 +247,8 @@ class SftSettings(Settings):
     keep_checkpoints: Whole = Field(2, ge=1, description="number of latest checkpoints that are kept")
     eval_every: Whole = Field(100, ge=0, description="steps between measurements; 0 measures at start and end only")
     keep_states: KeepStates = False
+    keep_best: KeepBest = False
+    stop_early: StopEarly = None
     track: Track = "none"
     loss: Loss = Loss()
     optim: Optim = Optim()
@@ -224,19 +258,8 @@ class SftSettings(Settings):
 
     @model_validator(mode="before")
     @classmethod
-    def _steps_or_epochs(cls, given: object) -> object:
-        if not isinstance(given, Mapping):
-            return given
-        steps, epochs = given.get("steps"), given.get("epochs")
-        if steps is not None and epochs is not None:
-            raise UserError(
-                "steps and epochs are both given",
-                where="steps, epochs",
-                found=f"steps {steps}, epochs {epochs}",
-                expected="one of them: each says how long to train",
-                fix=f"leave out epochs, or leave out steps and give --epochs {epochs}",
-            )
-        return {**given, "epochs": DEFAULT_EPOCHS} if steps is None and epochs is None else given
+    def _how_long(cls, given: object) -> object:
+        return how_long(given, DEFAULT_EPOCHS)
 
 
 class ShowSettings(Settings):

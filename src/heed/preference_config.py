@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from heed.config import (
     ALL,
@@ -15,17 +15,20 @@ from heed.config import (
     Columns,
     Device,
     EndOfTurn,
+    KeepBest,
     KeepStates,
     Lora,
     Optim,
     PositiveNumber,
     Sources,
     SpecialTokens,
+    StopEarly,
     Targets,
     Track,
     Train,
     TrustRemoteCode,
     columns_in_data,
+    how_long,
 )
 from heed.settings import Number, PathText, Settings, Whole
 
@@ -55,7 +58,11 @@ MaxLength = Annotated[
     Whole | None, Field(ge=2, description="tokens of a prompt with an answer [default: the model's positions]")
 ]
 TooLong = Annotated[Literal["error", "drop", "truncate"], Field(description="what happens to longer ones")]
-Epochs = Annotated[Whole, Field(ge=1, title="Training", description="passes over the data")]
+DEFAULT_EPOCHS = 1
+OptimiserSteps = Annotated[
+    Whole | None, Field(ge=1, title="Training", description="optimiser steps, in place of --epochs")
+]
+Epochs = Annotated[Whole | None, Field(ge=1, description=f"passes over the data [default: {DEFAULT_EPOCHS}]")]
 MaxTokens = Annotated[
     Whole | None,
     Field(ge=1, description="tokens per forward, for memory alone [default: enough to keep the device busy]"),
@@ -96,6 +103,12 @@ LearningRate = Annotated[
 KlBudget = Annotated[PositiveNumber | None, Field(description="KL at which the run ends early [default: none]")]
 
 
+class SftTerm(Settings):
+    """Supervised term beside the preferences (RPO)"""
+
+    weight: Number = Field(0.0, ge=0, description="of the better answers' NLL per token, beside the objective's loss")
+
+
 class RewardSettings(Settings):
     """Train a reward model on ranked answers: which of two answers is the better one?
 
@@ -119,7 +132,8 @@ class RewardSettings(Settings):
     date: Date = None
     max_length: MaxLength = None
     too_long: TooLong = "error"
-    epochs: Epochs = 1
+    steps: OptimiserSteps = None
+    epochs: Epochs = None
     batch_size: Whole = Field(8, ge=1, description="prompts with all their answers per step, over all devices")
     max_tokens: MaxTokens = None
     train: Train = (ALL,)
@@ -130,6 +144,8 @@ class RewardSettings(Settings):
     save_every: SaveEvery = 100
     eval_every: EvalEvery = 100
     keep_states: KeepStates = False
+    keep_best: KeepBest = False
+    stop_early: StopEarly = None
     track: Track = "none"
     margin: Number = Field(
         0.0, ge=0, title="Comparisons", description="lead asked for per point of score between two answers"
@@ -140,6 +156,11 @@ class RewardSettings(Settings):
     lora: Lora = Lora()
 
     _place_columns = columns_in_data
+
+    @model_validator(mode="before")
+    @classmethod
+    def _how_long(cls, given: object) -> object:
+        return how_long(given, DEFAULT_EPOCHS)
 
 
 class DpoSettings(Settings):
@@ -166,7 +187,8 @@ class DpoSettings(Settings):
     date: Date = None
     max_length: MaxLength = None
     too_long: TooLong = "error"
-    epochs: Epochs = 1
+    steps: OptimiserSteps = None
+    epochs: Epochs = None
     batch_size: Whole = Field(8, ge=1, description="prompts with all their answers per step, over all devices")
     max_tokens: MaxTokens = None
     train: Train = (ALL,)
@@ -177,6 +199,8 @@ class DpoSettings(Settings):
     save_every: SaveEvery = 100
     eval_every: EvalEvery = 100
     keep_states: KeepStates = False
+    keep_best: KeepBest = False
+    stop_early: StopEarly = None
     track: Track = "none"
     objective: Literal["dpo", "ipo", "simpo", "kto"] = Field(
         "dpo", title="Objective", description="what is learnt from; kto: single judged answers"
@@ -186,10 +210,16 @@ class DpoSettings(Settings):
     )
     label_smoothing: LabelSmoothing = 0.0
     gamma: Number = Field(1.0, ge=0, description="lead that simpo asks of the better answer")
+    sft: SftTerm = SftTerm()
     optim: Optim = Optim()
     lora: Lora = Lora()
 
     _place_columns = columns_in_data
+
+    @model_validator(mode="before")
+    @classmethod
+    def _how_long(cls, given: object) -> object:
+        return how_long(given, DEFAULT_EPOCHS)
 
 
 class PolicyLora(Settings):

@@ -18,6 +18,7 @@ from heed.objectives.preference import (
     is_ranked_right,
     kto_loss,
     kto_reference_point,
+    nll_per_token,
     simpo_loss,
 )
 
@@ -340,3 +341,12 @@ def test_the_reference_point_is_the_mean_of_mismatched_pairs_and_never_negative(
 def test_a_shape_that_would_broadcast_is_refused(loss_of):
     with pytest.raises(TypeError, match="loser"):
         loss_of(torch.zeros(4), torch.zeros(4, 1), torch.zeros(4, dtype=torch.bool))
+
+
+def test_the_supervised_term_is_the_nll_per_token_of_each_answer():
+    logp = torch.tensor([-6.0, -2.0, -9.0], dtype=torch.float64, requires_grad=True)
+    lengths = torch.tensor([3.0, 1.0, 2.0], dtype=torch.float64)
+    nll = nll_per_token(logp, lengths)
+    assert nll.tolist() == [2.0, 2.0, 4.5]
+    nll.sum().backward()
+    assert logp.grad.tolist() == [-1 / 3, -1.0, -0.5]

@@ -10,7 +10,7 @@ COLOURS = ("blue", "green", "white", "red")
 THINGS = ("sky", "grass", "snow", "coal", "blood", "lemon", "milk", "sea", "rose", "night")
 ASKED = ("What colour is {}?", "Name the colour of {}.", "Màu của {} là gì?")
 QUESTIONS = tuple(ask.format(thing) for thing in THINGS for ask in ASKED)
-SECTIONS = ("optim", "lora", "kl", "ptx", "value")
+SECTIONS = ("optim", "lora", "kl", "ptx", "value", "sft")
 
 
 def answer(colour: str) -> str:

@@ -25,7 +25,7 @@ from heed.models.score import BY_FOREST, BY_ROWS, ONE_BY_ONE, trunk_of
 from heed.models.self_check import ChosenScore
 from heed.preference_config import DpoSettings, RewardSettings
 from heed.recipes import dpo, reward
-from heed.recipes.preference.comparisons import compared
+from heed.recipes.preference.comparisons import compared, share_of_best
 from heed.recipes.preference.data import Items, PreferenceData
 from heed.recipes.preference.kto import Kto, balanced
 from heed.recipes.preference.pairwise import Answers, Pairwise, comparison_of
@@ -389,14 +389,14 @@ def expected_paired_gradient(family, adapter, objective):
         return float(loss.detach()), gradients(loaded.trained_parameters(), loss)
 
 
-def paired_gradient(family, dtype, way, objective):
+def paired_gradient(family, dtype, way, objective, sft_weight=0.0):
     loaded = ready(family, dtype, way)
     settings = DpoSettings(
         model="none", data=["none"], out="none", objective=objective, gamma=GAMMA, label_smoothing=SMOOTHING
     )
     batching = MicroBatching(way.max_tokens, way.share, World())
     answers = Answers(chosen_score(loaded, way), CPU, "float32")
-    learning = Pairwise(answers, batching, comparison_of(settings, BETA[objective]), reference())
+    learning = Pairwise(answers, batching, comparison_of(settings, BETA[objective]), reference(), sft_weight)
     terms = [Term(learning.batches(RANKINGS), learning.loss_of)]
     return gradient_of_a_step(loaded.trained_parameters(), terms, dtype)
 
@@ -414,6 +414,31 @@ def test_dpos_gradient_is_the_formulas(way, dtype, family):
 def test_the_gradients_of_ipo_and_simpo_are_the_formulas(way, dtype, objective, family):
     found = paired_gradient(family, dtype, way, objective)
     check(found, expected_paired_gradient(family, way.adapter, objective), dtype)
+
+
+SFT_WEIGHT = 0.6
+
+
+@every_family
+@every_way(lambda way: way.max_tokens == SEVERAL and not way.checkpointing, float32=False)
+def test_the_gradient_with_a_supervised_term_is_the_formulas(way, dtype, family):
+    loaded = made(family, torch.float64, adapter=way.adapter, attention="eager")
+    with CastsToFloat64():
+        # The best answer of each ranking, by hand: nothing ties for it in these.
+        losses = [-logp_of(loaded.model, each.sequences[0]).mean() for each in RANKINGS]
+        term = SFT_WEIGHT * sum(losses) / len(RANKINGS)
+        of_term = gradients(loaded.trained_parameters(), term)
+    loss, gradient = expected_paired_gradient(family, way.adapter, "dpo")
+    expected = loss + float(term.detach()), {name: gradient[name] + of_term[name] for name in gradient}
+    found = paired_gradient(family, dtype, way, "dpo", sft_weight=SFT_WEIGHT)
+    assert found[0]["chosen_nll_per_token"] == pytest.approx(float(term.detach()) / SFT_WEIGHT)
+    check(found, expected, dtype)
+
+
+def test_answers_that_tie_for_the_best_share_the_supervised_term():
+    tied = ranking(question(1, 4), 100, (3, 5, 2), scores=(2.0, 2.0, 1.0))
+    assert share_of_best(tied).tolist() == [0.5, 0.5, 0.0]
+    assert share_of_best(RANKINGS[4]).tolist() == [1.0, 0.0, 0.0, 0.0]
 
 
 # -- KTO --------------------------------------------------------------------------------------------------------------

@@ -229,6 +229,32 @@ def simpo_loss(
     return bradley_terry_loss(beta * winner, beta * loser, is_tie, margin=gamma, label_smoothing=label_smoothing)
 
 
+def nll_per_token(logp: Float[Tensor, " S"], lengths: Float[Tensor, " S"]) -> Float[Tensor, " S"]:
+    """What keeps preferred answers likely: their own negative log-likelihood, per token, beside a loss of comparisons.
+
+        nll = -log pi(y | x) / |y|;    L = L_comparisons + weight * mean over prompts of the best answer's nll
+
+    A loss of comparisons is content with making both answers rarer, as long as the worse one falls faster. This term
+    holds the better one up.
+
+    Args:
+        logp: of whole answers, summed over their tokens, in nats. Carries the gradient.
+        lengths: |y|, tokens, 1 or more.
+
+    Returns:
+        (S,) in nats per token, unreduced. Each prompt has the same say whatever the length of its answer.
+
+    Facts the tests hold it to:
+        d nll / d logp = -1 / |y|.
+
+    Source: Pang et al. 2024, "Iterative reasoning preference optimization", arXiv:2404.19733, eq. 1 (the weight is
+        its alpha, 1 there); also called RPO.
+    Differs from the source: where several answers are ranked it is the best one's, shared by those that tie for it.
+        TRL's `rpo_alpha` takes the mean over all tokens of the batch, so that long answers weigh more.
+    """
+    return -logp / lengths
+
+
 @torch.no_grad()
 def kto_reference_point(mismatched: Float[Tensor, " M"]) -> Float[Tensor, ""]:
     """z0 of `kto_loss`: how far the policy has moved from the reference on answers that do not belong.

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from heed.config import peak_learning_rate, tokens_per_forward
-from heed.errors import typed
+from heed.errors import UserError, typed
 from heed.models.load import num_positions, restore, save
 from heed.models.self_check import choose_score
 from heed.models.trained import how_many_learn
@@ -36,7 +36,7 @@ from heed.recipes.preference.kto import Kto, balanced
 from heed.recipes.preference.pairwise import Answers, Pairwise, comparison_of
 from heed.recipes.preference.partners import Partners, chains_of
 from heed.recipes.preference.reference import not_needed, reference_logp
-from heed.recipes.training.data_sets import preparation_of
+from heed.recipes.training.data_sets import draws_of_run, preparation_of
 from heed.recipes.training.loop import Loop, Place, go_through, in_run_folder
 from heed.recipes.training.micro_batches import MicroBatching
 from heed.recipes.training.scheduled_step import step_on_schedule
@@ -108,6 +108,8 @@ def tune(settings: DpoSettings, place: Place) -> None:
         total_steps=tuning.total_steps,
         save_every=settings.save_every,
         eval_every=settings.eval_every,
+        keep_best=settings.keep_best,
+        stop_early=settings.stop_early,
         take_step=lambda step: take_step(tuning, step, place),
         measure=lambda step, progress: measure(tuning, place, step, progress),
         to_save=lambda: partial(save_model, tuning),
@@ -121,6 +123,14 @@ def tune(settings: DpoSettings, place: Place) -> None:
 
 def prepare_tuning(settings: DpoSettings, place: Place) -> Tuning:
     """Open the model, prepare the data, prove that the forest computes what the model computes."""
+    if settings.objective == "kto" and settings.sft.weight:
+        raise UserError(
+            "KTO has no better answer that a supervised term could imitate",
+            where="--sft.weight, --objective",
+            found=f"--sft.weight {settings.sft.weight:g} with --objective kto",
+            expected="an objective that compares: dpo, ipo or simpo",
+            fix="--sft.weight 0, or --objective dpo with ranked answers",
+        )
     opened = open_for_tuning(settings, place)
     kind: Kind[Any] = JUDGED if settings.objective == "kto" else RANKINGS
     data = prepare_preference_data(
@@ -134,7 +144,7 @@ def prepare_tuning(settings: DpoSettings, place: Place) -> Tuning:
         settings=deciding(settings),
         world=place.world,
     )
-    num_draws = data.draws_in_epoch * settings.epochs
+    num_draws = draws_of_run(settings, data.draws_in_epoch)
     learning = learning_from(settings, opened, data, num_draws, place)
     named = opened.loaded.trained_parameters()
     place.speaker.say(how_many_learn(opened.loaded.model))
@@ -187,7 +197,7 @@ def learning_from(
     )
     if partners is not None:
         return Kto(answers, batching, beta, *weights, partners, reference)
-    return Pairwise(answers, batching, comparison_of(settings, beta), reference)
+    return Pairwise(answers, batching, comparison_of(settings, beta), reference, settings.sft.weight)
 
 
 def partners_of(
@@ -227,11 +237,11 @@ def take_step(tuning: Tuning, step: int, place: Place) -> dict[str, float]:
     return {**numbers, "num_tokens": num_tokens, "tokens_per_second": num_tokens / seconds}
 
 
-def measure(tuning: Tuning, place: Place, step: int, progress: Progress) -> None:
-    """What a step over the held-out items would report."""
+def measure(tuning: Tuning, place: Place, step: int, progress: Progress) -> float | None:
+    """What a step over the held-out items would report; returns its loss, None where nothing is held out."""
     items = [item for found in tuning.data.held_out.values() for item in found]
     if not items:
-        return
+        return None
     numbers = tuning.learning.measure(items)
     counts = {"num_measured": tuning.data.num_measured, "num_held_out": tuning.data.num_held_out}
     place.folder.log(step, "held_out", **numbers, **counts)
@@ -239,6 +249,7 @@ def measure(tuning: Tuning, place: Place, step: int, progress: Progress) -> None
         f"step {step:,}: held-out loss {numbers['loss']:.4f}, {numbers['accuracy']:.1%} right "
         f"[{numbers['accuracy_low']:.1%}, {numbers['accuracy_high']:.1%}]"
     )
+    return numbers["loss"]
 
 
 def save_model(tuning: Tuning, to: Path) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -37,7 +37,7 @@ from heed.objectives.preference import bradley_terry_loss, centring_loss, is_ran
 from heed.preference_config import RewardSettings
 from heed.recipes.preference.comparisons import ComparedForest, compared, on_device
 from heed.recipes.preference.data import RANKINGS, PreferenceData, prepare_preference_data
-from heed.recipes.training.data_sets import preparation_of
+from heed.recipes.training.data_sets import draws_of_run, preparation_of
 from heed.recipes.training.loop import Loop, Place, go_through, in_run_folder
 from heed.recipes.training.micro_batches import MicroBatching, lean_forward
 from heed.recipes.training.scheduled_step import step_on_schedule
@@ -76,6 +76,8 @@ class Training:
     """learning rate after warm-up"""
     num_draws: int
     """rankings of the whole run"""
+    measurements: Mapping[str, Any] | None = None
+    """of the model as it is; None where it was not measured since the last step"""
 
     @property
     def total_steps(self) -> int:
@@ -125,9 +127,11 @@ def train(settings: RewardSettings, place: Place) -> None:
         total_steps=training.total_steps,
         save_every=settings.save_every,
         eval_every=settings.eval_every,
+        keep_best=settings.keep_best,
+        stop_early=settings.stop_early,
         take_step=lambda step: take_step(training, step),
         measure=lambda step, progress: measure(training, place, step, progress),
-        to_save=lambda: partial(save_model, training.opened, centred(training)),
+        to_save=lambda: partial(save_model, training.opened, centred(training), training.measurements),
         state=lambda: {"optimiser": training.optimiser.state_dict()},
         restore=go_back,
         shown=("loss", "accuracy", "tokens_per_second"),
@@ -154,7 +158,7 @@ def prepare_training(settings: RewardSettings, place: Place) -> Training:
     )
     if settings.margin:
         place.speaker.say(scored(data))
-    num_draws = data.draws_in_epoch * settings.epochs
+    num_draws = draws_of_run(settings, data.draws_in_epoch)
     first = data.batch(1, settings.batch_size, num_draws)
     chosen = choose_score(
         loaded.model,
@@ -206,6 +210,7 @@ def scored(data: PreferenceData[RankedTokens]) -> str:
 def take_step(training: Training, step: int) -> dict[str, float]:
     """One optimiser step, and its numbers for `metrics.jsonl`."""
     batch_size = training.settings.batch_size
+    training.measurements = None
     began = time.perf_counter()
     rankings = training.data.batch(step, batch_size, training.num_draws)
     numbers = step_on_schedule(
@@ -222,11 +227,15 @@ def take_step(training: Training, step: int) -> dict[str, float]:
     return {**numbers, "num_tokens": num_tokens, "tokens_per_second": num_tokens / seconds}
 
 
-def measure(training: Training, place: Place, step: int, progress: Progress) -> None:
-    """How often held-out answers are ranked as people ranked them, how sure the model is, and what length does."""
+def measure(training: Training, place: Place, step: int, progress: Progress) -> float | None:
+    """How often held-out answers are ranked as people ranked them, how sure the model is, and what length does.
+
+    Returns:
+        The mean of -log sigma(r_better - r_worse) over held-out comparisons; None where nothing is held out.
+    """
     rankings = [ranking for found in training.data.held_out.values() for ranking in found]
     if not rankings:
-        return
+        return None
     rewards = training.batching.per_sequence([ranking.sequences for ranking in rankings], training.rewards)
     numbers, measurements = measured(rankings, rewards)
     counts = {"num_measured": training.data.num_measured, "num_held_out": training.data.num_held_out}
@@ -235,8 +244,10 @@ def measure(training: Training, place: Place, step: int, progress: Progress) -> 
         f"step {step:,}: of {numbers['num_comparisons']:,.0f} held-out comparisons {numbers['accuracy']:.1%} right "
         f"[{numbers['accuracy_low']:.1%}, {numbers['accuracy_high']:.1%}]"
     )
+    training.measurements = measurements
     if place.world.is_first:
         files.write_json(place.folder.folder / MEASUREMENTS, measurements)
+    return numbers["loss"]
 
 
 def measured(
@@ -284,8 +295,10 @@ def clustered_interval(squared_errors: Sequence[np.ndarray]) -> dict[str, float]
     return {"brier_low": found.low, "brier_high": found.high}
 
 
-def save_model(opened: Opened, reward_model: RewardModel, to: Path) -> None:
-    """Write a reward model as transformers' sequence classifiers are read."""
+def save_model(opened: Opened, reward_model: RewardModel, measurements: Mapping[str, Any] | None, to: Path) -> None:
+    """Write a reward model as transformers' sequence classifiers are read, with what was measured of it."""
+    if measurements is not None:
+        files.write_json(to / MEASUREMENTS, measurements)
     save_reward_model(
         reward_model,
         to,
@@ -303,6 +316,8 @@ def centred(training: Training) -> RewardModel:
     Source: Huang et al. 2024, arXiv:2403.17031, who take it over the demonstrations of supervised tuning.
     """
     first = training.data.sets[0]
-    best = [first.at(int(record)).sequences[:1] for record in first.training[:MAX_REFERENCE_RANKINGS]]
+    # Anywhere in the file: the first records of a sorted one are of one kind.
+    mixed = np.random.default_rng(0).permutation(len(first.training))[:MAX_REFERENCE_RANKINGS]
+    best = [first.at(int(record)).sequences[:1] for record in first.training[np.sort(mixed)]]
     rewards = np.concatenate(training.batching.per_sequence(best, training.rewards))
     return replace(training.reward_model, offset=training.reward_model.offset + float(rewards.mean()))

@@ -30,7 +30,7 @@ from heed.models.load import num_positions, restore, save
 from heed.models.score import autocast
 from heed.models.self_check import ChosenScore, choose_score
 from heed.models.trained import how_many_learn
-from heed.recipes.training.data_sets import Data, preparation_of, prepare_data
+from heed.recipes.training.data_sets import Data, draws_of_run, preparation_of, prepare_data
 from heed.recipes.training.loop import Loop, Place, go_through, in_run_folder
 from heed.recipes.training.scheduled_step import step_on_schedule
 from heed.recipes.training.setup import Opened, open_for_tuning
@@ -94,6 +94,8 @@ def tune(settings: SftSettings, place: Place) -> None:
         total_steps=tuning.total_steps,
         save_every=settings.save_every,
         eval_every=settings.eval_every,
+        keep_best=settings.keep_best,
+        stop_early=settings.stop_early,
         take_step=lambda step: take_step(tuning, step),
         measure=lambda step, progress: measure(tuning, place.folder, step, progress),
         to_save=lambda: partial(save_model, tuning),
@@ -120,8 +122,7 @@ def prepare_tuning(settings: SftSettings, place: Place) -> Tuning:
         settings=deciding(settings),
         world=world,
     )
-    in_steps = (settings.steps or 0) * settings.batch_size
-    num_draws = data.training.draws_in_epoch * settings.epochs if settings.epochs else in_steps
+    num_draws = draws_of_run(settings, data.training.draws_in_epoch)
     first = data.training.batch(1, settings.batch_size, num_draws)
     longest = max((tokens for conversation in first for tokens in conversation), key=len)
     chosen = choose_score(
@@ -178,8 +179,12 @@ def padded(lengths: Sequence[int]) -> int:
     return max(lengths) * len(lengths)
 
 
-def measure(tuning: Tuning, folder: Run, step: int, progress: Progress) -> None:
-    """NLL and perplexity of every data set's held-out responses, and what the model says to a few of its prompts."""
+def measure(tuning: Tuning, folder: Run, step: int, progress: Progress) -> float | None:
+    """NLL and perplexity of every data set's held-out responses, and what the model says to a few of its prompts.
+
+    Returns:
+        The NLL of all of them, in nats per token; None where nothing is held out.
+    """
     total_nll, total_tokens, by_set = 0.0, 0.0, {}
     for name, conversations in tuning.data.held_out.items():
         numbers = evaluate(tuning.forests(conversations), tuning.loss_of, world=tuning.world)
@@ -187,7 +192,7 @@ def measure(tuning: Tuning, folder: Run, step: int, progress: Progress) -> None:
         total_nll += numbers["nll_per_token"] * numbers["num_trained_tokens"]
         total_tokens += numbers["num_trained_tokens"]
     if not total_tokens:
-        return
+        return None
     nll = total_nll / total_tokens
     counts = {"num_measured": tuning.data.num_measured, "num_held_out": tuning.data.num_held_out}
     folder.log(step, "held_out", nll_per_token=nll, perplexity=math.exp(min(nll, 700.0)), **by_set, **counts)
@@ -202,8 +207,11 @@ def measure(tuning: Tuning, folder: Run, step: int, progress: Progress) -> None:
             expected="a finite number",
             fix="lower --optim.lr, lengthen --optim.warmup, or use --dtype float32; or another --model",
         )
-    if step in (0, tuning.total_steps) and tuning.world.is_first:
+    # Where the best model is chosen, any measured one may be the one that the run leaves.
+    may_be_left = tuning.settings.keep_best or tuning.settings.stop_early is not None
+    if (may_be_left or step in (0, tuning.total_steps)) and tuning.world.is_first:
         sample(tuning, folder, step)
+    return nll
 
 
 def sample(tuning: Tuning, folder: Run, step: int) -> None:

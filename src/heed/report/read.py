@@ -20,7 +20,7 @@ from heed.report.measurements import Measurements, RewardMeasurements, measureme
 T = TypeVar("T")
 CONFIG, ENVIRONMENT, DATA, METRICS = "config.yaml", "environment.json", "data.json", "metrics.jsonl"
 SAMPLES, STATE, MEASUREMENTS = "samples.jsonl", "state.json", "measurements.json"
-REWARD_MEASUREMENTS = "reward_measurements.json"
+REWARD_MEASUREMENTS, BEST = "reward_measurements.json", "best.json"
 MARKS_OF_A_RUN = (CONFIG, METRICS, MEASUREMENTS)
 """a folder that has none of these files is no run"""
 
@@ -173,6 +173,7 @@ def read_run(folder: Path, name: str) -> RunRecords:
     expected = EXPECTED_OF[kind_of(curves, has_reward=reward is not None)] if is_training else ()
     if absent := [each for each in expected if not (folder / each).is_file()]:
         notes.insert(0, f"not in the folder, so not on this page: {', '.join(absent)}")
+    notes += _parsed(folder / BEST, best_notes, _json(folder / BEST)) or []
     settings_text = _text(folder / CONFIG) if has_settings else ""
     return RunRecords(
         name=name,
@@ -202,6 +203,20 @@ def kind_of(curves: Mapping[str, Mapping[str, Curve]], *, has_reward: bool) -> K
     if names & {"chosen_logp", "rejected_logp", "chosen_reward", "rejected_reward"}:
         return "pairs"
     return "reward" if "num_comparisons" in names or {"accuracy", "margin"} <= names else "imitation"
+
+
+def best_notes(best: Mapping[str, Any]) -> list[str]:
+    """Which model a run left that chose by its measurements, and whether it ended before its last step."""
+    kept, last, steps = int(best["kept_step"]), int(best["ended_after"]), int(best["of_steps"])
+    notes = []
+    if kept != last:
+        notes.append(
+            f"the model in the folder is that after step {kept:,}: its held-out measure of "
+            f"{number(best['best_measure']):.4f} was the best of {int(best['num_measurements']):,}"
+        )
+    if last < steps:
+        notes.append(f"ended early after step {last:,} of {steps:,}, since nothing better was measured")
+    return notes
 
 
 def curves_of(lines: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Curve]]:

@@ -95,10 +95,10 @@ def seed_of_phase(settings: PolicySettings, step: int) -> int:
     return settings.seed * 1_000_003 + step
 
 
-def measure(settings: PolicySettings, setup: PolicySetup, step: int, place: Place, progress: Progress) -> None:
+def measure(settings: PolicySettings, setup: PolicySetup, step: int, place: Place, progress: Progress) -> float | None:
     """What the policy answers to held-out prompts, and how that is scored."""
     if not setup.held_out:
-        return
+        return None
     models = setup.models
     rollout = draw_rollout(
         models, setup.held_out, num_samples=1, max_new_tokens=settings.max_new_tokens, seed=settings.seed
@@ -110,6 +110,7 @@ def measure(settings: PolicySettings, setup: PolicySetup, step: int, place: Plac
         f"step {step:,}: held-out score {numbers['score']:.3f}, KL {numbers['kl_per_sequence']:.2f} nats per answer, "
         f"{numbers['stop_rate']:.0%} stopped"
     )
+    return -numbers["score"]
 
 
 def save_policy(models: RolloutModels, to: Path) -> None:

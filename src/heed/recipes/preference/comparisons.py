@@ -28,6 +28,8 @@ class ComparedForest:
     """(P,) by how many points of score the winner leads; 0 where the annotators gave only an order"""
     reference_logp: Tensor | None = None
     """(S,) log-probability of each answer under the reference, summed over its tokens, in nats"""
+    sft_weight: Tensor | None = None
+    """(S,) of each answer's NLL per token in the supervised term: above 0 for the best answers alone; float64"""
 
     @property
     def total_weight(self) -> float:
@@ -36,7 +38,10 @@ class ComparedForest:
 
     def divided_by(self, count: float) -> ComparedForest:
         """The same with every weight divided by `count`."""
-        return replace(self, compared=replace(self.compared, weight=self.compared.weight / count))
+        sft_weight = None if self.sft_weight is None else self.sft_weight / count
+        return replace(
+            self, compared=replace(self.compared, weight=self.compared.weight / count), sft_weight=sft_weight
+        )
 
 
 def on_device(pairs: Comparisons, device: torch.device) -> Comparisons:
@@ -48,8 +53,14 @@ def compared(
     rankings: Sequence[RankedTokens],
     batching: MicroBatching,
     reference: Callable[[RankedTokens], np.ndarray] | None = None,
+    *,
+    sft_weight: float = 0.0,
 ) -> list[ComparedForest]:
-    """A step over these rankings as this process's micro-batches."""
+    """A step over these rankings as this process's micro-batches.
+
+    Args:
+        sft_weight: of a ranking's best answer in a supervised term, shared by those that tie with it.
+    """
     batches = []
     for forward in batching.forwards([ranking.sequences for ranking in rankings]):
         some = [rankings[i] for i in forward]
@@ -59,5 +70,13 @@ def compared(
         )
         known = None if reference is None else torch.from_numpy(np.concatenate([reference(r) for r in some]))
         forest = batching.forest([ranking.sequences for ranking in some])
-        batches.append(ComparedForest(forest, pairs, points[pairs.winner] - points[pairs.loser], known))
+        best = torch.from_numpy(np.concatenate([sft_weight * share_of_best(r) for r in some])) if sft_weight else None
+        batches.append(ComparedForest(forest, pairs, points[pairs.winner] - points[pairs.loser], known, best))
     return batches
+
+
+def share_of_best(ranking: RankedTokens) -> np.ndarray:
+    """(K,) 1 for the best answer, or shared evenly by those that tie for it; 0 for the others."""
+    is_best = ranking.scores == ranking.scores[0]
+    share: np.ndarray = is_best / is_best.sum()
+    return share

@@ -14,10 +14,18 @@ from heed.evaluate.clustered import clustered_accuracy
 from heed.evaluate.ranked import held_out_comparisons
 from heed.models.score import autocast
 from heed.models.self_check import ChosenScore
-from heed.objectives.preference import Comparisons, comparisons, dpo_loss, ipo_loss, is_ranked_right, simpo_loss
+from heed.objectives.preference import (
+    Comparisons,
+    comparisons,
+    dpo_loss,
+    ipo_loss,
+    is_ranked_right,
+    nll_per_token,
+    simpo_loss,
+)
 from heed.objectives.ragged import lengths_of, sum_by_sequence
 from heed.preference_config import DpoSettings
-from heed.recipes.preference.comparisons import ComparedForest, compared, on_device
+from heed.recipes.preference.comparisons import ComparedForest, compared, on_device, share_of_best
 from heed.recipes.preference.data import PreferenceData
 from heed.recipes.preference.reference import Group, Reference
 from heed.recipes.training.micro_batches import MicroBatching
@@ -80,6 +88,8 @@ class Pairwise:
     batching: MicroBatching
     compare: Compare
     reference: Reference
+    sft_weight: float = 0.0
+    """of the best answers' NLL per token, beside the objective's loss"""
 
     @staticmethod
     def sequences_for_reference(data: PreferenceData[RankedTokens], drawn: Sequence[np.ndarray]) -> Iterator[Group]:
@@ -95,20 +105,28 @@ class Pairwise:
 
     def batches(self, rankings: Sequence[RankedTokens]) -> list[ComparedForest]:
         """A step over these rankings as this process's micro-batches."""
-        return compared(rankings, self.batching, lambda ranking: self.reference(ranking.sequences))
+        return compared(
+            rankings,
+            self.batching,
+            lambda ranking: self.reference(ranking.sequences),
+            sft_weight=self.sft_weight,
+        )
 
     def measure(self, rankings: Sequence[RankedTokens]) -> dict[str, float]:
         """What a step over these rankings would report, and the accuracy's interval between prompts."""
         groups = [ranking.sequences for ranking in rankings]
         logp = torch.from_numpy(np.concatenate(self.batching.per_sequence(groups, self.answers.logp)))
         reference = torch.from_numpy(np.concatenate([self.reference(group) for group in groups]))
-        lengths = torch.tensor([np.count_nonzero(tokens.weight) for group in groups for tokens in group])
+        lengths = torch.tensor([np.count_nonzero(tokens.weight) for group in groups for tokens in group]).to(logp)
         pairs = comparisons([len(group) for group in groups], [ranking.scores.tolist() for ranking in rankings])
-        loss, rewards = self.compare(logp, reference, lengths.to(logp), pairs)
+        loss, rewards = self.compare(logp, reference, lengths, pairs)
         ends = np.cumsum([len(group) for group in groups])[:-1]
         margins = held_out_comparisons([r.scores for r in rankings], np.split(rewards.numpy(), ends))
+        total = float((pairs.weight * loss).sum()) / len(rankings)
+        nll = float(np.concatenate([share_of_best(r) for r in rankings]) @ nll_per_token(logp, lengths).numpy())
         return {
-            "loss": float((pairs.weight * loss).sum()) / len(rankings),
+            "loss": total + self.sft_weight * nll / len(rankings),
+            **({"chosen_nll_per_token": nll / len(rankings)} if self.sft_weight else {}),
             **as_numbers(statistics(pairs, logp, rewards)),
             **interval_of([np.heaviside(margin, 0.5) for margin in margins]),
             "num_prompts": len(rankings),
@@ -122,7 +140,12 @@ class Pairwise:
         pairs = on_device(batch.compared, logp.device)
         loss, rewards = self.compare(logp, batch.reference_logp.to(logp), lengths.to(logp), pairs)
         weighted = (pairs.weight.to(loss) * loss).sum()
-        return weighted, statistics(pairs, logp.detach(), rewards.detach())
+        numbers = dict(statistics(pairs, logp.detach(), rewards.detach()))
+        if batch.sft_weight is not None:
+            nll, weight = nll_per_token(logp, lengths.to(logp)), batch.sft_weight.to(logp)
+            weighted = weighted + (weight * nll).sum()
+            numbers["chosen_nll_per_token"] = (float((weight * nll.detach()).sum()), float(weight.sum()))
+        return weighted, numbers
 
 
 def interval_of(correct: Sequence[np.ndarray]) -> dict[str, float]:

@@ -65,6 +65,24 @@ class AnswerSettings(Protocol):
     def held_out_share(self) -> float: ...
 
 
+class LengthSettings(Protocol):
+    """What the settings of a recipe that learns from given answers say of how long it learns."""
+
+    @property
+    def steps(self) -> int | None: ...
+    @property
+    def epochs(self) -> int | None: ...
+    @property
+    def batch_size(self) -> int: ...
+
+
+def draws_of_run(settings: LengthSettings, draws_in_epoch: int) -> int:
+    """Records that a run draws: whole passes over the data, or whole steps."""
+    if settings.epochs is not None:
+        return draws_in_epoch * settings.epochs
+    return (settings.steps or 0) * settings.batch_size
+
+
 class DataSet(Protocol):
     """A prepared data set, whatever it holds."""
 

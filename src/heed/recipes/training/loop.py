@@ -14,6 +14,7 @@ import torch
 from heed.config import dump
 from heed.dist.world import World
 from heed.models.load import choose_device
+from heed.recipes.training.best import BestSoFar
 from heed.report.page import write_report
 from heed.settings import Settings, flat, load_settings
 from heed.train.environment import environment
@@ -69,8 +70,8 @@ class Loop:
     """steps between measurements; 0 measures at start and end only"""
     take_step: Callable[[int], dict[str, float]]
     """takes the step of this number (from 1) and returns its numbers for `metrics.jsonl`"""
-    measure: Callable[[int, Progress], None]
-    """measures and logs after this many steps"""
+    measure: Callable[[int, Progress], float | None]
+    """measures and logs after this many steps; gives the number by which models are compared, less being better"""
     to_save: Callable[[], SaveModel]
     """called on every process; what it gives writes the model's files, on the first process alone"""
     state: Callable[[], dict[str, Any]]
@@ -80,7 +81,11 @@ class Loop:
     shown: tuple[str, ...] = ("loss", "tokens_per_second")
     """the step's numbers that the progress bar shows"""
     is_over: Callable[[], bool] = lambda: False
-    """whether the run ends before its last step, asked after each"""
+    """whether the run ends before its last step; called after each"""
+    keep_best: bool = False
+    """whether the run leaves the model of its best measurement, and not the last one"""
+    stop_early: int | None = None
+    """measurements without a better one after which the run ends; None for never"""
 
 
 def in_run_folder(
@@ -139,35 +144,42 @@ def go_through(loop: Loop, place: Place) -> None:
     """Take the steps from where the run stopped, measuring and saving on the way; leave the model in the folder."""
     folder, world = place.folder, place.world
     start = 0
+    best = BestSoFar(folder, loop.keep_best, loop.stop_early)
     if (checkpoint := folder.latest(place.speaker.say)) is not None:
         loop.restore(checkpoint)
+        best.restore(checkpoint)
         checkpoint.restore_random_states(world)
         start = checkpoint.step
         place.speaker.say(f"going on after step {start:,}, from {checkpoint.folder}")
     folder.rewind(start if checkpoint is not None else -1)
     if checkpoint is None:
-        loop.measure(0, place.speaker)
+        best.note(0, loop.measure(0, place.speaker), loop.to_save)
     with (
         Progress(loop.title, total=loop.total_steps, start=start, shown=world.is_first) as progress,
         Interruption(lambda: progress.say("saving after this step; Ctrl-C again stops at once")) as interruption,
     ):
-        over = start > 0 and loop.is_over()
-        for step in range(start + 1, loop.total_steps + 1):
-            if over:
-                break
+        over = start > 0 and (loop.is_over() or best.is_over)
+        step = start
+        while step < loop.total_steps and not over:
+            step += 1
             numbers = loop.take_step(step)
             folder.log(step, "train", **numbers)
             progress.update(step, **{name: numbers[name] for name in loop.shown if name in numbers})
             over = loop.is_over()
             last = over or step == loop.total_steps
             if last or (loop.eval_every and step % loop.eval_every == 0):
-                loop.measure(step, progress)
+                best.note(step, loop.measure(step, progress), loop.to_save)
+                over = over or best.is_over
+                last = last or over
             stopped = max(world.gather_objects(interruption.asked))
             if last or stopped or (loop.save_every and step % loop.save_every == 0):
-                folder.checkpoint(step, loop.to_save(), loop.state())
+                folder.checkpoint(step, best.with_state(loop.to_save()), loop.state())
+                best.prune()
             if stopped and not last:
                 raise KeyboardInterrupt if stopped == signal.SIGINT else SystemExit(128 + stopped)
-    dropped = folder.finish(loop.to_save())
+    best.close(step, loop.total_steps, place.speaker)
+    dropped = folder.finish(best.to_leave(step, loop.to_save()))
+    best.drop()
     if dropped:
         told = f"{dropped / 1e6:,.1f} MB of optimiser states are dropped; --keep-states keeps them"
         place.speaker.say(f"the run is finished, and its checkpoints keep the model alone: {told}")
