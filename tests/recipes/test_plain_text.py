@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 
+from heed.cli.main import main
 from heed.data.documents import cut, rendered_document
 from heed.data.prepare import Preparation, open_prepared, prepare
 from heed.data.tokens import Tokenizer, fit_template, tokenise
@@ -90,3 +91,17 @@ def test_preferences_cannot_be_learnt_from_plain_text(tmp_path):
     for read in (read_rankings, read_judged):
         with pytest.raises(UserError, match=r"the shape text"):
             list(read(str(tmp_path / "a.txt")))
+
+
+def test_ppo_rehearses_plain_text_beside_the_reward(tmp_path, instruct, write):
+    (tmp_path / "text.txt").write_text("The sky over the town is blue. " * 60)
+    prompts = write(
+        [{"prompt": f"What colour is {thing}?", "wanted": "blue"} for thing in ("snow", "grass", "coal", "milk")]
+    )
+    options = {"model": instruct, "data": prompts, "reward": "contains: wanted", "steps": 1, "batch_size": 4}
+    words = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    more = ["--max-new-tokens", "8", "--ptx.data", str(tmp_path / "text.txt")]
+    code = main(["ppo", *words, *more, "--device", "cpu", "--out", str(tmp_path / "run"), "--minibatches", "1"])
+    assert code == 0
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert next(line["ptx_nll"] for line in lines if "ptx_nll" in line) > 0
