@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from measure import Clock, peak_memory_bytes, read_json, versions, write_json
 
+from heed.cli.main import keep_freed_memory
 from heed.config import tokens_per_forward
 from heed.dist.world import World
 from heed.forest.build import build
@@ -74,6 +75,7 @@ def run_heed(spec: dict[str, Any], steps: list[list[Tokens]]) -> dict[str, Any]:
     torch.set_num_threads(spec["threads"])
     model = load_model(spec["model"], torch.device("cpu"))
     max_tokens = tokens_per_forward(spec["max_tokens"], "cpu", model.get_input_embeddings().weight.shape[1])
+    keep_freed_memory()
     speed_up(model)
     prepare_training(model, gradient_checkpointing=False)
     longest = max(steps[0], key=len)

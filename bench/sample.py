@@ -91,6 +91,7 @@ def prepare() -> tuple[Any, Any, Answers, list[int]]:
     import torch
     from transformers import AutoModelForCausalLM
 
+    from heed.cli.main import keep_freed_memory
     from heed.lab.base_model import BASE_MODEL
     from heed.lab.tasks.splits import held_out_tasks
     from heed.lab.world import make_world
@@ -103,6 +104,7 @@ def prepare() -> tuple[Any, Any, Answers, list[int]]:
     theirs.resize_token_embeddings(model.get_input_embeddings().weight.shape[0], mean_resizing=False)
     theirs.load_state_dict(model.state_dict())
     theirs.generation_config.update(eos_token_id=None, bos_token_id=None)  # stops are given by call, or there are none
+    keep_freed_memory()
     speed_up(model)
     encode = tokenizer.backend_tokenizer.encode
     tasks = [task for split in held_out_tasks(make_world(), seed=0, per_family=4).values() for task in split]

@@ -278,3 +278,65 @@ def test_the_umask_decides_who_may_read_what_is_written(rank, umask, file, folde
 def test_the_saved_weights_hold_what_was_trained(instruct, tmp_path):
     assert main(words_of("sft", instruct, tmp_path)) == 0
     assert load_file(tmp_path / "run" / "model.safetensors").keys() == load_file(instruct / "model.safetensors").keys()
+
+
+# ---- the folder that the command runs in
+
+
+def test_the_folder_that_a_run_is_started_in_may_be_its_own_and_is_told_where_it_is_taken(
+    instruct, tmp_path, monkeypatch, capsys
+):
+    words = words_of("sft", instruct, tmp_path)
+    words[words.index("--out") + 1] = "."
+    for name, content in (("empty", None), ("taken", "years of work")):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        if content is not None:
+            (tmp_path / name / "thesis.tex").write_text(content)
+        assert main(words) == (0 if content is None else 2)
+    told = capsys.readouterr().err
+    assert "thesis.tex" in told
+    assert "taken-2" in told
+    assert (tmp_path / "empty" / "model.safetensors").is_file()
+
+
+def test_a_merged_model_does_not_take_the_place_of_where_one_stands(adapter, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["merge", "--model", str(adapter), "--out", ".", "--device", "cpu"]) == 2
+    assert "--out merged" in capsys.readouterr().err
+
+
+# ---- the process of whoever imports heed
+
+
+def test_heed_leaves_the_process_that_imports_it_as_it_was():
+    code = """
+        import logging, warnings, ctypes
+        import torch, transformers, peft
+        from transformers.utils import logging as theirs
+        seen = lambda: (
+            theirs.get_verbosity(), theirs.is_progress_bar_enabled(), logging.getLogger().level,
+            [h for h in logging.getLogger().handlers], list(warnings.filters),
+        )
+        before = seen()
+        import pkgutil, importlib, heed
+        calls = []
+        loaded = ctypes.CDLL
+        ctypes.CDLL = lambda name, *a, **k: calls.append(name) or loaded(name, *a, **k)
+        for module in pkgutil.walk_packages(heed.__path__, "heed."):
+            importlib.import_module(module.name)
+        from heed.models.kernels.speed import speed_up
+        from heed.models.load import load_model
+        import sys
+        speed_up(load_model(sys.argv[1], torch.device("cpu")))
+        assert seen() == before, (seen(), before)
+        assert None not in calls, "the C library was opened, to change its allocator"
+    """
+    import textwrap
+
+    from heed.lab.base_model import BASE_MODEL
+
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), str(BASE_MODEL)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr

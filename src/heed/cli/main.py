@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import io
 import os
 import shutil
@@ -39,6 +40,9 @@ AGAIN = {
 }
 """what is said of a command that was stopped with Ctrl-C"""
 
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+"""of glibc's malloc.h"""
+
 SPINNING = "GOMP_SPINCOUNT"
 """how often a thread of libgomp looks for work before it sleeps"""
 
@@ -48,6 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # nothing leaves the machine
     wait_briefly()
+    keep_freed_memory()
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         # What is read and shown is text in any language, whatever the terminal's locale says.
         if isinstance(stream, io.TextIOWrapper) and stream.encoding.lower() not in ("utf-8", "utf8"):
@@ -77,6 +82,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         return _tell(full)
     return 0
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep large freed blocks, which otherwise go back to the system and are faulted in again every step.
+
+    For the process of the command alone: who imports heed keeps the allocator as it was.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return  # another C library: nothing to tune
+    mallopt(M_MMAP_MAX, 0)  # blocks of their own, which are unmapped when freed, for no size
+    mallopt(M_TRIM_THRESHOLD, -1)  # and never shrink the heap
 
 
 def wait_briefly() -> None:

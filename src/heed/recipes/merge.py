@@ -118,7 +118,15 @@ def has_tokenizer(folder: str) -> bool:
 
 
 def refuse_taken(out: Path) -> None:
-    """Nothing that is there is overwritten."""
+    """Nothing that is there is overwritten, and a folder that somebody stands in is not replaced."""
+    if out.resolve() == Path.cwd():
+        raise UserError(
+            "the merged model cannot take the place of the folder that the command runs in",
+            where="--out",
+            found=f"{out}, which is {Path.cwd()}",
+            expected="a folder that is not there yet, or another empty one",
+            fix="--out merged",
+        )
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     found = "a file"

@@ -3,6 +3,7 @@
 What decides a run's result must be as it was: settings, and the content of what they name. What does not may change.
 """
 
+import os
 from __future__ import annotations
 
 import json
@@ -175,6 +176,7 @@ def leaves(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def free_name(folder: Path) -> Path:
     """A folder beside this one that does not exist yet."""
+    folder = Path(os.path.abspath(folder)) if folder.name in ("", "..") else folder
     number = 2
     while (free := folder.with_name(f"{folder.name}-{number}")).exists():
         number += 1

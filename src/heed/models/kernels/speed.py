@@ -3,7 +3,6 @@
 Parameters, their names and the saved files stay as they are; only how a module computes its forward changes.
 """
 
-import ctypes
 from functools import partial
 from typing import Any
 
@@ -17,13 +16,9 @@ from transformers.activations import NewGELUActivation
 from heed.models.kernels.matmul import use_fast_products
 from heed.models.kernels.rotary import use_fused_rotation
 
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
-"""of glibc's malloc.h"""
-
 
 def speed_up(model: PreTrainedModel) -> None:
-    """Swap slow forwards for fused ones on every module that has one, and keep freed memory in the process."""
-    keep_freed_memory()
+    """Swap slow forwards for fused ones on every module that has one."""
     use_fast_products(model)
     for module in model.modules():
         if isinstance(module, NewGELUActivation):
@@ -34,16 +29,6 @@ def speed_up(model: PreTrainedModel) -> None:
             module.forward = partial(embedding_forward, module)  # type: ignore[method-assign]
         else:
             use_fused_rotation(module)
-
-
-def keep_freed_memory() -> None:
-    """Let glibc keep large freed blocks, which otherwise go back to the system and are faulted in again every step."""
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):
-        return  # another C library: nothing to tune
-    mallopt(M_MMAP_MAX, 0)  # blocks of their own, which are unmapped when freed, for no size
-    mallopt(M_TRIM_THRESHOLD, -1)  # and never shrink the heap
 
 
 class Embed(torch.autograd.Function):
