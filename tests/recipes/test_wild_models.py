@@ -340,3 +340,44 @@ def test_heed_leaves_the_process_that_imports_it_as_it_was():
         [sys.executable, "-c", textwrap.dedent(code), str(BASE_MODEL)], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+# ---- checkpoints in 16 bits
+
+
+@pytest.fixture(scope="module")
+def half(tmp_path_factory, instruct) -> Path:
+    folder = tmp_path_factory.mktemp("half") / "model"
+    AutoModelForCausalLM.from_pretrained(instruct, dtype=torch.bfloat16).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(instruct).save_pretrained(folder)
+    return folder
+
+
+def dtypes_in(file: Path) -> set[torch.dtype]:
+    return {weight.dtype for weight in load_file(file).values()}
+
+
+@pytest.mark.parametrize("template", [None, "chatml"])
+def test_an_adapter_on_a_checkpoint_in_16_bits_leaves_it_in_16_bits(template, half, tmp_path, capsys):
+    words = [*words_of("sft", half, tmp_path), "--lora.rank", "2", "--optim.lr", "1e-2"]
+    assert main([*words, *(["--template", template] if template else [])]) == 0
+    run = tmp_path / "run"
+    assert dtypes_in(run / "adapter_model.safetensors") == {torch.float32}
+    if template:
+        assert dtypes_in(run / "base" / "model.safetensors") == {torch.bfloat16}
+    assert main(["merge", "--model", str(run), "--out", str(tmp_path / "out"), "--device", "cpu"]) == 0
+    assert dtypes_in(tmp_path / "out" / "model.safetensors") == {torch.bfloat16}
+    plain = AutoModelForCausalLM.from_pretrained(run, dtype=torch.float32)
+    ids = torch.tensor([[5, 6, 7, 8]])
+    torch.testing.assert_close(load_adapter(str(run), CPU)(ids).logits, plain(ids).logits, rtol=1e-4, atol=1e-4)
+
+
+def test_reward_and_policy_stand_on_one_checkpoint_in_16_bits(half, tmp_path, capsys):
+    (tmp_path / "reward").mkdir()
+    assert main([*words_of("reward", half, tmp_path / "reward"), "--lora.rank", "2"]) == 0
+    words = words_of("ppo", half, tmp_path)
+    words[words.index("--reward") + 1] = str(tmp_path / "reward" / "run")
+    capsys.readouterr()
+    assert main(words) == 0
+    assert "weights of its own" not in capsys.readouterr().err
+    assert dtypes_in(tmp_path / "run" / "adapter_model.safetensors") == {torch.float32}

@@ -3,10 +3,10 @@
 What decides a run's result must be as it was: settings, and the content of what they name. What does not may change.
 """
 
-import os
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path

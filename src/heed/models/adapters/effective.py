@@ -7,6 +7,8 @@ from peft.utils.other import TrainableTokensWrapper
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from heed.models.frozen import weight_of
+
 
 def effective_linear(layer: nn.Module) -> tuple[Tensor, Tensor | None]:
     """Weight (out, in) and bias of a layer that computes x weight^T + bias.
@@ -19,9 +21,9 @@ def effective_linear(layer: nn.Module) -> tuple[Tensor, Tensor | None]:
         TypeError: the layer computes something else, or more (dropout, DoRA, an adapter's own bias).
     """
     if type(layer) is nn.Linear:
-        return layer.weight, layer.bias
+        return weight_of(layer), layer.bias
     if type(layer) is Conv1D:
-        return layer.get_parameter("weight").t(), layer.get_parameter("bias")
+        return weight_of(layer).t(), layer.get_parameter("bias")
     if type(layer) is LoraLinear:
         return _with_lora(layer)
     rows = layer.token_adapter if type(layer) is TrainableTokensWrapper else None
@@ -49,7 +51,7 @@ def _with_lora(layer: LoraLinear) -> tuple[Tensor, Tensor | None]:
 def effective_table(layer: nn.Module) -> Tensor | None:
     """The table (vocabulary, width) that an embedding reads rows of, or None where it does more than that."""
     if type(layer) is nn.Embedding and layer.max_norm is None:
-        return layer.weight
+        return weight_of(layer)
     rows = layer.token_adapter if type(layer) is TrainableTokensWrapper else None
     if isinstance(rows, TrainableTokensLayer) and type(rows.base_layer) is nn.Embedding:
         return effective_rows(rows)

@@ -16,6 +16,7 @@ from transformers.utils import cached_file
 from heed.errors import UserError, typed
 from heed.models.adapters.folder import is_adapter, load_adapter
 from heed.models.adapters.targets import ALL_LINEAR, lora_targets
+from heed.models.frozen import hold_frozen
 from heed.models.intake.access import CAREFUL, Access, peft_warnings_hidden
 from heed.models.intake.files import GENERATION
 from heed.models.intake.weights import was_mended
@@ -43,6 +44,8 @@ def add_adapter(
     """
     torch.manual_seed(seed)
     model = loaded.model
+    # Rows that are trained would be rounded in a table of 16 bits.
+    hold_frozen(model, with_tables=not new_token_ids)
     config = LoraConfig(
         task_type=TaskType.CAUSAL_LM,
         r=rank,

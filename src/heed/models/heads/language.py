@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from heed.models.frozen import HALF
 from heed.models.kernels.matmul import add_transposed_product, multiply, multiply_rows
 
 CHUNK_ELEMENTS = 16 * 1024 * 1024
@@ -232,6 +233,8 @@ def inputs_of(rows: Tensor, head: Head) -> tuple[Tensor, Tensor, Tensor | None, 
     if torch.is_autocast_enabled(device):  # one cast of the head for all chunks; sums stay in float32
         low = torch.get_autocast_dtype(device)
         head = replace(head, weight=parameter.detach().to(low), bias=None if bias is None else bias.detach().to(low))
+    elif rows.dtype == torch.float32 and parameter.dtype in HALF:  # a frozen one in its checkpoint's dtype
+        head = replace(head, weight=parameter.detach().float())
     if not torch.is_grad_enabled():  # what needs a gradient is asked of the inputs alone, whatever the mode
         rows, parameter, bias = rows.detach(), parameter.detach(), None if bias is None else bias.detach()
     return rows, parameter, bias, head

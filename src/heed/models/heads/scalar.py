@@ -31,6 +31,7 @@ from heed.models.adapters.folder import (
     read_adapter_weights,
     refuse_lost_base,
 )
+from heed.models.frozen import HALF
 from heed.models.intake.access import CAREFUL, Access
 from heed.models.intake.files import ADAPTER_CONFIG, CONFIG, opened, settings_in
 from heed.models.intake.vocabulary import fit_vocabulary, num_rows
@@ -146,6 +147,7 @@ def trunk_fingerprint(model: PreTrainedModel) -> str:
     """The same for two models exactly where their trunks, without adapters, are equal bit for bit."""
     digest = hashlib.sha256()
     for name, weight in sorted(trunk_weights(model).items()):
+        weight = weight.float() if weight.dtype in HALF else weight  # the same numbers, however they are kept
         digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
         digest.update(weight.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

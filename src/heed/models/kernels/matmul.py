@@ -110,6 +110,8 @@ def use_fast_products(model: nn.Module) -> None:
     if not onednn_is_faster():
         return
     for module in model.modules():
+        if "forward" in vars(module):  # it has one of its own already
+            continue
         if type(module) is nn.Linear:
             module.forward = MethodType(linear_forward, module)  # type: ignore[method-assign]
         elif type(module) is Conv1D:

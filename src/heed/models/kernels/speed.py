@@ -25,6 +25,8 @@ def speed_up(model: PreTrainedModel) -> None:
             module.forward = partial(gelu, approximate="tanh")
         elif type(module).__name__.endswith("RMSNorm"):
             use_fused_rms_norm(module)
+        elif "forward" in vars(module) and type(module) is nn.Embedding:
+            continue  # it has one of its own already
         elif type(module) is nn.Embedding and module.max_norm is None and not module.sparse:
             module.forward = partial(embedding_forward, module)  # type: ignore[method-assign]
         else:

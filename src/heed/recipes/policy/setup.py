@@ -131,6 +131,7 @@ def open_policy(
         access,
         special_text=settings.special_tokens_in_text,
         end_of_turn=settings.end_of_turn,
+        frozen=settings.lora.rank > 0,
     )
     place.folder.keep_content(words_content(opened.template, opened.tokenizer))
     roles = open_roles(settings, opened, place, reward=settings.reward if is_model else None, with_value=with_value)

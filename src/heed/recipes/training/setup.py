@@ -18,6 +18,7 @@ from heed.errors import UserError
 from heed.models.adapters.lora import add_adapter, keep_base
 from heed.models.adapters.targets import adapted_layers
 from heed.models.intake.access import CAREFUL, Access
+from heed.models.intake.dtypes import checkpoint_dtype
 from heed.models.intake.vocabulary import rowless_tokens, without_row
 from heed.models.kernels.speed import speed_up
 from heed.models.load import (
@@ -127,6 +128,7 @@ def open_base(
     *,
     special_text: SpecialText = "error",
     end_of_turn: EndOfTurn = "template",
+    frozen: bool = False,
 ) -> Opened:
     """Load the base, settle its template, and add the template's tokens. Nothing is made ready for training yet.
 
@@ -136,8 +138,10 @@ def open_base(
         seed: of the new tokens' rows.
         special_text: as the setting `special_tokens_in_text`.
         end_of_turn: as the setting.
+        frozen: whether its weights stay as they are, and so in the dtype of their checkpoint.
     """
-    say, loaded = access.say, load_with_tokenizer(name, device, access=access)
+    dtype = checkpoint_dtype(name) if frozen else torch.float32
+    say, loaded = access.say, load_with_tokenizer(name, device, dtype, access)
     model, saved_tokenizer = loaded.model, loaded.tokenizer
     own = wrapped(saved_tokenizer, name, needs_template=template_name is None)
     template, new_tokens = choose_template(template_name, own, say, end_of_turn)
@@ -172,6 +176,7 @@ def open_for_tuning(settings: TuningSettings, place: Place, *, reads_words: bool
         access,
         special_text=settings.special_tokens_in_text,
         end_of_turn=settings.end_of_turn,
+        frozen=lora.rank > 0,
     )
     place.folder.keep_content(words_content(opened.template, opened.tokenizer))
     loaded, new_ids = opened.loaded, opened.new_token_ids

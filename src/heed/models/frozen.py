@@ -1,0 +1,101 @@
+"""Frozen matrices in the dtype of their checkpoint, at two bytes a weight, computed with as float32.
+
+Every half-precision number is a float32 number, so products with the widened matrix are those of a float32 copy to the
+bit. The copy lives for one product, in the forward and again in the backward. Under autocast matrices multiply as they
+are, which is what autocast would make of a float32 copy.
+"""
+
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import embedding
+from torch.nn.functional import linear as torch_linear
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from heed.models.kernels.matmul import multiply, multiply_rows
+
+HALF = (torch.bfloat16, torch.float16)
+HELD = "heed_held"
+"""attribute of a module whose matrix is kept in fewer bits than it computes with"""
+
+
+def hold_frozen(model: PreTrainedModel, *, with_tables: bool = True) -> None:
+    """Make a half-precision model compute in float32, its matrices staying as they are; everything is frozen.
+
+    What is no matrix of a linear layer or a table, such as norms and biases, is widened: it weighs next to nothing.
+    To be called before an adapter is put on.
+
+    Args:
+        with_tables: whether embeddings and head stay as they are too; rows of them that are trained must be float32.
+    """
+    tables = {id(layer.weight) for layer in (model.get_input_embeddings(), model.get_output_embeddings())}
+    held: set[int] = set()
+    for module in model.modules():
+        weight = getattr(module, "weight", None)
+        if weight is None or weight.dtype not in HALF or (id(weight) in tables and not with_tables):
+            continue
+        if type(module) in FORWARDS and getattr(module, "max_norm", None) is None:
+            module.forward = MethodType(FORWARDS[type(module)], module)
+            setattr(module, HELD, True)
+            held.add(id(weight))
+    for parameter in model.parameters():
+        if id(parameter) not in held and parameter.dtype in HALF:
+            parameter.data = parameter.data.float()
+        parameter.requires_grad_(False)
+
+
+def is_held(module: nn.Module) -> bool:
+    """Whether the module computes in a wider dtype than its matrix is kept in."""
+    return getattr(module, HELD, False)
+
+
+def weight_of(module: nn.Module) -> Tensor:
+    """The module's weight as it computes with it: a widened copy where it is held in fewer bits."""
+    weight = module.get_parameter("weight")
+    return weight.float() if is_held(module) else weight
+
+
+class HeldProduct(torch.autograd.Function):
+    """x W^T + bias for a frozen W of fewer bits than x; the graph keeps W itself and no widened copy."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # type: ignore[override]
+        """x: (rows, in); weight: (out, in); returns (rows, out)."""
+        ctx.save_for_backward(weight)
+        return multiply_rows(x, weight.to(x.dtype), bias)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        """The gradient of x; the rest is frozen."""
+        (weight,) = ctx.saved_tensors
+        return multiply(grad.contiguous(), weight.to(grad.dtype)), None, None
+
+
+def held_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x weight^T + bias over the last dimension."""
+    if torch.is_autocast_enabled(x.device.type):
+        return torch_linear(x, weight, bias)
+    rows: Tensor = HeldProduct.apply(x.reshape(-1, x.shape[-1]), weight, bias)  # type: ignore[no-untyped-call]
+    return rows.view(*x.shape[:-1], weight.shape[0])
+
+
+def _linear_forward(module: nn.Linear, x: Tensor) -> Tensor:
+    return held_linear(x, module.weight, module.bias)
+
+
+def _conv1d_forward(module: Conv1D, x: Tensor) -> Tensor:
+    return held_linear(x, module.weight.t(), module.bias)
+
+
+def _embedding_forward(module: nn.Embedding, ids: Tensor) -> Tensor:
+    return embedding(ids, module.weight).float()
+
+
+FORWARDS: dict[type[nn.Module], Any] = {
+    nn.Linear: _linear_forward,
+    Conv1D: _conv1d_forward,
+    nn.Embedding: _embedding_forward,
+}

@@ -1,0 +1,42 @@
+"""In which dtype a checkpoint keeps its weights: what its files say, not its config."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from heed.models.intake.files import ADAPTER_CONFIG, file_of, settings_in
+
+HALF = {"BF16": torch.bfloat16, "F16": torch.float16}
+INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
+
+
+def checkpoint_dtype(name: str) -> torch.dtype:
+    """bfloat16 or float16 where all matrices of a folder or hub name are kept in it, else float32.
+
+    An adapter on its base is float32: the two merged are no numbers of 16 bits.
+    """
+    if file_of(name, ADAPTER_CONFIG) is not None:
+        return torch.float32
+    try:
+        dtypes = {dtype for file in _weight_files(name) for dtype in _dtypes_of_matrices(file)}
+    except (OSError, SafetensorError):  # loading tells what is wrong with them
+        return torch.float32
+    return HALF.get(dtypes.pop(), torch.float32) if len(dtypes) == 1 else torch.float32
+
+
+def _weight_files(name: str) -> list[Path]:
+    single = file_of(name, SINGLE)
+    if single is not None:
+        return [single]
+    shards = sorted(set(settings_in(name, INDEX).get("weight_map", {}).values()))
+    return [path for shard in shards if (path := file_of(name, shard)) is not None]
+
+
+def _dtypes_of_matrices(file: Path) -> Iterator[str]:
+    with safe_open(str(file), framework="pt") as weights:
+        for key in weights.keys():  # noqa: SIM118
+            part = weights.get_slice(key)
+            if len(part.get_shape()) > 1:
+                yield str(part.get_dtype())
