@@ -11,7 +11,7 @@ from sentence_reader import sentences_in
 
 from heed.lab.gold import COST_OF_WORD, Merits, merits
 from heed.lab.grammar_check import is_sentence
-from heed.lab.preferences import Annotators, Judged, agreement, judged, noise_ceiling, preference_record
+from heed.lab.preferences import Annotators, Judged, judged, noise_ceiling, preference_record
 from heed.lab.sentences import draw_sentence, is_held_out
 from heed.lab.tasks.requests import TELL, names, requests
 from heed.lab.tasks.task import NUM_UNSEEN_WORDINGS
@@ -306,14 +306,7 @@ def test_the_ceiling_is_reached_by_who_knows_the_annotators_and_by_no_one_else()
     assert accuracy(lambda each: each.merits.num_words) < ceiling - 0.05
 
 
-def test_a_bias_draws_the_annotators_from_gold():
-    good, long = answer("good", 1.0, words=10), answer("long", 0.75, words=60)
-    assert agreement(Annotators(0.1, 0.0), [[good, long]]) > 0.5 > agreement(Annotators(0.1, 0.05), [[good, long]])
-
-
-def test_answers_of_equal_gold_agree_with_nothing():
-    with pytest.raises(ValueError, match="no pair"):
-        agreement(Annotators(), [[GOOD, GOOD], [FAIR]])
+def test_a_ceiling_without_a_pair_is_refused():
     with pytest.raises(ValueError, match="no pair"):
         noise_ceiling(Annotators(), [[GOOD], []])
 

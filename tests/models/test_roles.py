@@ -17,7 +17,7 @@ from heed.models.heads.scalar import load_reward_model, new_reward_model, save_r
 from heed.models.intake.access import peft_warnings_hidden
 from heed.models.kernels.speed import speed_up
 from heed.models.load import LoadedModel, load_model, load_tokenizer, prepare_training, save
-from heed.models.roles import restore_role, roles_on_one_base, save_role, separate_models
+from heed.models.roles import roles_on_one_base, separate_models
 from heed.models.score import forest_logp, forest_states
 from heed.models.self_check import choose_score, everything_trained
 
@@ -262,7 +262,6 @@ def test_two_roles_losses_in_one_backward_give_both_gradients(tmp_path):
 
 def test_a_value_on_the_policys_trunk_moves_its_head_alone(tmp_path):
     roles = cast(tmp_path, value="trunk", moved=False)
-    assert roles.value_reads_policy
     assert [name for name, _ in roles.value.trained_parameters()] == ["score.weight"]
     forest = forest_for(roles.loaded.tokenizer)
     with roles.policy.active() as model:
@@ -398,20 +397,6 @@ def test_the_policy_is_saved_as_an_ordinary_adapter(tmp_path):
     with torch.no_grad():
         for model in (merged, plain.get_base_model()):
             torch.testing.assert_close(forest_logp(model, forest).logp, expected, rtol=0, atol=1e-4)
-
-
-def test_what_a_role_has_learnt_comes_back_bit_for_bit(tmp_path):
-    roles = cast(tmp_path)
-    for role in (roles.policy, roles.value):
-        save_role(role, tmp_path / f"{role.name}.safetensors")
-        expected = {name: p.detach().clone() for name, p in role.trained_parameters()}
-        with torch.no_grad():
-            for _, parameter in role.trained_parameters():
-                parameter.add_(1.0)
-        restore_role(role, tmp_path / f"{role.name}.safetensors")
-        assert all(torch.equal(p, expected[name]) for name, p in role.trained_parameters())
-    with pytest.raises(ValueError, match="other weights"):
-        restore_role(roles.policy, tmp_path / "value.safetensors")
 
 
 # -- separate models -------------------------------------------------------------------------------------------------

@@ -103,6 +103,8 @@ def cured(command: list[str], told: dict[str, str]) -> list[str]:
         return without(command, told["found"].split(" with the value ")[0])
     if match := re.match(r"leave out (--)?([\w.-]+)", fix):
         return without(command, "--" + match[2].replace("_", "-"))
+    if match := re.search(r"--columns ((?:\w+=\w+ ?)+)", fix):
+        return [*command, "--columns", *match[1].split()]
     name, value = OPTION.search(fix).groups()
     if told["found"] in command and told["found"] != value and name not in command:
         command = [word for word in command if word != told["found"]]
@@ -257,6 +259,7 @@ MISTAKES: dict[str, Callable[[Any], list[str]]] = {
     "a special token in the text": lambda place: sft(
         place, records=[*GOOD, {"instruction": "Say <|end|>", "output": "No."}]
     ),
+    "a table of unknown columns": lambda place: sft(place, records=[{"ask": "Why?", "reply": "So."}] * 4),
     "a home folder of nobody": lambda place: sft(place, out="~nobody-here/run"),
     "no rate": lambda place: sft(place, **{"optim.lr": "nan"}),
     "groups that do not fit": lambda place: policy(place, "grpo", group_size=4, batch_size=10),

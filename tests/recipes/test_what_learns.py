@@ -95,6 +95,21 @@ def test_the_former_name_of_the_rank_still_says_it(command, tmp_path, instruct):
     assert yaml.safe_load((tmp_path / "again" / "config.yaml").read_text())["lora"]["rank"] == 5
 
 
+@pytest.mark.parametrize("command", ["ppo", "grpo"])
+def test_a_run_of_the_time_of_the_former_name_is_gone_on_with(command, tmp_path, instruct, capsys):
+    assert run(command, tmp_path, instruct, lora_rank=3)[0] == 0
+    path = tmp_path / "run" / "config.yaml"
+    then = {
+        name: value
+        for name, value in yaml.safe_load(path.read_text()).items()
+        if name not in ("lora", "train", "track")
+    }
+    path.write_text(yaml.safe_dump({**then, "rank": 3}))
+    assert run(command, tmp_path, instruct, lora_rank=3)[0] == 0
+    assert "finished" in capsys.readouterr().err
+    assert run(command, tmp_path, instruct, lora_rank=4)[0] == 2
+
+
 def test_new_tokens_whose_rows_would_stay_noise_are_refused_and_the_fix_cures(tmp_path, base, capsys):
     status, _ = run("sft", tmp_path, base, template="chatml", train="last:1")
     assert status == 2

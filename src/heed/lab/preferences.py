@@ -79,11 +79,6 @@ def noise_ceiling(annotators: Annotators, groups: Sequence[Sequence[Judged]]) ->
     return _mean([max(p, 1 - p) for p, _ in _chances(annotators, groups)])
 
 
-def agreement(annotators: Annotators, groups: Sequence[Sequence[Judged]]) -> float:
-    """How often the annotators prefer the answer of the higher gold, over the pairs that differ in gold."""
-    return _mean([p for p, gain in _chances(annotators, groups) if gain != 0])
-
-
 def _chances(annotators: Annotators, groups: Sequence[Sequence[Judged]]) -> Iterator[tuple[float, float]]:
     """Of every pair: the probability that its better answer by gold is preferred, and by how much it is better."""
     for answers in groups:

@@ -10,12 +10,10 @@ import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from peft import LoraConfig, PeftModel
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -44,7 +42,6 @@ from heed.models.heads.scalar import (
 from heed.models.intake.access import CAREFUL, Access, peft_warnings_hidden
 from heed.models.load import LoadedModel, load_tokenizer
 from heed.models.trained import ALL, HEAD, choose_trained
-from heed.models.writing import write_weights
 from heed.types import Forest
 
 POLICY_ADAPTER = "default"
@@ -122,11 +119,6 @@ class Roles:
     """a reward model with weights of its own, where it is not an adapter on the policy's base"""
     note: str = ""
     """one line for the user, where there is something to say"""
-
-    @property
-    def value_reads_policy(self) -> bool:
-        """Whether values are read off the policy's own states, which are to be detached."""
-        return self.value is not None and self.value.adapter == POLICY_ADAPTER
 
 
 def roles_on_one_base(
@@ -314,21 +306,3 @@ def _silent_head(loaded: LoadedModel) -> ScalarHead:
 def _trainable_copy(head: ScalarHead | None) -> ScalarHead:
     assert head is not None
     return copy.deepcopy(head).requires_grad_(True)
-
-
-# -- checkpoints ------------------------------------------------------------------------------------------------------
-
-
-def save_role(role: Role, file: Path) -> None:
-    """Write what a role has learnt, an adapter's weights or a model's, its head among them; to resume, not to share."""
-    write_weights(dict(role.trained), file)
-
-
-def restore_role(role: Role, file: Path) -> None:
-    """Put back what `save_role` wrote, bit for bit."""
-    saved = load_file(file)
-    if differing := saved.keys() ^ {name for name, _ in role.trained}:
-        raise ValueError(f"{file} holds other weights than the {role.name} that is trained: {min(differing)}")
-    with torch.no_grad():
-        for name, parameter in role.trained:
-            parameter.copy_(saved[name])

@@ -196,7 +196,7 @@ def open_for_tuning(settings: TuningSettings, place: Place, *, reads_words: bool
         choose_trained(loaded.model, named, new_token_ids=new_ids)
     speed_up(loaded.model)
     prepare_training(loaded.model, gradient_checkpointing=settings.gradient_checkpointing)
-    if not loaded.trained_parameters():
+    if reads_words and not loaded.trained_parameters():  # a reward model's head may learn alone
         raise AssertionError(f"no parameter of {settings.model} would be trained")
     return replace(opened, loaded=loaded)
 
