@@ -25,6 +25,7 @@ from heed.models.roles import Role, Roles, roles_on_one_base, separate_models
 from heed.models.self_check import ChosenScore, choose_score, everything_trained
 from heed.models.trained import how_many_learn
 from heed.preference_config import Kl, KlOfGroups, PolicyLora
+from heed.recipes.policy.reward_template import refuse_other_template
 from heed.recipes.policy.rollout import RolloutModels
 from heed.recipes.preference.data import PROMPTS, PreferenceData, prepare_preference_data
 from heed.recipes.training.content import words_content
@@ -134,6 +135,8 @@ def open_policy(
         frozen=settings.lora.rank > 0,
     )
     place.folder.keep_content(words_content(opened.template, opened.tokenizer))
+    if is_model:
+        refuse_other_template(settings.reward, opened.template, access, say)
     roles = open_roles(settings, opened, place, reward=settings.reward if is_model else None, with_value=with_value)
     present = [role for role in (roles.policy, roles.reference, roles.reward, roles.value) if role is not None]
     for model in {id(role.model): role.model for role in present}.values():
