@@ -1,6 +1,7 @@
 """Rankings, judged answers and prompts of a run: prepared once, drawn in fixed shares, and accounted for."""
 
 import json
+import shutil
 from collections import Counter
 
 import pytest
@@ -135,8 +136,9 @@ def test_what_is_measured_of_a_sorted_file_is_like_the_whole_file(prepared, writ
     assert (account["num_held_out"], account["num_measured"]) == (total, 80)
 
 
-def test_the_same_records_are_measured_wherever_they_stand(prepared, write):
+def test_the_same_records_are_measured_wherever_they_stand(prepared, write, tmp_path):
     def measured_of(records, name):
+        shutil.rmtree(tmp_path / "run", ignore_errors=True)  # other data is another run
         train = DataSource(path=str(write(pairs(3), "few.jsonl")))
         data = prepared(RANKINGS, train, eval_sources=[DataSource(path=str(write(records, name)))], eval_limit=10)
         return {item.sequences[0].ids.tobytes() for item in data.held_out[name]}
