@@ -775,8 +775,21 @@ MUTATIONS = [
     M(SPEED, "padding learns", "if ctx.padding_idx is not None:", "if False:"),
     M(SPEED, "a computed table keeps its gradient", " and module.weight.is_leaf", ""),
     M(LOAD, "recomputed with another attention", '"context_fn": as_in_the_forward', '"use_reentrant": False'),
-    M(LOAD, "dropout stays on", "    model.eval()\n    if not gradient", "    if not gradient"),
-    M(LOAD, "nothing is recomputed", "            module.training = True\n", "            pass\n"),
+    M(
+        "models/intake/weights.py",
+        "missing weights pass",
+        "    if missing:\n        raise",
+        "    if False:\n        raise",
+    ),
+    M(
+        "models/frozen.py",
+        "a matrix forgotten in the backward",
+        "weight.to(grad.dtype)), None, None",
+        "weight.to(grad.dtype) * 2), None, None",
+    ),
+    M("models/adapters/folder.py", "half an adapter passes", "    if missing or unplaced:", "    if False:"),
+    M(LOAD, "dropout stays on", "    dropout_off(model)\n    if not gradient", "    if not gradient"),
+    M(LOAD, "nothing is recomputed", "    recompute_in_evaluation(model)\n", "    pass\n"),
     M(
         ADAPTERS,
         "new tokens frozen",

@@ -102,6 +102,8 @@ class SftArguments(TypedDict, total=False):
     """fixes the order of the data and every random start"""
     save_every: int
     """steps between checkpoints; 0 saves at the end only"""
+    save_dtype: Literal["checkpoint", "float32", "bfloat16"]
+    """of the weights that are left; checkpoint: as in the files of --model; adapters stay float32"""
     keep_checkpoints: int
     """number of latest checkpoints that are kept"""
     eval_every: int
@@ -257,6 +259,8 @@ class DpoArguments(TypedDict, total=False):
     """fixes the order of the data and every random start and draw"""
     save_every: int
     """steps between checkpoints; 0 saves at the end only"""
+    save_dtype: Literal["checkpoint", "float32", "bfloat16"]
+    """of the weights that are left; checkpoint: as in the files of --model; adapters stay float32"""
     eval_every: int
     """steps between measurements; 0 measures at start and end only"""
     keep_states: bool
@@ -382,6 +386,8 @@ class PpoArguments(TypedDict, total=False):
     """fixes the order of the data and every random start and draw"""
     save_every: int
     """steps between checkpoints; 0 saves at the end only"""
+    save_dtype: Literal["checkpoint", "float32", "bfloat16"]
+    """of the weights that are left; checkpoint: as in the files of --model; adapters stay float32"""
     keep_states: bool
     """keep the optimiser states of a finished run's checkpoints"""
     track: Literal["none", "tensorboard", "wandb", "mlflow", "trackio"]
@@ -478,6 +484,8 @@ class GrpoArguments(TypedDict, total=False):
     """fixes the order of the data and every random start and draw"""
     save_every: int
     """steps between checkpoints; 0 saves at the end only"""
+    save_dtype: Literal["checkpoint", "float32", "bfloat16"]
+    """of the weights that are left; checkpoint: as in the files of --model; adapters stay float32"""
     keep_states: bool
     """keep the optimiser states of a finished run's checkpoints"""
     track: Literal["none", "tensorboard", "wandb", "mlflow", "trackio"]

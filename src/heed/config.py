@@ -125,6 +125,10 @@ DEVICE_HELP = "auto, cpu, cuda or cuda:N; auto takes the GPU if there is one"
 Device = Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
 
 
+SaveDtype = Annotated[
+    Literal["checkpoint", "float32", "bfloat16"],
+    Field(description="of the weights that are left; checkpoint: as in the files of --model; adapters stay float32"),
+]
 TrustRemoteCode = Annotated[
     bool, Field(description="run Python code that comes with the model, with all that this account may do")
 ]
@@ -244,6 +248,7 @@ class SftSettings(Settings):
     save_every: Whole = Field(
         100, ge=0, title="Keeping and measuring", description="steps between checkpoints; 0 saves at the end only"
     )
+    save_dtype: SaveDtype = "checkpoint"
     keep_checkpoints: Whole = Field(2, ge=1, description="number of latest checkpoints that are kept")
     eval_every: Whole = Field(100, ge=0, description="steps between measurements; 0 measures at start and end only")
     keep_states: KeepStates = False

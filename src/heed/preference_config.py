@@ -20,6 +20,7 @@ from heed.config import (
     Lora,
     Optim,
     PositiveNumber,
+    SaveDtype,
     Sources,
     SpecialTokens,
     StopEarly,
@@ -197,6 +198,7 @@ class DpoSettings(Settings):
     device: OnDevice = "auto"
     seed: Seed = 0
     save_every: SaveEvery = 100
+    save_dtype: SaveDtype = "checkpoint"
     eval_every: EvalEvery = 100
     keep_states: KeepStates = False
     keep_best: KeepBest = False
@@ -302,6 +304,7 @@ class PpoSettings(Settings):
     device: OnDevice = "auto"
     seed: Seed = 0
     save_every: SaveEvery = 10
+    save_dtype: SaveDtype = "checkpoint"
     keep_states: KeepStates = False
     track: Track = "none"
     clip: Clip = Field(0.2, title="PPO")
@@ -355,6 +358,7 @@ class GrpoSettings(Settings):
     device: OnDevice = "auto"
     seed: Seed = 0
     save_every: SaveEvery = 10
+    save_dtype: SaveDtype = "checkpoint"
     keep_states: KeepStates = False
     track: Track = "none"
     advantage: Literal["group", "centred", "leave-one-out"] = Field(

@@ -381,3 +381,19 @@ def test_reward_and_policy_stand_on_one_checkpoint_in_16_bits(half, tmp_path, ca
     assert main(words) == 0
     assert "weights of its own" not in capsys.readouterr().err
     assert dtypes_in(tmp_path / "run" / "adapter_model.safetensors") == {torch.float32}
+
+
+@pytest.mark.parametrize(
+    ("asked", "left"), [(None, torch.bfloat16), ("float32", torch.float32), ("bfloat16", torch.bfloat16)]
+)
+def test_what_is_left_of_a_checkpoint_in_16_bits_is_kept_in_them_unless_told(asked, left, half, tmp_path):
+    words = [*words_of("sft", half, tmp_path), *(["--save-dtype", asked] if asked else []), "--keep-states"]
+    assert main(words) == 0
+    run = tmp_path / "run"
+    assert dtypes_in(run / "model.safetensors") == {left}
+    assert json.loads((run / "config.json").read_text())["dtype"] == str(left).removeprefix("torch.")
+    (trained,) = (run / "checkpoints").glob("step-*")
+    assert dtypes_in(trained / "model.safetensors") == {torch.float32}
+    found, exact = load_file(run / "model.safetensors"), load_file(trained / "model.safetensors")
+    assert all(torch.equal(found[name], weight.to(left)) for name, weight in exact.items())
+    assert AutoModelForCausalLM.from_pretrained(run).dtype == left

@@ -1,14 +1,17 @@
 """Write what transformers, peft and safetensors write, readable by whom the user's umask allows."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from peft import PeftModel
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from heed.models.intake.access import peft_warnings_hidden, quiet_transformers
+from heed.models.intake.files import CONFIG, settings_in
 
 
 def write(part: PreTrainedModel | PreTrainedTokenizerBase | PeftModel, folder: Path, **how: object) -> None:
@@ -24,6 +27,20 @@ def write_weights(weights: Mapping[str, Tensor], file: Path) -> None:
     """Tensors by name, as one safetensors file."""
     save_file({name: weight.detach().cpu().contiguous() for name, weight in weights.items()}, file)
     _allow(file)
+
+
+def store_as(folder: Path, dtype: torch.dtype) -> None:
+    """Round the float32 weights of a model that was written into `folder` to the dtype it is to be kept in."""
+    files = sorted(folder.glob("model*.safetensors"))
+    for file in files:
+        weights = load_file(file)
+        rounded = {name: w.to(dtype) if w.dtype == torch.float32 else w for name, w in weights.items()}
+        save_file(rounded, file, metadata={"format": "pt"})
+        _allow(file)
+    if files:
+        config = settings_in(str(folder), CONFIG)
+        text = json.dumps({**config, "dtype": str(dtype).removeprefix("torch.")}, indent=2, ensure_ascii=False)
+        (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
 
 
 def _allow(file: Path) -> None:

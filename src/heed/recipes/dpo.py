@@ -27,6 +27,7 @@ from torch import Tensor
 
 from heed.config import peak_learning_rate, tokens_per_forward
 from heed.errors import UserError, typed
+from heed.models.intake.dtypes import dtype_to_save
 from heed.models.load import num_positions, restore, save
 from heed.models.self_check import choose_score
 from heed.models.trained import how_many_learn
@@ -105,6 +106,7 @@ def tune(settings: DpoSettings, place: Place) -> None:
 
     loop = Loop(
         title="tuning",
+        final_dtype=dtype_to_save(settings.save_dtype, settings.model),
         total_steps=tuning.total_steps,
         save_every=settings.save_every,
         eval_every=settings.eval_every,

@@ -26,6 +26,7 @@ from heed.forest.build import build
 from heed.forest.plan import deal
 from heed.forest.weights import weigh
 from heed.models.decode.sample import greedy
+from heed.models.intake.dtypes import dtype_to_save
 from heed.models.load import num_positions, restore, save
 from heed.models.score import autocast
 from heed.models.self_check import ChosenScore, choose_score
@@ -91,6 +92,7 @@ def tune(settings: SftSettings, place: Place) -> None:
 
     loop = Loop(
         title="tuning",
+        final_dtype=dtype_to_save(settings.save_dtype, settings.model),
         total_steps=tuning.total_steps,
         save_every=settings.save_every,
         eval_every=settings.eval_every,

@@ -26,6 +26,12 @@ def checkpoint_dtype(name: str) -> torch.dtype:
     return HALF.get(dtypes.pop(), torch.float32) if len(dtypes) == 1 else torch.float32
 
 
+def dtype_to_save(wanted: str, name: str) -> torch.dtype:
+    """The dtype that a tuned model is left in: `wanted` by its name, or its checkpoint's where that is `checkpoint`."""
+    named = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    return named[wanted] if wanted in named else checkpoint_dtype(name)
+
+
 def _weight_files(name: str) -> list[Path]:
     single = file_of(name, SINGLE)
     if single is not None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from heed.errors import typed
+from heed.models.intake.dtypes import dtype_to_save
 from heed.models.load import restore, save
 from heed.recipes.policy.rollout import RolloutModels, draw_rollout, role_outputs, rollout_metrics, score_rollout
 from heed.recipes.policy.setup import PolicySettings, PolicySetup
@@ -56,6 +57,7 @@ def go_through_phases(
 
     loop = Loop(
         title="learning from rewards",
+        final_dtype=dtype_to_save(settings.save_dtype, settings.model),
         total_steps=settings.steps,
         save_every=settings.save_every,
         eval_every=0,

@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -14,6 +15,7 @@ import torch
 from heed.config import dump
 from heed.dist.world import World
 from heed.models.load import choose_device
+from heed.models.writing import store_as
 from heed.recipes.training.best import BestSoFar
 from heed.report.page import write_report
 from heed.settings import Settings, flat, load_settings
@@ -82,6 +84,8 @@ class Loop:
     """the step's numbers that the progress bar shows"""
     is_over: Callable[[], bool] = lambda: False
     """whether the run ends before its last step; called after each"""
+    final_dtype: torch.dtype = torch.float32
+    """of the weights of a whole model that the run leaves; checkpoints keep those that are trained"""
     keep_best: bool = False
     """whether the run leaves the model of its best measurement, and not the last one"""
     stop_early: int | None = None
@@ -178,7 +182,14 @@ def go_through(loop: Loop, place: Place) -> None:
             if stopped and not last:
                 raise KeyboardInterrupt if stopped == signal.SIGINT else SystemExit(128 + stopped)
     best.close(step, loop.total_steps, place.speaker)
-    dropped = folder.finish(best.to_leave(step, loop.to_save()))
+    leave = best.to_leave(step, loop.to_save())
+
+    def leave_rounded(to: Path) -> None:
+        leave(to)
+        if loop.final_dtype != torch.float32:
+            store_as(to, loop.final_dtype)
+
+    dropped = folder.finish(leave_rounded)
     best.drop()
     if dropped:
         told = f"{dropped / 1e6:,.1f} MB of optimiser states are dropped; --keep-states keeps them"
