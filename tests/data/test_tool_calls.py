@@ -159,7 +159,10 @@ def test_a_call_in_the_context_that_is_not_shown_is_a_finding() -> None:
     assert "weather" in found.found
 
 
-@pytest.mark.parametrize("file", ["tool_calls.jsonl", "sharegpt_fc.jsonl"])
+FILES = ("tool_calls.jsonl", "sharegpt_fc.jsonl", "function_call.jsonl", "tool_call_role.jsonl")
+
+
+@pytest.mark.parametrize("file", FILES)
 @pytest.mark.parametrize("name", ["chatml", "qwen2.5-0.5b-instruct", "qwen3-0.6b", "llama-3.1-8b-instruct"])
 def test_records_with_tools_as_people_have_them_are_trained(shared: Path, file: str, name: str) -> None:
     template = built_in(name) if name == "chatml" else family(shared, name)

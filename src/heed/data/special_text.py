@@ -33,8 +33,14 @@ def num_special_texts(conversation: Conversation, template: ChatTemplate) -> int
         found += sum(1 for _ in forbidden_pattern(template).finditer(text))
         return text
 
-    _changed(conversation, count)
+    # The parts that an alpaca record's content is made of stand beside it: they are not counted twice.
+    once = [replace(m, extra={k: v for k, v in m.extra.items() if k not in PARTS}) for m in conversation.messages]
+    _changed(replace(conversation, messages=tuple(once)), count)
     return found
+
+
+PARTS = ("instruction", "input")
+"""of a message, which its content holds too"""
 
 
 def treated(conversation: Conversation, template: ChatTemplate) -> tuple[Conversation, str]:
