@@ -1,14 +1,18 @@
 """Special tokens that are written out in data: a finding, text like any other, or left out."""
 
+import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from letter_tokens import TOKENIZER, preparation, text_of, trained_text_of, write
 from mask_cases import assistant, conversation, family, metaspace_tokenizer, unigram_tokenizer, user
+from tokenizers import models, trainers
 
 from heed.data.chat import asked, masked
 from heed.data.preferences import open_rankings, prepare_rankings
@@ -18,7 +22,7 @@ from heed.data.render import ChatTemplate
 from heed.data.special_text import num_special_texts
 from heed.data.tokens import Tokenizer, fit_template, tokenise
 from heed.errors import UserError
-from heed.types import Finding, Message, Rendered
+from heed.types import Finding, Message, Origin, Rendered
 
 KINDS = ("gpt2", "smollm2", "stories", "first", "always", "never", "unigram")
 
@@ -62,6 +66,29 @@ def test_a_special_token_in_the_data_becomes_text_and_never_its_id(shared: Path,
         return
     response = tokenizer.backend.decode(tokens.ids[tokens.weight > 0].tolist(), skip_special_tokens=False)
     assert response.replace(" ", "").endswith(f"endsatext.{eos}{eos}")
+
+
+def test_a_special_token_that_is_text_is_not_cut_where_words_are_not() -> None:
+    backend = tokenizers.Tokenizer(models.BPE())
+    trainer = trainers.BpeTrainer(vocab_size=60, special_tokens=["<|end|>"], show_progress=False)
+    backend.train_from_iterator(["<|en <|en <|en <|en abd|>"], trainer)
+    tokenizer = Tokenizer.wrap(backend, {"eos_token": "<|end|>"})
+    rendered = Rendered("a<|end|>b<|end|>", (), Origin("a.jsonl", 1), ((1, 8),))
+    words = [backend.id_to_token(i) for i in tokenise(rendered, tokenizer).tokens.ids.tolist()]
+    assert words[:2] == ["a", "<|en"]
+    assert (words.count("<|end|>"), words[-1]) == (1, "<|end|>")
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "smollm2"])
+def test_a_special_token_that_is_text_has_the_ids_it_would_have_if_it_were_none(shared: Path, kind: str) -> None:
+    tokenizer = tokenizer_of(shared, kind)
+    description = json.loads(tokenizer.backend.to_str())
+    description["added_tokens"] = []
+    unaware = tokenizers.Tokenizer.from_str(json.dumps(description))
+    text = "What is <|endoftext|>? Two<|endoftext|><|endoftext|> of them."
+    literal = [match.span() for match in re.finditer(r"<\|endoftext\|>", text)]
+    tokens = tokenise(Rendered(text, (), Origin("a.jsonl", 1), tuple(literal)), tokenizer).tokens
+    assert tokens.ids.tolist() == unaware.encode(text, add_special_tokens=False).ids
 
 
 @pytest.mark.parametrize("kind", KINDS)

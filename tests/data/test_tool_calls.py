@@ -79,6 +79,18 @@ def test_a_result_that_reads_otherwise_at_the_end_makes_the_answer_a_branch() ->
     assert branch.text == inference_prompt(CALLS[:3], template) + "It is 25.<|im_end|>"
 
 
+def test_calls_that_a_template_does_not_end_get_the_stop_token_of_an_answer() -> None:
+    endless = inline(
+        "{% for m in messages %}<|turn|>{{ m.role }}:{{ m.content }}{% if m.tool_calls %}{% for c in m.tool_calls %}"
+        "{{ c.function.name }}({{ c.function.arguments | tojson }})\n{% endfor %}{% else %}{{ eos_token }}{% endif %}"
+        "{% endfor %}{% if add_generation_prompt %}<|turn|>assistant:{% endif %}"
+    )
+    first, second = rendered(endless, *CALLS)
+    written = 'weather({"city": "Huế", "days": 3})'
+    assert [trained_texts(each) for each in (first, second)] == [["It is 25.</s>"], [f"{written}</s>"]]
+    assert second.text == f"<|turn|>user:a</s><|turn|>assistant:{written}</s>"
+
+
 def test_command_r_ends_its_calls_as_it_ends_an_answer(shared: Path) -> None:
     template = family(shared, "command-r-v01")
     results = rendered(template, *CALLS, tools=(TOOL,))

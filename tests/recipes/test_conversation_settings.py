@@ -34,7 +34,7 @@ def test_a_run_saves_the_stop_token_that_it_put_behind_answers(base, write, tune
     assert tune(**common, held_out_share=0, end_of_turn="eos", special_tokens_in_text="as-text") == 0
     assert "4 special tokens" in " ".join("".join(capsys.readouterr()).split())
     [account] = json.loads((out / "data.json").read_text())
-    assert list(account["noticed"].values()) == [4]
+    assert list(account["notes"].values()) == [4]
 
     saved = AutoTokenizer.from_pretrained(out)
     said = [{"role": "user", "content": f"What is {END}?"}, {"role": "assistant", "content": f"{END} ends a text."}]
