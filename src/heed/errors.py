@@ -46,3 +46,23 @@ class UserError(ValueError):
 
 def _error(problem: str, where: str, found: str, expected: str, fix: str) -> UserError:
     return UserError(problem, where=where, found=found, expected=expected, fix=fix)
+
+
+MEMORY_SIGNS = (
+    "can't allocate memory",
+    "not enough memory",
+    "out of memory",
+    "Cannot allocate memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
+"""in messages of allocators that raise a plain RuntimeError"""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory is used up: Python's, a device's, or PyTorch's on the CPU.
+
+    No function of torch is asked, so that whoever prints errors need not load it.
+    """
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in MEMORY_SIGNS)

@@ -13,7 +13,7 @@ from families import FALLBACK, FOREST, branching_sequences, difference, referenc
 from heed.forest.build import build
 from heed.models.kernels.speed import speed_up
 from heed.models.load import prepare_training
-from heed.models.score import BY_FOREST, BY_ROWS, ONE_BY_ONE, forest_score, plain_score
+from heed.models.score import BY_FOREST, BY_ROWS, ONE_BY_ONE, forest_score, plain_score, rows_score
 from heed.models.self_check import choose_score
 
 ITEMS = branching_sequences()
@@ -82,8 +82,10 @@ def test_a_family_that_cannot_take_the_forest_is_trained_by_its_own_forward(fami
     assert not found.shares_prefixes
     assert found.way is (ONE_BY_ONE if family == "phi3 with longrope" else BY_ROWS)
     loss, gradient = scored(model, lambda _, forest: found.nll(forest), build(ITEMS, share=False))
-    assert loss == pytest.approx(expected_loss, rel=1e-12)
-    assert difference(gradient, expected_gradient) < 1e-10
+    # The check's forward has made longrope compute its frequencies anew; those of a fresh model come from float32.
+    tolerance = 1e-7 if family == "phi3 with longrope" else 1e-12
+    assert loss == pytest.approx(expected_loss, rel=tolerance)
+    assert difference(gradient, expected_gradient) < 100 * tolerance
 
 
 def test_every_fallback_family_is_tested():
@@ -93,20 +95,21 @@ def test_every_fallback_family_is_tested():
 def test_longrope_is_scored_one_row_per_forward_because_rows_change_each_other():
     model = tiny("phi3 with longrope")
     forest = build(ITEMS, share=False)
-    alone, _ = scored(model, plain_score, forest, rows_per_forward=1)
+    alone, _ = scored(model, plain_score, forest, max_tokens=1)
     together, _ = scored(model, plain_score, forest)
     assert alone == pytest.approx(expected("phi3 with longrope")[0], rel=1e-12)
     assert abs(alone - together) > 1e-3 * alone, "the longest row must matter, or this test proves nothing"
     assert chosen(model).way is ONE_BY_ONE
 
 
-@pytest.mark.parametrize("rows_per_forward", [None, 1, 3])
+@pytest.mark.parametrize("max_tokens", [None, 1, 60])
+@pytest.mark.parametrize("score", [rows_score, plain_score])
 @pytest.mark.parametrize("family", ["gpt2", "gemma2", "mistral with a window", "granite"])
-def test_padded_rows_are_scored_as_if_alone(family, rows_per_forward):
+def test_padded_rows_are_scored_as_if_alone(family, score, max_tokens):
     expected_loss, expected_gradient = expected(family)
     model = tiny(family)
     forest = build(ITEMS, share=False)
-    loss, gradient = scored(model, plain_score, forest, rows_per_forward=rows_per_forward)
+    loss, gradient = scored(model, score, forest, max_tokens=max_tokens)
     assert loss == pytest.approx(expected_loss, rel=1e-12)
     assert difference(gradient, expected_gradient) < 1e-11
 

@@ -32,7 +32,7 @@ from heed.models.heads.scalar import (
 from heed.models.intake.access import peft_warnings_hidden
 from heed.models.kernels.speed import speed_up
 from heed.models.load import LoadedModel, load_model, load_tokenizer, save
-from heed.models.score import forest_states, plain_states
+from heed.models.score import forest_states, rows_states
 from heed.models.self_check import everything_trained
 
 ITEMS = branching_sequences()
@@ -144,7 +144,7 @@ def test_a_scalars_gradient_is_that_of_the_sequence_alone():
         model, head = family_model("llama"), new_head(32, seed=0).double()
         forest = build(ITEMS, share=way == "shared")
         with casts_in(torch.float64):
-            states = (forest_states if way == "shared" else plain_states)(model, forest)
+            states = (forest_states if way == "shared" else rows_states)(model, forest)
             (scalars_at(states, forest, head) * torch.linspace(-1, 2, 7)).sum().backward()
         gradients[way] = gradient_of(model) | {"score": head.weight.grad}
     largest = max(float(g.abs().max()) for g in gradients["alone"].values())

@@ -25,7 +25,7 @@ from heed.models.heads.language import Head
 from heed.models.heads.token_logp import dense_logp, token_logp
 from heed.models.kernels.speed import speed_up
 from heed.models.load import prepare_training
-from heed.models.score import BY_FOREST, BY_ROWS, ONE_BY_ONE, forest_logp, forest_states, plain_logp, plain_states
+from heed.models.score import BY_FOREST, BY_ROWS, ONE_BY_ONE, forest_logp, forest_states, plain_logp, rows_states
 from heed.models.self_check import choose_score
 
 ITEMS = branching_sequences()
@@ -366,7 +366,7 @@ def test_log_probs_are_those_of_the_weighted_loss_and_states_are_the_heads_input
         scores = chosen.logp(forest)
         states = chosen.states(forest)
         given.clear()
-        one_by_one = ONE_BY_ONE.logp(model, build(ITEMS, share=False))
+        one_by_one = plain_logp(model, build(ITEMS, share=False), max_tokens=1)
     hook.remove()
     agree(scores.logp, expected, 1e-10)
     assert scores.entropy is None
@@ -384,7 +384,7 @@ def test_padded_rows_states_are_in_the_order_of_the_buffer_and_carry_a_gradient(
     found = {}
     for name, states_of in {
         "forest": forest_states,
-        "rows": plain_states,
+        "rows": rows_states,
         "alone": ONE_BY_ONE.states,
         "with log-probs": lambda *given: plain_logp(*given).states,
     }.items():
@@ -403,7 +403,7 @@ def test_a_shared_forest_is_no_batch_of_rows():
     with pytest.raises(ValueError, match="share=False"):
         plain_logp(model, build(ITEMS))
     with pytest.raises(ValueError, match="share=False"):
-        plain_states(model, build(ITEMS))
+        rows_states(model, build(ITEMS))
 
 
 def test_bfloat16_autocast_is_near_the_exact_gradient():

@@ -75,9 +75,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
+        from heed.cli.memory import full_memory
         from heed.files import full_disk
 
-        full = full_disk(error)
+        full = full_disk(error) or full_memory(error)
         if full is None:
             raise
         return _tell(full)

@@ -1,8 +1,9 @@
 """Open a model folder or hub name, and write one that plain transformers reads back."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import tokenizers
@@ -20,13 +21,12 @@ from transformers import (
 
 from heed.errors import UserError
 from heed.models.adapters.folder import base_of, is_adapter, load_adapter, read_adapter_weights
-from heed.models.adapters.switch import State, Switchable, adapters_as, state_of, switchable_layers
-from heed.models.attention.forest_attention import attention_named
 from heed.models.dropout import dropout_off, recompute_in_evaluation
 from heed.models.intake.access import CAREFUL, Access, peft_warnings_hidden, quiet_transformers
 from heed.models.intake.files import TOKENIZER_FILES, code_of, file_of, opened
 from heed.models.intake.vocabulary import fit_vocabulary, num_rows
 from heed.models.intake.weights import load_weights
+from heed.models.recompute import as_in_the_forward
 from heed.models.stops import stop_ids
 from heed.models.writing import write
 
@@ -221,23 +221,10 @@ def prepare_training(model: PreTrainedModel, *, gradient_checkpointing: bool) ->
     if not gradient_checkpointing:
         return
 
-    def as_in_the_forward() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        """Recompute, in the backward, with what the forward ran with: by then the model has its own back."""
-        layers = switchable_layers(model)
-        name = model.config._attn_implementation_internal
-        return nullcontext(), _recomputed(model, name, layers, state_of(layers))
-
     # Newer releases of transformers warn of the older name.
     enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-    enable({"use_reentrant": False, "context_fn": as_in_the_forward})
+    enable({"use_reentrant": False, "context_fn": partial(as_in_the_forward, model)})
     recompute_in_evaluation(model)
-
-
-@contextmanager
-def _recomputed(model: PreTrainedModel, attention: str, layers: Sequence[Switchable], state: State) -> Iterator[None]:
-    """The attention and the adapters that a forward ran with."""
-    with attention_named(model, attention), adapters_as(layers, state):
-        yield
 
 
 def save(loaded: LoadedModel, folder: Path, *, template: dict[str, str] | str, stop_tokens: Sequence[str]) -> None:

@@ -1,27 +1,28 @@
 """Forest in, log-probabilities out: the one forward that training and evaluation share.
 
-Two ways lead there. The forest's computes every distinct prefix once and the head on trained rows alone. The plain one
-lets the model do everything itself, one sequence per row: the reference for the self-check, and the way for models
-whose attention cannot be replaced. Either gives three things: a weighted loss, log-probabilities that carry a gradient,
-and hidden states.
+The forest's way computes every distinct prefix once and the head on trained rows alone. Where a model's attention
+cannot be replaced, its own forward makes the hidden states, one sequence per row, and the head follows as before. The
+plain way lets the model do everything itself, its head included: the reference for the self-check, and the way for
+models whose head does more than heed knows. Each gives three things: a weighted loss, log-probabilities that carry a
+gradient, and hidden states.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
-from heed.models.attention.forest_attention import NAME, attention_named, plain_attention_of
+from heed.models.attention.forest_attention import NAME, attention_named
 from heed.models.attention.layout import ForestLayout
-from heed.models.heads.language import Head, adjusted, adjustment, at_least_float32, weighted_nll
+from heed.models.heads.language import Head, adjusted, adjustment, parts, rows_of_chunk, weighted_nll
 from heed.models.heads.token_logp import TokenScores, dense_logp, token_logp
+from heed.models.padded_rows import PaddedRows, put_in_order, rows_of_sequences
+from heed.models.recompute import recomputed
 from heed.types import Forest
 
 Score = tuple[Float[Tensor, ""], Float[Tensor, " N"]]
@@ -32,10 +33,10 @@ Score = tuple[Float[Tensor, ""], Float[Tensor, " N"]]
 class Way:
     """One of the ways from a model and a forest to everything that training and evaluation read."""
 
-    nll: Callable[[PreTrainedModel, Forest], Score]
+    nll: Callable[..., Score]
     logp: Callable[..., TokenScores]
     """takes what `forest_logp` takes"""
-    states: Callable[[PreTrainedModel, Forest], Float[Tensor, "T width"]]
+    states: Callable[..., Float[Tensor, "T width"]]
 
 
 def forest_score(model: PreTrainedModel, forest: Forest, layout: ForestLayout | None = None) -> Score:
@@ -45,12 +46,7 @@ def forest_score(model: PreTrainedModel, forest: Forest, layout: ForestLayout | 
 
     `layout` is the forest's own, for a caller who wants to see how often attention was reached.
     """
-    states = forest_states(model, forest, layout)
-    source, row = torch.unique(forest.source.to(states.device), return_inverse=True)
-    rows, target, weight = states[source], forest.target.to(states.device), forest.weight.to(states.device)
-    if (head := Head.of(model)) is not None:
-        return weighted_nll(rows, head, row, target, weight)
-    return dense_nll(dense_logits(model, rows)[row], target, weight)
+    return nll_of(model, forest_states(model, forest, layout), forest)
 
 
 def forest_logp(
@@ -61,20 +57,58 @@ def forest_logp(
     For losses whose weights depend on the log-probabilities themselves; where weights are known before the forward,
     `forest_score` is cheaper. See `token_logp` for the formula and the temperature.
     """
-    states = forest_states(model, forest)
+    return logp_of(model, forest_states(model, forest), forest, temperature=temperature, with_entropy=with_entropy)
+
+
+def nll_of(model: PreTrainedModel, states: Float[Tensor, "T width"], forest: Forest) -> Score:
+    """The head on the states that predict a trained token, each once, and the weighted loss."""
+    source, row = torch.unique(forest.source.to(states.device), return_inverse=True)
+    rows, target, weight = states[source], forest.target.to(states.device), forest.weight.to(states.device)
+    if (head := Head.of(model)) is not None:
+        return weighted_nll(rows, head, row, target, weight)
+    logp, _ = dense_parts(model, rows, row, target)
+    return -(weight.to(logp.dtype) * logp).sum(), logp.detach()
+
+
+def logp_of(
+    model: PreTrainedModel,
+    states: Float[Tensor, "T width"],
+    forest: Forest,
+    *,
+    temperature: float = 1.0,
+    with_entropy: bool = False,
+) -> TokenScores:
+    """The head on the states that predict a trained token, each once, and log p of each token."""
     source, row = torch.unique(forest.source.to(states.device), return_inverse=True)
     rows, target = states[source], forest.target.to(states.device)
     if (head := Head.of(model)) is not None:
-        logp, entropy = token_logp(rows, head, row, target, temperature=temperature, with_entropy=with_entropy)
+        scored = token_logp(rows, head, row, target, temperature=temperature, with_entropy=with_entropy)
     else:
-        logits = dense_logits(model, rows)
-        logp, entropy = dense_logp(logits, row, target, temperature=temperature, with_entropy=with_entropy)
-    return TokenScores(logp, entropy, states)
+        scored = dense_parts(model, rows, row, target, temperature=temperature, with_entropy=with_entropy)
+    return TokenScores(*scored, states)
 
 
-def dense_logits(model: PreTrainedModel, rows: Float[Tensor, "rows width"]) -> Float[Tensor, "rows vocabulary"]:
-    """Logits of gathered rows by the model's own head, for one that is more than a linear layer."""
-    return adjusted(model.get_output_embeddings()(rows), *adjustment(model))
+def dense_parts(
+    model: PreTrainedModel,
+    rows: Float[Tensor, "rows width"],
+    row: Int[Tensor, " N"],
+    target: Int[Tensor, " N"],
+    *,
+    temperature: float = 1.0,
+    with_entropy: bool = False,
+) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"] | None]:
+    """log p and entropy by the model's own head, for one that is more than a linear layer, in chunks of rows."""
+
+    def of_chunk(rows: Tensor, row: Tensor, target: Tensor) -> tuple[Tensor, Tensor | None]:
+        logits = adjusted(model.get_output_embeddings()(rows), *adjustment(model))
+        return dense_logp(logits, row, target, temperature=temperature, with_entropy=with_entropy)
+
+    found, places = [], []
+    for part in parts(row, target, num_rows=len(rows), vocabulary=model.config.get_text_config().vocab_size):
+        found.append(recomputed(model, of_chunk, rows[part.rows], part.row, part.token))
+        places.append(part.entries)
+    logp = put_in_order([each for each, _ in found], places)
+    return logp, put_in_order([each for _, each in found], places) if with_entropy else None
 
 
 def forest_states(
@@ -99,22 +133,41 @@ def trunk_of(model: PreTrainedModel) -> nn.Module:
     return next(module for module in model.children() if isinstance(module, PreTrainedModel))
 
 
-def plain_score(model: PreTrainedModel, forest: Forest, *, rows_per_forward: int | None = None) -> Score:
-    """The same by the model's own forward, attention and head, one sequence per row, padded on the right.
+def rows_states(model: PreTrainedModel, forest: Forest, *, max_tokens: int | None = None) -> Float[Tensor, "T width"]:
+    """The final hidden state of every buffer token by the model's own forward and attention, one sequence per row.
 
-    The forest must have been built without sharing. `rows_per_forward=1` is for models that look at
-    the longest row of a forward (dynamic and long RoPE), where padding would change the result.
+    Args:
+        forest: built without sharing.
+        max_tokens: see `rows_of_sequences`. It is 1 for models that look at the longest row of a forward (dynamic and
+            long RoPE), where padding would change the result.
     """
-    device = model.get_input_embeddings().weight.device
-    total = torch.zeros((), device=device)
-    every_logp = []
-    for some in rows_of_sequences(forest, rows_per_forward):
-        logits = some.real(some.run(model).logits)
-        chosen, row = some.trained(forest, device)
-        loss, logp = dense_nll(logits[row], forest.target[chosen].to(device), forest.weight[chosen].to(device))
-        total = total.to(loss.dtype) + loss
-        every_logp.append(logp)
-    return total, torch.cat(every_logp)
+    batches = rows_of_sequences(forest, max_tokens)
+    states = [some.real(some.run(model, trunk_of(model)).last_hidden_state) for some in batches]
+    return put_in_order(states, [some.token for some in batches])
+
+
+def rows_score(model: PreTrainedModel, forest: Forest, *, max_tokens: int | None = None) -> Score:
+    """`forest_score` with states by `rows_states`."""
+    return nll_of(model, rows_states(model, forest, max_tokens=max_tokens), forest)
+
+
+def rows_logp(
+    model: PreTrainedModel,
+    forest: Forest,
+    *,
+    temperature: float = 1.0,
+    with_entropy: bool = False,
+    max_tokens: int | None = None,
+) -> TokenScores:
+    """`forest_logp` with states by `rows_states`."""
+    states = rows_states(model, forest, max_tokens=max_tokens)
+    return logp_of(model, states, forest, temperature=temperature, with_entropy=with_entropy)
+
+
+def plain_score(model: PreTrainedModel, forest: Forest, *, max_tokens: int | None = None) -> Score:
+    """`forest_score` by the model's own forward, attention and head: what everything else is compared with."""
+    logp = plain_logp(model, forest, max_tokens=max_tokens).logp
+    return -(forest.weight.to(logp) * logp).sum(), logp.detach()
 
 
 def plain_logp(
@@ -123,77 +176,34 @@ def plain_logp(
     *,
     temperature: float = 1.0,
     with_entropy: bool = False,
-    rows_per_forward: int | None = None,
+    max_tokens: int | None = None,
 ) -> TokenScores:
-    """`forest_logp` by the model's own forward, attention and head; see `plain_score`."""
+    """`forest_logp` by the model's own forward, attention and head.
+
+    Logits of every token would be the most that a step holds. Where they are more than one chunk of them, a forward
+    takes few rows and the backward computes it again. See `rows_states` for the arguments.
+    """
     device = model.get_input_embeddings().weight.device
-    every_logp, every_entropy, every_state = [], [], []
-    for some in rows_of_sequences(forest, rows_per_forward):
+    few = rows_of_chunk(model.config.get_text_config().vocab_size)
+    batches = rows_of_sequences(forest, min(few, max_tokens or few))
+
+    def of_batch(some: PaddedRows, row: Tensor, target: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
         with states_recorded(model) as recorded:
             logits = some.real(some.run(model).logits)
-        chosen, row = some.trained(forest, device)
-        target = forest.target[chosen].to(device)
         logp, entropy = dense_logp(logits, row, target, temperature=temperature, with_entropy=with_entropy)
-        every_logp.append(logp)
-        every_entropy.append(entropy)
-        every_state.append(some.real(recorded[0]))
-    entropies = [each for each in every_entropy if each is not None]
-    return TokenScores(torch.cat(every_logp), torch.cat(entropies) if with_entropy else None, torch.cat(every_state))
+        return logp, entropy, some.real(recorded[0])
 
-
-def plain_states(
-    model: PreTrainedModel, forest: Forest, *, rows_per_forward: int | None = None
-) -> Float[Tensor, "T width"]:
-    """The final hidden state of every buffer token by the model's own forward; see `plain_score`."""
-    return torch.cat(
-        [
-            some.real(some.run(model, trunk_of(model)).last_hidden_state)
-            for some in rows_of_sequences(forest, rows_per_forward)
-        ]
+    found, places = [], []
+    for some in batches:
+        chosen, row = some.trained(forest, device)
+        inputs = (some, row, forest.target[chosen].to(device))
+        found.append(of_batch(*inputs) if forest.num_tokens <= few else recomputed(model, of_batch, *inputs))
+        places.append(chosen)
+    return TokenScores(
+        put_in_order([logp for logp, _, _ in found], places),
+        put_in_order([entropy for _, entropy, _ in found], places) if with_entropy else None,
+        put_in_order([states for _, _, states in found], [some.token for some in batches]),
     )
-
-
-@dataclass(frozen=True, eq=False)
-class PaddedRows:
-    """Neighbouring sequences of an unshared forest as a batch that is padded on the right."""
-
-    start: int
-    """buffer index of the first token"""
-    stop: int
-    ids: Int[Tensor, "rows longest"]
-    mask: Int[Tensor, "rows longest"]
-    """1 for tokens, 0 for padding"""
-
-    def run(self, model: PreTrainedModel, part: nn.Module | None = None) -> Any:
-        """The output of the model, or of a part of it, with attention of its own."""
-        device = model.get_input_embeddings().weight.device
-        with attention_named(model, plain_attention_of(model)):
-            return (part or model)(input_ids=self.ids.to(device), attention_mask=self.mask.to(device), use_cache=False)
-
-    def real(self, output: Float[Tensor, "rows longest n"]) -> Float[Tensor, "tokens n"]:
-        """The output at every token in buffer order, without padding."""
-        return output.masked_select(self.mask.to(output.device).bool()[..., None]).view(-1, output.shape[-1])
-
-    def trained(self, forest: Forest, device: torch.device) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
-        """Which trained tokens these rows predict, and the row of `real` that predicts each."""
-        chosen = torch.nonzero((forest.source >= self.start) & (forest.source < self.stop))[:, 0]
-        return chosen, (forest.source[chosen] - self.start).to(device)
-
-
-def rows_of_sequences(forest: Forest, rows_per_forward: int | None) -> list[PaddedRows]:
-    """The sequences of a forest that was built without sharing, in batches, in their order."""
-    starts = torch.nonzero(forest.position == 0)[:, 0].tolist()
-    stops = [*starts[1:], forest.num_tokens]
-    if [at + 1 for at in forest.last.tolist()] != stops:
-        raise ValueError("a forest that shares prefixes has no sequences one after another: build it with share=False")
-    step = rows_per_forward or len(starts)
-    batches = []
-    for first in range(0, len(starts), step):
-        spans = list(zip(starts, stops, strict=True))[first : first + step]
-        ids = pad_sequence([forest.ids[a:b] for a, b in spans], batch_first=True)
-        mask = pad_sequence([torch.ones(b - a, dtype=torch.long) for a, b in spans], batch_first=True)
-        batches.append(PaddedRows(spans[0][0], spans[-1][1], ids, mask))
-    return batches
 
 
 @contextmanager
@@ -207,22 +217,24 @@ def states_recorded(model: PreTrainedModel) -> Iterator[list[Tensor]]:
         hook.remove()
 
 
-def dense_nll(logits: Float[Tensor, "N vocabulary"], target: Tensor, weight: Float[Tensor, " N"]) -> Score:
-    """Weighted NLL of logits that are there in full."""
-    logits = logits.to(at_least_float32(logits.dtype))
-    logp = torch.log_softmax(logits, dim=-1).gather(1, target[:, None])[:, 0]
-    return -(weight.to(logp.dtype) * logp).sum(), logp.detach()
-
-
 BY_FOREST = Way(forest_score, forest_logp, forest_states)
-BY_ROWS = Way(plain_score, plain_logp, plain_states)
-"""every sequence a row of its own"""
-ONE_BY_ONE = Way(
-    partial(plain_score, rows_per_forward=1),
-    partial(plain_logp, rows_per_forward=1),
-    partial(plain_states, rows_per_forward=1),
-)
+BY_ROWS = Way(rows_score, rows_logp, rows_states)
+"""every sequence a row of its own, by the model's own forward up to the head"""
+BY_OWN_HEAD = Way(plain_score, plain_logp, rows_states)
+"""the same and by its own head, for families that do more with their logits than heed knows"""
+
+
+def within(way: Way, max_tokens: int | None) -> Way:
+    """The same way with batches of rows of at most so many places; the forest's has none."""
+    if way is BY_FOREST or max_tokens is None:
+        return way
+    limit = {"max_tokens": max_tokens}
+    return Way(partial(way.nll, **limit), partial(way.logp, **limit), partial(way.states, **limit))
+
+
+ONE_BY_ONE = within(BY_ROWS, 1)
 """every sequence a forward of its own"""
+ONE_BY_OWN_HEAD = within(BY_OWN_HEAD, 1)
 
 
 def autocast(device: torch.device, dtype: str) -> AbstractContextManager[object]:

@@ -16,17 +16,32 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from heed.dist.world import World
+from heed.errors import is_out_of_memory
 from heed.forest.build import build
 from heed.models.attention.layout import ForestLayout
 from heed.models.heads.token_logp import TokenScores
-from heed.models.score import BY_FOREST, BY_ROWS, ONE_BY_ONE, Score, Way, forest_score, plain_score
+from heed.models.score import (
+    BY_FOREST,
+    BY_OWN_HEAD,
+    BY_ROWS,
+    ONE_BY_ONE,
+    ONE_BY_OWN_HEAD,
+    Score,
+    Way,
+    forest_score,
+    plain_score,
+    within,
+)
 from heed.types import Forest, Tokens
 
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}
 """largest difference of a log-probability in nats; some families cast to float32 inside, so float64 gains little"""
 
-WORST_LAST = (BY_FOREST, BY_ROWS, ONE_BY_ONE)
-"""a later one serves wherever an earlier one does"""
+WORST_LAST = (BY_FOREST, BY_ROWS, BY_OWN_HEAD, ONE_BY_ONE, ONE_BY_OWN_HEAD)
+"""a later one serves wherever an earlier one does; whether it is one by one, the config says to all processes alike"""
+
+REFUSALS = (TypeError, ValueError, RuntimeError, AttributeError, NotImplementedError)
+"""what models raise at a forward that they are not made for"""
 
 ALONE = World()
 
@@ -65,6 +80,7 @@ def choose_score(
     longest_in_data: int,
     num_positions: int | None,
     share: bool,
+    max_tokens: int | None = None,
     world: World = ALONE,
 ) -> ChosenScore:
     """Compare the forest with the model's own forward on a probe made of the data; fall back where they differ.
@@ -76,12 +92,13 @@ def choose_score(
         longest: the longest sequence of the first step.
         longest_in_data: tokens of the longest sequence there is: a sliding window that none outgrows needs no probing.
         share: whether the user wants prefixes shared; the forest serves either way.
+        max_tokens: of a forward, for a model that is trained one sequence per row.
         world: all processes choose together.
     """
     found = own_choice(model, longest, longest_in_data=longest_in_data, num_positions=num_positions, share=share)
     verdicts = world.gather_objects((WORST_LAST.index(found.way), not found.shares_prefixes, found.note))
     way, shares_not, note = max(verdicts, key=lambda verdict: verdict[:2])
-    return ChosenScore(model, WORST_LAST[way], not shares_not, note)
+    return ChosenScore(model, within(WORST_LAST[way], max_tokens), not shares_not, note)
 
 
 def own_choice(
@@ -90,34 +107,61 @@ def own_choice(
     """What this process finds; see `choose_score`."""
     config = model.config.get_text_config()
     if (kind := rope_kind(config)) is not None:
-        return ChosenScore(
-            model, ONE_BY_ONE, False, f"{kind} RoPE depends on the longest row: one sequence per forward"
-        )
-    if getattr(config, "attention_chunk_size", None):
-        return ChosenScore(model, BY_ROWS, False, "chunked attention cannot be replaced: one sequence per row")
+        probe = probe_sequences(longest, None, longest_in_data, num_positions)
+        way = by_own_forward(model, probe, ONE_BY_ONE, ONE_BY_OWN_HEAD)
+        return ChosenScore(model, way, False, f"{kind} RoPE depends on the longest row: one sequence per forward")
     probe = probe_sequences(longest, sliding_window(config), longest_in_data, num_positions)
-    reason = disagreement(model, probe)
-    if reason is not None:
-        return ChosenScore(model, BY_ROWS, False, f"{reason}: one sequence per row, by the model's own forward")
-    return ChosenScore(model, BY_FOREST, share, "the forest computes what the model computes")
+    if getattr(config, "attention_chunk_size", None):
+        reason: str | None = "chunked attention cannot be replaced"
+    else:
+        reason = disagreement(model, probe)
+    if reason is None:
+        return ChosenScore(model, BY_FOREST, share, "the forest computes what the model computes")
+    way = by_own_forward(model, probe, BY_ROWS, BY_OWN_HEAD)
+    return ChosenScore(model, way, False, f"{reason}: one sequence per row, by the model's own forward")
+
+
+@torch.no_grad()
+def by_own_forward(model: PreTrainedModel, probe: Sequence[Tokens], way: Way, with_own_head: Way) -> Way:
+    """`way`, if heed's head on the states of the model's own forward gives the model's log-probs."""
+    forest = build(probe, share=False)
+    _, expected = plain_score(model, forest, max_tokens=1)
+    try:
+        _, logp = way.nll(model, forest)
+    except REFUSALS as error:
+        if is_out_of_memory(error):
+            raise
+        return with_own_head
+    return way if differing(logp, expected) is None else with_own_head
 
 
 @torch.no_grad()
 def disagreement(model: PreTrainedModel, probe: Sequence[Tokens]) -> str | None:
-    """Why the forest must not be used with this model, or None if it may."""
+    """Why the forest must not be used with this model, or None if it may.
+
+    Too little memory is no reason: the model's own forward takes more.
+    """
     forest = build(probe)
     layout = ForestLayout.of(forest, model.get_input_embeddings().weight.device)
     try:
         _, logp = forest_score(model, forest, layout)
-    except (TypeError, ValueError, RuntimeError, AttributeError, NotImplementedError) as error:
+    except REFUSALS as error:
+        if is_out_of_memory(error):
+            raise
         return f"the model's forward does not take a forest ({type(error).__name__}: {str(error).splitlines()[0][:80]})"
     num_layers = model.config.get_text_config().num_hidden_layers
     if layout.num_attention_calls != num_layers:
         return f"attention was reached {layout.num_attention_calls} times in {num_layers} layers"
-    _, expected = plain_score(model, build(probe, share=False), rows_per_forward=1)
+    _, expected = plain_score(model, build(probe, share=False), max_tokens=1)
+    return differing(logp, expected)
+
+
+def differing(logp: Tensor, expected: Tensor) -> str | None:
+    """By how much log-probabilities differ, where that is more than rounding."""
     difference = float((logp - expected).abs().max())
-    tolerance = TOLERANCE.get(logp.dtype, 1e-3)
-    return None if difference <= tolerance else f"log-probs differ by {difference:.1e} nats from the model's own"
+    if difference <= TOLERANCE.get(logp.dtype, 1e-3):
+        return None
+    return f"log-probs differ by {difference:.1e} nats from the model's own"
 
 
 def probe_sequences(

@@ -178,11 +178,17 @@ def learning_from(
     weights = balanced(data) if judged else (1.0, 1.0)  # refuses judgements of one kind before anything is computed
     partners = partners_of(settings, data, drawn, limit, place) if judged else None
     longest_in_data = data.longest if partners is None else max(data.longest, partners.longest)
+    max_tokens = tokens_per_forward(settings.max_tokens, loaded.device.type, loaded.width)
     chosen = choose_score(
-        loaded.model, longest, longest_in_data=longest_in_data, num_positions=limit, share=True, world=place.world
+        loaded.model,
+        longest,
+        longest_in_data=longest_in_data,
+        num_positions=limit,
+        share=True,
+        max_tokens=max_tokens,
+        world=place.world,
     )
     place.speaker.say(f"self-check: {chosen.note}")
-    max_tokens = tokens_per_forward(settings.max_tokens, loaded.device.type, loaded.width)
     batching = MicroBatching(max_tokens, chosen.shares_prefixes, place.world)
     answers = Answers(chosen, loaded.device, settings.dtype)
     beta = BETA[settings.objective] if settings.beta == "auto" else settings.beta

@@ -160,12 +160,14 @@ def prepare_training(settings: RewardSettings, place: Place) -> Training:
         place.speaker.say(scored(data))
     num_draws = draws_of_run(settings, data.draws_in_epoch)
     first = data.batch(1, settings.batch_size, num_draws)
+    max_tokens = lean_forward(settings.max_tokens, loaded)
     chosen = choose_score(
         loaded.model,
         max((tokens for ranking in first for tokens in ranking.sequences), key=len),
         longest_in_data=data.longest,
         num_positions=num_positions(loaded.model),
         share=True,
+        max_tokens=max_tokens,
         world=place.world,
     )
     place.speaker.say(f"self-check: {chosen.note}")
@@ -177,7 +179,7 @@ def prepare_training(settings: RewardSettings, place: Place) -> Training:
         reward_model=reward_model,
         data=data,
         chosen=chosen,
-        batching=MicroBatching(lean_forward(settings.max_tokens, loaded), chosen.shares_prefixes, place.world),
+        batching=MicroBatching(max_tokens, chosen.shares_prefixes, place.world),
         optimiser=adamw(named, weight_decay=settings.optim.weight_decay),
         peak=peak_learning_rate(
             settings.optim.lr,

@@ -128,7 +128,13 @@ def prepare_tuning(settings: SftSettings, place: Place) -> Tuning:
     first = data.training.batch(1, settings.batch_size, num_draws)
     longest = max((tokens for conversation in first for tokens in conversation), key=len)
     chosen = choose_score(
-        model, longest, longest_in_data=data.longest, num_positions=limit, share=settings.share_prefixes, world=world
+        model,
+        longest,
+        longest_in_data=data.longest,
+        num_positions=limit,
+        share=settings.share_prefixes,
+        max_tokens=tokens_per_forward(settings.max_tokens, opened.loaded.device.type, opened.loaded.width),
+        world=world,
     )
     speaker.say(f"self-check: {chosen.note}")
     named = opened.loaded.trained_parameters()

@@ -148,8 +148,7 @@ class Model:
     def _per_answer(self, prompt: PromptLike, answer: str | Sequence[str], of_forest: Any) -> float | list[float]:
         answers = [answer] if isinstance(answer, str) else list(answer)
         group = tuple(self._sequence(prompt, each) for each in answers)
-        max_tokens = tokens_per_forward(None, self.loaded.device.type, self.loaded.width)
-        batching = MicroBatching(max_tokens, self._scores.shares_prefixes, World())
+        batching = MicroBatching(self._max_tokens, self._scores.shares_prefixes, World())
         [numbers] = batching.per_sequence([group], of_forest) if group else [np.zeros(0)]
         return float(numbers[0]) if isinstance(answer, str) else numbers.tolist()
 
@@ -158,7 +157,18 @@ class Model:
         """How log-probabilities are computed: the forest's way where it is proved to compute what the model does."""
         limit = num_positions(self.loaded.model)
         probe = self._sequence("Name a fruit and a colour.", "An apple is red, and a banana is yellow.")
-        return choose_score(self.loaded.model, probe, longest_in_data=limit or 2**31, num_positions=limit, share=True)
+        return choose_score(
+            self.loaded.model,
+            probe,
+            longest_in_data=limit or 2**31,
+            num_positions=limit,
+            share=True,
+            max_tokens=self._max_tokens,
+        )
+
+    @property
+    def _max_tokens(self) -> int:
+        return tokens_per_forward(None, self.loaded.device.type, self.loaded.width)
 
     def _prompt_ids(self, prompt: PromptLike, number: int) -> list[int]:
         asked = Prompt(messages_of(prompt), Origin("prompts", number), {})

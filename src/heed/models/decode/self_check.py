@@ -12,6 +12,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from heed.errors import is_out_of_memory
 from heed.forest.build import build
 from heed.models.attention.forest_attention import attention_named
 from heed.models.decode.fast_step import FastStep
@@ -26,7 +27,14 @@ from heed.models.decode.together import (
 )
 from heed.models.load import num_positions
 from heed.models.score import plain_score
-from heed.models.self_check import TOLERANCE, everything_trained, probe_sequences, rope_kind, sliding_window
+from heed.models.self_check import (
+    REFUSALS,
+    TOLERANCE,
+    everything_trained,
+    probe_sequences,
+    rope_kind,
+    sliding_window,
+)
 from heed.types import Tokens
 
 LOW_PRECISION_TOLERANCE = 0.25
@@ -85,7 +93,9 @@ def _why_not_together(model: PreTrainedModel, prompt: Sequence[int], longest: in
     sequences = probe_of(model, prompt, longest, window)
     try:
         difference = difference_from_model(model, sequences, PlainStep(model))
-    except (TypeError, ValueError, RuntimeError, AttributeError, NotImplementedError) as error:
+    except REFUSALS as error:
+        if is_out_of_memory(error):
+            raise
         return f"the model cannot be decoded with ({type(error).__name__}: {str(error).splitlines()[0][:80]})"
     return (
         None if difference <= tolerance_of(model) else f"log-probs differ by {difference:.1e} nats from the model's own"
@@ -121,7 +131,7 @@ def probe_of(model: PreTrainedModel, prompt: Sequence[int], longest: int, window
 def difference_from_model(model: PreTrainedModel, probe: Sequence[Tokens], step: Step) -> float:
     """The largest difference in nats of a decoded token's log p from that of the model's own forward."""
     logp = decoded_logp(model, [tokens.ids.tolist() for tokens in probe], NUM_STEPS, step)
-    _, every = plain_score(model, build(probe, share=False), rows_per_forward=1)
+    _, every = plain_score(model, build(probe, share=False), max_tokens=1)
     expected = torch.stack([each[-NUM_STEPS:] for each in every.split([len(tokens) - 1 for tokens in probe])])
     return float((logp - expected).abs().max())
 

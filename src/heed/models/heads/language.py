@@ -71,9 +71,14 @@ def adjusted(logits: Tensor, scale: float, softcap: float | None) -> Tensor:
     return logits
 
 
+def rows_of_chunk(vocabulary: int) -> int:
+    """Rows whose logits stay within `CHUNK_ELEMENTS`."""
+    return max(1, CHUNK_ELEMENTS // vocabulary)
+
+
 def chunks(num_rows: int, vocabulary: int) -> list[slice]:
     """Equal chunks of rows whose logits stay within `CHUNK_ELEMENTS`."""
-    count = max(1, -(-num_rows // max(1, CHUNK_ELEMENTS // vocabulary)))
+    count = max(1, -(-num_rows // rows_of_chunk(vocabulary)))
     size = max(1, -(-num_rows // count))
     return [slice(start, min(start + size, num_rows)) for start in range(0, num_rows, size)]
 

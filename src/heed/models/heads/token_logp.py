@@ -169,7 +169,9 @@ def dense_logp(
     with_entropy: bool,
 ) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"] | None]:
     """The same of logits that are there in full, by PyTorch's own operations."""
-    logits = logits.to(at_least_float32(logits.dtype)) / temperature
+    logits = logits.to(at_least_float32(logits.dtype))
+    if temperature != 1.0:
+        logits = logits / temperature
     log_sum = torch.logsumexp(logits, dim=-1)
     logp = logits[row, target] - log_sum[row]
     if not with_entropy:

@@ -151,10 +151,13 @@ def open_policy(
     longest = everything_trained(max(first, key=len).ids)
     ptx = None if prepare_ptx is None else prepare_ptx(opened)
     longest_in_data = max(prompts.longest + settings.max_new_tokens, 0 if ptx is None else ptx.longest)
-    forwards = self_checked(present, longest, longest_in_data=longest_in_data, world=place.world, say=say)
     loaded = opened.loaded
+    max_tokens = lean_forward(settings.max_tokens, loaded)
+    forwards = self_checked(
+        present, longest, longest_in_data=longest_in_data, max_tokens=max_tokens, world=place.world, say=say
+    )
     share = all(forwards[role.model].shares_prefixes for role in present if role is not roles.reward)
-    batching = MicroBatching(lean_forward(settings.max_tokens, loaded), share, place.world)
+    batching = MicroBatching(max_tokens, share, place.world)
     models = RolloutModels(roles, opened, forwards, batching, settings.dtype, settings.temperature, reward_function)
     held_out = [prompt for found in prompts.held_out.values() for prompt in found]
     return PolicySetup(models, prompts, held_out, ptx)
@@ -196,13 +199,19 @@ def open_roles(
 
 
 def self_checked(
-    present: Sequence[Role], longest: Tokens, *, longest_in_data: int, world: World, say: Callable[[str], None]
+    present: Sequence[Role],
+    longest: Tokens,
+    *,
+    longest_in_data: int,
+    max_tokens: int,
+    world: World,
+    say: Callable[[str], None],
 ) -> dict[torch.nn.Module, ChosenScore]:
     """How each model is read, proved once for every model that there is, in the first role that it has.
 
     Args:
         present: the policy first. What is said of it is always said; of another model only where it falls back.
-        longest, longest_in_data: see `choose_score`.
+        longest, longest_in_data, max_tokens: see `choose_score`.
     """
     chosen: dict[torch.nn.Module, ChosenScore] = {}
     for role in present:
@@ -215,6 +224,7 @@ def self_checked(
                 longest_in_data=longest_in_data,
                 num_positions=num_positions(model),
                 share=True,
+                max_tokens=max_tokens,
                 world=world,
             )
         if not chosen:
