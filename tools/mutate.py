@@ -60,6 +60,9 @@ TESTS = {
     "models/heads/scalar.py": "tests/models/test_scalar.py",
     "models/adapters/switch.py": "tests/models/test_roles.py",
     "models/roles.py": "tests/models/test_roles.py",
+    "models/padded_rows.py": "tests/models/test_padded_rows.py",
+    "models/recompute.py": "tests/models/test_roles.py",
+    "models/dropout.py": "tests/models/test_dropout.py",
     "models/self_check.py": "tests/models/test_self_check.py tests/models/test_families.py",
     "models/kernels/matmul.py": "tests/models/test_matmul.py",
     "models/kernels/speed.py": "tests/models/test_speed.py tests/models/test_rms_norm.py tests/models/test_families.py",
@@ -112,6 +115,7 @@ HEAD, TREE, FLEX, ATTENTION = (
     "models/attention/flex.py",
     "models/attention/forest_attention.py",
 )
+PADDED, RECOMPUTE, DROPOUT = "models/padded_rows.py", "models/recompute.py", "models/dropout.py"
 SCORE, CHECK, MATMUL, SPEED = (
     "models/score.py",
     "models/self_check.py",
@@ -295,7 +299,7 @@ MUTATIONS = [
     M(
         HEAD,
         "chunks over their size",
-        "max(1, -(-num_rows // max(1, CHUNK_ELEMENTS // vocabulary)))",
+        "max(1, -(-num_rows // rows_of_chunk(vocabulary)))",
         "max(1, num_rows * vocabulary // CHUNK_ELEMENTS)",
     ),
     M(
@@ -433,24 +437,19 @@ MUTATIONS = [
     M(
         SCORE,
         "multipliers forgotten on an adapted head",
-        "return adjusted(model.get_output_embeddings()(rows), *adjustment(model))",
-        "return model.get_output_embeddings()(rows)",
+        "adjusted(model.get_output_embeddings()(rows), *adjustment(model))",
+        "model.get_output_embeddings()(rows)",
     ),
-    M(SCORE, "plain rows not shifted to their start", "forest.source[chosen] - self.start", "forest.source[chosen]"),
+    M(PADDED, "outputs in the order of the batches", "joined[torch.argsort(place).to(joined.device)]", "joined"),
+    M(PADDED, "rows of any length together", "if fits and stop - start >= SHORTEST_SHARE * longest:", "if fits:"),
+    M(PADDED, "rows beyond the budget", "max_tokens is None or (len(batches[-1]) + 1) * longest <= max_tokens", "True"),
     M(
-        SCORE,
-        "plain logp of the first forward again",
-        "every_logp.append(logp)\n    return",
-        "every_logp = [logp]\n    return",
-    ),
-    M(SCORE, "plain loss of the last forward", "total = total.to(loss.dtype) + loss", "total = loss"),
-    M(
-        SCORE,
+        PADDED,
         "plain states of the padding",
         "self.mask.to(output.device).bool()[..., None]",
         "self.mask.to(output.device).bool().flip(1)[..., None]",
     ),
-    M(SCORE, "rows of a shared forest", "if [at + 1 for at in forest.last.tolist()] != stops:", "if False:"),
+    M(PADDED, "rows of a shared forest", "if [at + 1 for at in forest.last.tolist()] != stops:", "if False:"),
     M(
         SCORE,
         "the temperature forgotten on the way",
@@ -465,19 +464,19 @@ MUTATIONS = [
         "return -logp.sum(), logp.detach()",
     ),
     M(CHECK, "calls not looked at", "if layout.num_attention_calls != num_layers:", "if False:"),
-    M(CHECK, "any difference is fine", "difference <= tolerance", "True"),
+    M(CHECK, "any difference is fine", "if difference <= TOLERANCE", "if True or TOLERANCE"),
     M(
         CHECK,
         "numbers that are none are fine",
-        "None if difference <= tolerance else f",
-        "None if not difference > tolerance else f",
+        "if difference <= TOLERANCE.get(logp.dtype, 1e-3)",
+        "if not difference > TOLERANCE.get(logp.dtype, 1e-3)",
     ),
     M(CHECK, "a tolerance that sees nothing", "torch.float32: 1e-3}", "torch.float32: 1e1}"),
     M(
         CHECK,
         "errors escape",
-        "except (TypeError, ValueError, RuntimeError, AttributeError, NotImplementedError)",
-        "except ZeroDivisionError",
+        "REFUSALS = (TypeError, ValueError, RuntimeError, AttributeError, NotImplementedError)",
+        "REFUSALS = (ZeroDivisionError,)",
     ),
     M(CHECK, "the window is never outgrown", "if window is not None and longest_in_data > window:", "if False:"),
     M(
@@ -497,8 +496,8 @@ MUTATIONS = [
     M(
         CHECK,
         "longrope padded",
-        "model, ONE_BY_ONE, False, f",
-        "model, BY_ROWS, False, f",
+        "by_own_forward(model, probe, ONE_BY_ONE, ONE_BY_OWN_HEAD)",
+        "by_own_forward(model, probe, BY_ROWS, BY_OWN_HEAD)",
     ),
     M(
         CHECK,
@@ -554,8 +553,8 @@ MUTATIONS = [
     M(
         TOKEN_LOGP,
         "dense logits untempered",
-        "at_least_float32(logits.dtype)) / temperature",
-        "at_least_float32(logits.dtype))",
+        "        logits = logits / temperature",
+        "        pass",
     ),
     M(TOKEN_LOGP, "a dense entropy with a gradient", "logits, log_sum = logits.detach(), log_sum.detach()", "pass"),
     M(TOKEN_LOGP, "any temperature", "if not temperature > 0:", "if False:"),
@@ -668,7 +667,7 @@ MUTATIONS = [
         "_silent_head(policy) if True else",
     ),
     M(
-        LOAD,
+        RECOMPUTE,
         "recomputed with the adapter of the backward",
         "with attention_named(model, attention), adapters_as(layers, state):",
         "with attention_named(model, attention):",
@@ -779,7 +778,6 @@ MUTATIONS = [
     M(SPEED, "a table forgets the micro-batch before", "if table.grad is None:", "if True:"),
     M(SPEED, "padding learns", "if ctx.padding_idx is not None:", "if False:"),
     M(SPEED, "a computed table keeps its gradient", " and module.weight.is_leaf", ""),
-    M(LOAD, "recomputed with another attention", '"context_fn": as_in_the_forward', '"use_reentrant": False'),
     M(
         "models/intake/weights.py",
         "missing weights pass",
@@ -793,8 +791,20 @@ MUTATIONS = [
         "weight.to(grad.dtype) * 2), None, None",
     ),
     M("models/adapters/folder.py", "half an adapter passes", "    if missing or unplaced:", "    if False:"),
-    M(LOAD, "dropout stays on", "    dropout_off(model)\n    if not gradient", "    if not gradient"),
-    M(LOAD, "nothing is recomputed", "    recompute_in_evaluation(model)\n", "    pass\n"),
+    M(
+        LOAD,
+        "recomputed with another attention",
+        '"context_fn": partial(as_in_the_forward, model)',
+        '"use_reentrant": False',
+    ),
+    M(LOAD, "dropout stays on", "    dropout_off(model)\n", ""),
+    M(DROPOUT, "nothing is recomputed", "module.training = True  #", "module.training = False  #"),
+    M(
+        DROPOUT,
+        "layers that are recomputed drop",
+        "        layer.training = False\n",
+        "        layer.training = True\n",
+    ),
     M(
         ADAPTERS,
         "new tokens frozen",

@@ -7,7 +7,6 @@ import torch
 
 from heed.models.heads import language as head_module
 from heed.models.heads.language import Head, chunks, weighted_nll
-from heed.models.score import dense_nll
 
 ROWS, WIDTH, VOCABULARY = 11, 6, 17
 
@@ -216,17 +215,6 @@ def test_weights_that_sum_to_zero_in_a_row_move_nothing():
     assert loss.item() == 0
     assert logp.item() < 0
     assert all(bool((g == 0).all()) for g in gradients(loss, weight, bias))
-
-
-def test_dense_logits_give_the_same():
-    rows, weight, bias, row, target, loss_weight = inputs()
-    logits = (rows @ weight.T + bias)[row]
-    loss, logp = dense_nll(logits, target, loss_weight)
-    expected_loss, expected_logp = naive(rows, weight, bias, row, target, loss_weight)
-    agree(loss, expected_loss)
-    agree(logp, expected_logp)
-    assert not logp.requires_grad
-    agree(gradients(loss, rows)[0], gradients(expected_loss, rows)[0])
 
 
 def test_chunks_cover_every_row_once_and_stay_within_their_size(monkeypatch):

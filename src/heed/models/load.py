@@ -1,7 +1,6 @@
 """Open a model folder or hub name, and write one that plain transformers reads back."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path

@@ -108,7 +108,7 @@ def dense_parts(
         found.append(recomputed(model, of_chunk, rows[part.rows], part.row, part.token))
         places.append(part.entries)
     logp = put_in_order([each for each, _ in found], places)
-    return logp, put_in_order([each for _, each in found], places) if with_entropy else None
+    return logp, put_in_order([each for _, each in found if each is not None], places) if with_entropy else None
 
 
 def forest_states(
@@ -201,7 +201,7 @@ def plain_logp(
         places.append(chosen)
     return TokenScores(
         put_in_order([logp for logp, _, _ in found], places),
-        put_in_order([entropy for _, entropy, _ in found], places) if with_entropy else None,
+        put_in_order([entropy for _, entropy, _ in found if entropy is not None], places) if with_entropy else None,
         put_in_order([states for _, _, states in found], [some.token for some in batches]),
     )
 
