@@ -106,9 +106,13 @@ def head_table(head):
     return head(torch.eye(32, dtype=torch.float64)).T
 
 
-def test_a_head_with_trained_rows_is_not_taken_for_a_plain_one():
-    assert Head.of(adapted("llama", NEW_IDS).model) is None
-    assert Head.of(adapted("llama").model) is not None
+def test_a_head_knows_the_rows_that_are_trained_on_it():
+    with_rows, without = (Head.of(adapted("llama", ids).model) for ids in (NEW_IDS, ()))
+    assert with_rows is not None
+    assert with_rows.new is not None
+    assert with_rows.new.ids.tolist() == NEW_IDS
+    assert without is not None
+    assert without.new is None
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama tied with biases", "gemma2"])

@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from heed.models.frozen import HALF
+from heed.models.adapters.new_rows import NewRows, table_and_new_rows
 from heed.models.kernels.matmul import add_transposed_product, multiply, multiply_rows
 
 CHUNK_ELEMENTS = 16 * 1024 * 1024
@@ -29,18 +30,24 @@ class Head:
     """Granite divides by `logits_scaling`, Cohere multiplies by `logit_scale`"""
     softcap: float | None = None
     """Gemma 2's `final_logit_softcapping`"""
+    new: NewRows | None = None
+    """rows that an adapter trains in place of the weight's own"""
 
     @classmethod
     def of(cls, model: PreTrainedModel) -> "Head | None":
-        """The model's head, or None where its layer is more than a linear one (an adapter sits on it, say)."""
+        """The model's head, or None where its layer is more than a linear one with rows for new tokens."""
         layer = model.get_output_embeddings()
-        if type(layer) is not torch.nn.Linear:
-            return None
-        return cls(layer.weight, layer.bias, *adjustment(model))
+        if type(layer) is torch.nn.Linear:
+            return cls(layer.weight, layer.bias, *adjustment(model))
+        found = table_and_new_rows(layer)
+        return None if found is None else cls(found[0], None, *adjustment(model), new=found[1])
 
     def logits(self, rows: Float[Tensor, "rows width"]) -> Float[Tensor, "rows vocabulary"]:
         """Logits of a few rows, in a buffer of their own."""
-        return adjusted(multiply_rows(rows, self.weight, self.bias), self.scale, self.softcap)
+        logits = multiply_rows(rows, self.weight, self.bias)
+        if self.new is not None:
+            logits[:, self.new.ids] = rows @ self.new.rows.to(rows.dtype).t()
+        return adjusted(logits, self.scale, self.softcap)
 
     def undo(
         self, grad: Float[Tensor, "rows vocabulary"], logits: Float[Tensor, "rows vocabulary"]
@@ -120,27 +127,42 @@ def gradient_of_logits(
 
 @dataclass(eq=False)
 class Gradients:
-    """Gradients of the head's three inputs, added up chunk by chunk; None where nothing asks for one."""
+    """Gradients of the head's inputs, added up chunk by chunk; None where nothing asks for one."""
 
     rows: Tensor | None
     weight: Tensor | None
     bias: Tensor | None
+    new: Tensor | None
 
     @classmethod
     def needed(
-        cls, needs: Sequence[bool], states: Tensor, head_weight: Tensor, head_bias: Tensor | None
+        cls,
+        needs: Sequence[bool],
+        states: Tensor,
+        head_weight: Tensor,
+        head_bias: Tensor | None,
+        new_rows: Tensor | None,
     ) -> "Gradients":
         """Room for those that are needed; the rows' are set chunk by chunk, the head's start at 0."""
         return cls(
             torch.empty_like(states) if needs[0] else None,
             torch.zeros_like(head_weight) if needs[1] else None,
             torch.zeros_like(head_bias) if needs[2] and head_bias is not None else None,
+            torch.zeros_like(new_rows) if needs[3] and new_rows is not None else None,
         )
 
     def add(self, part: Part, grad: Float[Tensor, "rows vocabulary"], states: Tensor, head: Head) -> None:
-        """Take in one chunk: `grad` is the gradient of states W^T + bias there."""
+        """Take in one chunk: `grad` is the gradient of states W^T + bias there; it is used up."""
+        to_new = None
+        if head.new is not None:  # the weight's own rows took no part
+            to_new = grad[:, head.new.ids]
+            grad[:, head.new.ids] = 0
         if self.rows is not None:
             self.rows[part.rows] = multiply(grad, head.weight)
+            if head.new is not None and to_new is not None:
+                self.rows[part.rows] += to_new @ head.new.rows.to(to_new.dtype)
+        if self.new is not None and to_new is not None:
+            self.new.add_(to_new.to(self.new.dtype).t() @ states[part.rows].to(self.new.dtype))
         if self.weight is not None:
             dtype = self.weight.dtype
             add_transposed_product(self.weight, grad.to(dtype), states[part.rows].to(dtype))
@@ -160,15 +182,16 @@ class WeightedNLL(torch.autograd.Function):
         rows: Tensor,
         head_weight: Tensor,
         head_bias: Tensor | None,
+        new_rows: Tensor | None,
         head: Head,
         row: Tensor,
         target: Tensor,
         weight: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """See `weighted_nll`. `head_weight` and `head_bias` are the head's own, named so that autograd sees them."""
-        needs_gradient = any(ctx.needs_input_grad[:3])
+        """See `weighted_nll`. The head's own tensors come before it, so that autograd sees them."""
+        needs_gradient = any(ctx.needs_input_grad[:4])
         states = rows.to(head.weight.dtype)
-        gradients = Gradients.needed(ctx.needs_input_grad, states, head_weight, head_bias)
+        gradients = Gradients.needed(ctx.needs_input_grad, states, head_weight, head_bias, new_rows)
         logp = torch.empty(len(target), dtype=at_least_float32(head_weight.dtype), device=rows.device)
         for part in parts(row, target, num_rows=len(rows), vocabulary=len(head.weight)):
             logits = head.logits(states[part.rows]).to(logp.dtype)
@@ -182,7 +205,8 @@ class WeightedNLL(torch.autograd.Function):
                 grad = gradient_of_logits(shifted, total, part, weight[part.entries])
                 gradients.add(part, head.undo(grad, kept).to(states.dtype), states, head)
         grad_rows = gradients.rows
-        ctx.grads = (None if grad_rows is None else grad_rows.to(rows.dtype), gradients.weight, gradients.bias)
+        to_rows = None if grad_rows is None else grad_rows.to(rows.dtype)
+        ctx.grads = (to_rows, gradients.weight, gradients.bias, gradients.new)
         ctx.mark_non_differentiable(logp)
         return -(weight * logp).sum(), logp
 
@@ -231,9 +255,10 @@ def as_multiplied(weight: Tensor) -> Tensor:
     return weight.detach().to(torch.get_autocast_dtype(device)) if is_low else weight
 
 
-def inputs_of(rows: Tensor, head: Head) -> tuple[Tensor, Tensor, Tensor | None, Head]:
-    """Rows, the head's weight and bias as autograd is to see them, and the head to compute with."""
+def inputs_of(rows: Tensor, head: Head) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, Head]:
+    """Rows, the head's weight, bias and new rows as autograd is to see them, and the head to compute with."""
     parameter, bias = head.weight, head.bias
+    new = None if head.new is None else head.new.rows
     device = rows.device.type
     if torch.is_autocast_enabled(device):  # one cast of the head for all chunks; sums stay in float32
         low = torch.get_autocast_dtype(device)
@@ -241,8 +266,9 @@ def inputs_of(rows: Tensor, head: Head) -> tuple[Tensor, Tensor, Tensor | None, 
     elif rows.dtype == torch.float32 and parameter.dtype in HALF:  # a frozen one in its checkpoint's dtype
         head = replace(head, weight=parameter.detach().float())
     if not torch.is_grad_enabled():  # what needs a gradient is asked of the inputs alone, whatever the mode
-        rows, parameter, bias = rows.detach(), parameter.detach(), None if bias is None else bias.detach()
-    return rows, parameter, bias, head
+        rows, parameter = rows.detach(), parameter.detach()
+        bias, new = (None if x is None else x.detach() for x in (bias, new))
+    return rows, parameter, bias, new, head
 
 
 def at_least_float32(dtype: torch.dtype) -> torch.dtype:

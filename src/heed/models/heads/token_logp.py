@@ -51,13 +51,14 @@ class TokenLogp(torch.autograd.Function):
         rows: Tensor,
         head_weight: Tensor,
         head_bias: Tensor | None,
+        new_rows: Tensor | None,
         head: Head,
         row: Tensor,
         target: Tensor,
         temperature: float,
         with_entropy: bool,
     ) -> tuple[Tensor, Tensor | None]:
-        """See `token_logp`. `head_weight` and `head_bias` are the head's own, named so that autograd sees them."""
+        """See `token_logp`. The head's own tensors come before it, so that autograd sees them."""
         states = rows.to(head.weight.dtype)
         logp = torch.empty(len(target), dtype=at_least_float32(head_weight.dtype), device=rows.device)
         entropy = torch.empty_like(logp) if with_entropy else None
@@ -73,7 +74,7 @@ class TokenLogp(torch.autograd.Function):
                 entropy[part.entries] = (log_total - shifted.mul_(exponentials).sum(dim=-1) / total)[part.row]
             if part.rows.stop == len(rows) and any(ctx.needs_input_grad):
                 ctx.kept = Kept(part, exponentials, total, logits)
-        ctx.save_for_backward(rows, head_weight, head_bias, row, target)
+        ctx.save_for_backward(rows, head_weight, head_bias, new_rows, row, target)
         ctx.head, ctx.temperature = head, temperature
         if entropy is not None:
             ctx.mark_non_differentiable(entropy)
@@ -82,14 +83,15 @@ class TokenLogp(torch.autograd.Function):
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, grad_logp: Tensor, grad_entropy: Tensor | None) -> tuple[Tensor | None, ...]:
-        """Gradients of rows, weight and bias. A second backward of one graph makes the logits again."""
-        rows, head_weight, head_bias, row, target = ctx.saved_tensors
+        """Gradients of rows, weight, bias and new rows. A second backward of one graph makes the logits again."""
+        rows, head_weight, head_bias, new_rows, row, target = ctx.saved_tensors
         head: Head = ctx.head
         kept, ctx.kept = ctx.kept, None
         states = rows.to(head.weight.dtype)
         adds_in_place = adds_to_grad(head_weight) and ctx.needs_input_grad[1]
-        needs = (ctx.needs_input_grad[0], ctx.needs_input_grad[1] and not adds_in_place, ctx.needs_input_grad[2])
-        gradients = Gradients.needed(needs, states, head_weight, head_bias)
+        needs = list(ctx.needs_input_grad[:4])
+        needs[1] = needs[1] and not adds_in_place
+        gradients = Gradients.needed(needs, states, head_weight, head_bias, new_rows)
         if adds_in_place:
             gradients.weight = head_weight.grad
         weight = grad_logp / -ctx.temperature  # of each token's NLL
@@ -101,7 +103,8 @@ class TokenLogp(torch.autograd.Function):
                 gradients.add(each.part, head.undo(grad, each.logits).to(states.dtype), states, head)
                 del each, grad  # or two chunks would be in memory while the next is made
         grad_rows = None if gradients.rows is None else gradients.rows.to(rows.dtype)
-        return grad_rows, None if adds_in_place else gradients.weight, gradients.bias, None, None, None, None, None
+        to_weight = None if adds_in_place else gradients.weight
+        return grad_rows, to_weight, gradients.bias, gradients.new, None, None, None, None, None
 
 
 def adds_to_grad(head_weight: Tensor) -> bool:

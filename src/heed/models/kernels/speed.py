@@ -7,12 +7,14 @@ from functools import partial
 from typing import Any
 
 import torch
+from peft.tuners.trainable_tokens import TrainableTokensLayer
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import gelu, rms_norm
 from transformers import PreTrainedModel
 from transformers.activations import NewGELUActivation
 
+from heed.models.adapters.new_rows import use_rows_beside_table
 from heed.models.kernels.matmul import use_fast_products
 from heed.models.kernels.rotary import use_fused_rotation
 
@@ -27,6 +29,8 @@ def speed_up(model: PreTrainedModel) -> None:
             use_fused_rms_norm(module)
         elif "forward" in vars(module) and type(module) is nn.Embedding:
             continue  # it has one of its own already
+        elif isinstance(module, TrainableTokensLayer):
+            use_rows_beside_table(module)
         elif type(module) is nn.Embedding and module.max_norm is None and not module.sparse:
             module.forward = partial(embedding_forward, module)  # type: ignore[method-assign]
         else:

@@ -1,0 +1,90 @@
+"""New tokens' rows beside a frozen table: peft's gradient without copies of the table."""
+
+import numpy as np
+import pytest
+import torch
+import transformers as t
+from families import PADDING, difference, gradient_of, scored
+from held import HeldBytes
+from test_adapters import ITEMS, NEW_IDS, adapted, eager_gradient
+
+from heed.forest.build import build
+from heed.models.adapters.lora import add_adapter
+from heed.models.adapters.switch import adapter_on, switchable_layers
+from heed.models.heads.language import Head
+from heed.models.kernels.speed import speed_up
+from heed.models.load import LoadedModel, prepare_training
+from heed.models.score import forest_logp, forest_score
+from heed.types import Tokens
+
+
+@pytest.mark.parametrize("new_ids", [NEW_IDS, [PADDING, *NEW_IDS]], ids=["", "padding too"])
+@pytest.mark.parametrize("family", ["gpt2", "llama", "llama tied with biases", "granite"])
+def test_the_gradient_is_that_of_pefts_copies(family, new_ids):
+    expected_loss, expected_gradient = eager_gradient(family, new_ids)
+    model = adapted(family, new_ids).model
+    speed_up(model)
+    assert Head.of(model) is not None
+    loss, gradient = scored(model, forest_score, build(ITEMS))
+    assert loss == pytest.approx(expected_loss, rel=1e-12)
+    assert difference(gradient, expected_gradient) < 1e-11
+
+    def surrogate(model, forest):
+        logp = forest_logp(model, forest).logp
+        return -(logp * forest.weight).sum(), logp
+
+    loss, gradient = scored(model, surrogate, build(ITEMS))
+    assert loss == pytest.approx(expected_loss, rel=1e-12)
+    assert difference(gradient, expected_gradient) < 1e-11
+
+
+def test_where_the_adapter_is_off_the_table_is_the_bases():
+    model = adapted("llama", NEW_IDS).model
+    speed_up(model)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "trainable_tokens" in name:
+                parameter.add_(1.0)
+        with adapter_on(switchable_layers(model), None):
+            _, off = forest_score(model, build(ITEMS))
+        _, on = forest_score(model, build(ITEMS))
+    plain = adapted("llama").model
+    with torch.no_grad(), adapter_on(switchable_layers(plain), None):
+        _, base = forest_score(plain, build(ITEMS))
+    torch.testing.assert_close(off, base, rtol=1e-12, atol=1e-12)
+    assert not torch.allclose(on, base, atol=0.1)
+
+
+def peak_of_a_step(new_ids: list[int], tied: bool) -> int:
+    """Bytes that a forward and a backward over 1,023 trained tokens hold, with LoRA on all layers."""
+    config = t.LlamaConfig(
+        vocab_size=60_000,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=2_048,
+        tie_word_embeddings=tied,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = t.AutoModelForCausalLM.from_config(config)
+    loaded = add_adapter(LoadedModel(model, None), rank=8, alpha=16, new_token_ids=new_ids, seed=0)
+    speed_up(loaded.model)
+    prepare_training(loaded.model, gradient_checkpointing=False)
+    ids = np.random.default_rng(0).integers(0, 60_000, 1_024).astype(np.int32)
+    forest = build([Tokens(ids, np.concatenate([[0.0], np.ones(1_023)]).astype(np.float32))])
+    with HeldBytes() as held:
+        loss, _ = forest_score(loaded.model, forest)
+        loss.backward()
+    assert gradient_of(loaded.model)
+    return held.peak
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_new_tokens_cost_a_step_less_than_a_tenth_more_memory(tied):
+    """The default for a base model, chatml with LoRA, beside alpaca with LoRA, which adds no tokens."""
+    plain = peak_of_a_step([], tied)
+    assert plain < 4 * 64 * 2**20, "logits are made in chunks of 64 MiB"
+    assert peak_of_a_step([59_998, 59_999], tied) < 1.1 * plain
