@@ -278,7 +278,8 @@ MUTATIONS = [
     M(HEAD, "Granite multiplied", "scale /= divisor", "scale *= divisor"),
     M(HEAD, "Cohere forgotten", 'getattr(config, "logit_scale", None) or 1.0', "1.0"),
     M(HEAD, "Gemma forgotten", 'getattr(config, "final_logit_softcapping", None)\n', "None\n"),
-    M(HEAD, "an adapter's head taken for a plain one", "if type(layer) is not torch.nn.Linear:", "if False:"),
+    M(HEAD, "the table's own rows learn for new tokens", "            grad[:, head.new.ids] = 0\n", ""),
+    M(HEAD, "new tokens' logits by the table", "logits[:, self.new.ids] = rows @", "_ = rows @"),
     M(
         HEAD,
         "head's gradient of the last chunk",

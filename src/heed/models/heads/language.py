@@ -12,8 +12,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from heed.models.frozen import HALF
 from heed.models.adapters.new_rows import NewRows, table_and_new_rows
+from heed.models.frozen import HALF
 from heed.models.kernels.matmul import add_transposed_product, multiply, multiply_rows
 
 CHUNK_ELEMENTS = 16 * 1024 * 1024

@@ -17,7 +17,7 @@ from heed.dist.world import World
 from heed.models.load import choose_device
 from heed.models.writing import store_as
 from heed.recipes.training.best import BestSoFar
-from heed.recipes.training.memory import MemorySettings, memory_told
+from heed.recipes.training.memory import memory_told
 from heed.report.page import write_report
 from heed.settings import Settings, flat, load_settings
 from heed.train.environment import environment
@@ -31,7 +31,7 @@ KEPT_CHECKPOINTS = 2
 """the newest, so that one that is damaged later is not the only one"""
 
 
-class RunSettings(MemorySettings, Protocol):
+class RunSettings(Protocol):
     """What the settings of every run tell of its folder and machine."""
 
     @property
@@ -119,7 +119,7 @@ def in_run_folder(
             for note in folder.notes:
                 speaker.say(note)
             if not folder.finished:
-                with tracked(settings, folder, speaker), memory_told(run, device):
+                with tracked(settings, folder, speaker), memory_told(settings, device):
                     work(settings, Place(folder, device, world, speaker))
 
 

@@ -10,6 +10,7 @@ import torch
 
 from heed.config import Lora
 from heed.errors import UserError, is_out_of_memory
+from heed.settings import Settings
 
 FEWEST_TOKENS = 64
 SMALL_RANK = 8
@@ -29,7 +30,7 @@ class MemorySettings(Protocol):
 
 
 @contextmanager
-def memory_told(settings: MemorySettings, device: torch.device) -> Iterator[None]:
+def memory_told(settings: Settings, device: torch.device) -> Iterator[None]:
     """Turn what allocators raise into an error that names what takes less memory; other errors pass.
 
     Raises:
@@ -40,7 +41,8 @@ def memory_told(settings: MemorySettings, device: torch.device) -> Iterator[None
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        raise out_of_memory(error, settings, device) from error
+        taken: MemorySettings = settings  # type: ignore[assignment]
+        raise out_of_memory(error, taken, device) from error
 
 
 def out_of_memory(error: BaseException, settings: MemorySettings, device: torch.device) -> UserError:
