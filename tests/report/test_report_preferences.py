@@ -24,9 +24,9 @@ from heed.report.gains import gain_rows
 from heed.report.measurements import PolicyPoint
 from heed.report.overoptimisation import MAX_POINTS, Way, over_optimisation_figure, thinned
 from heed.report.page import write_report
-from heed.report.pair_runs import logp_told
+from heed.report.pair_runs import describe_logp
 from heed.report.read import read_runs
-from heed.report.reward_runs import length_told
+from heed.report.reward_runs import describe_length
 
 SVG = "{http://www.w3.org/2000/svg}"
 NAN = math.nan
@@ -186,8 +186,8 @@ def test_reward_by_length_has_a_mark_per_bin_and_a_sentence_on_what_it_means(tmp
     ],
 )
 def test_a_correlation_is_put_in_words_by_its_size_and_sign(r, says):
-    assert says in length_told(r, NAN)
-    assert "true reward" not in length_told(r, NAN)
+    assert says in describe_length(r, NAN)
+    assert "true reward" not in describe_length(r, NAN)
 
 
 @pytest.mark.parametrize("absent", ["accuracy", "calibration", "length_bins", "length_correlation", "noise_ceiling"])
@@ -241,11 +241,11 @@ def test_both_log_probabilities_falling_is_said_to_be_a_known_sign(tmp_path):
     ],
 )
 def test_what_the_two_sides_did_is_put_in_words(chosen, rejected, says):
-    assert says in logp_told({"chosen": chosen, "rejected": rejected})
+    assert says in describe_logp({"chosen": chosen, "rejected": rejected})
 
 
 def test_one_side_alone_is_not_judged():
-    assert logp_told({"chosen": -6.0}) == ""
+    assert describe_logp({"chosen": -6.0}) == ""
 
 
 def test_several_runs_from_pairs_have_a_panel_for_each_side(tmp_path):

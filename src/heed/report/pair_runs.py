@@ -26,8 +26,8 @@ def pair_section(runs: Sequence[RunRecords]) -> Section | None:
     found: list[Item | None] = [
         *both_phases(runs, "margin", "Implicit reward margin", Axis("chosen minus rejected"), margin),
         *accuracy_figures(runs, accuracy),
-        side_figure(runs, "logp", "Log-probability of the answers", "nats per answer", logp_told),
-        side_figure(runs, "reward", "Implicit rewards", "reward per answer", reward_told),
+        side_figure(runs, "logp", "Log-probability of the answers", "nats per answer", describe_logp),
+        side_figure(runs, "reward", "Implicit rewards", "reward per answer", describe_rewards),
         *both_phases(runs, "loss", "Loss", Axis("loss per pair"), loss),
         *optimiser_figures(runs),
     ]
@@ -53,18 +53,18 @@ def sides_of(run: RunRecords, key: str) -> tuple[str, dict[str, Curve]]:
 
 
 def side_figure(
-    runs: Sequence[RunRecords], key: str, title: str, unit: str, told: Callable[[Mapping[str, float]], str]
+    runs: Sequence[RunRecords], key: str, title: str, unit: str, describe: Callable[[Mapping[str, float]], str]
 ) -> Figure | None:
     """Chosen and rejected: in one picture for one run, in a panel each for several.
 
     Args:
-        told: what to say of how far each side moved.
+        describe: what to say of how far each side moved.
     """
     sides = {run.name: sides_of(run, key) for run in runs}
-    said = [
+    sentences = [
         f"{name}: {each[:1].lower()}{each[1:]}" if len(runs) > 1 else each
         for name, (_, curves) in sides.items()
-        if (each := told(moves(curves)))
+        if (each := describe(moves(curves)))
     ]
     if len(runs) == 1:
         phase, curves = sides[runs[0].name]
@@ -73,7 +73,7 @@ def side_figure(
         found = [(curve, side, f"q-{side}") for side, curve in curves.items()]
         drawn = [series_of(curve, side, class_, is_marked=phase == "held_out") for curve, side, class_ in found]
         on = "On held-out pairs." if phase == "held_out" else "On the pairs of each step."
-        return over_steps(title, Axis(unit), drawn, found, " ".join([on, *said]))
+        return over_steps(title, Axis(unit), drawn, found, " ".join([on, *sentences]))
     phase = "held_out" if any(which == "held_out" for which, _ in sides.values()) else "train"
     panels: list[Panel] = []
     legend: dict[tuple[str, str], None] = {}
@@ -81,7 +81,7 @@ def side_figure(
         for figure in curve_figure(runs, phase, f"{side}_{key}", f"{title}, {side}", Axis(unit), ""):
             panels.append(Panel(figure.panels[0].svg, capital(side)))
             legend |= dict.fromkeys(figure.legend)
-    return Figure(title, tuple(panels), " ".join(said), tuple(legend)) if panels else None
+    return Figure(title, tuple(panels), " ".join(sentences), tuple(legend)) if panels else None
 
 
 def moves(curves: Mapping[str, Curve]) -> dict[str, float]:
@@ -90,7 +90,7 @@ def moves(curves: Mapping[str, Curve]) -> dict[str, float]:
     return {side: float(values[-1] - values[0]) for side, values in kept.items() if len(values) > 1}
 
 
-def logp_told(moved: Mapping[str, float]) -> str:
+def describe_logp(moved: Mapping[str, float]) -> str:
     """What the two log-probabilities did, and what that is a sign of."""
     if len(moved) < 2:
         return ""
@@ -110,7 +110,7 @@ def logp_told(moved: Mapping[str, float]) -> str:
     return "Chosen answers became rarer and rejected ones likelier: the pairs were not learned."
 
 
-def reward_told(moved: Mapping[str, float]) -> str:
+def describe_rewards(moved: Mapping[str, float]) -> str:
     """What the two implicit rewards did."""
     if len(moved) < 2:
         return ""

@@ -163,8 +163,10 @@ def calibration_figure(runs: Sequence[RunRecords]) -> Figure | None:
 def length_figure(runs: Sequence[RunRecords]) -> Figure | None:
     """Mean reward of answers by their length, with the correlation in a sentence."""
     known = [(run, measured) for run, measured in _measured(runs) if measured.length_bins]
-    told = [
-        length_told(measured.length_correlation, measured.length_correlation_of_gold, run.name if len(runs) > 1 else "")
+    sentences = [
+        describe_length(
+            measured.length_correlation, measured.length_correlation_of_gold, run.name if len(runs) > 1 else ""
+        )
         for run, measured in _measured(runs)
         if math.isfinite(measured.length_correlation)
     ]
@@ -192,27 +194,29 @@ def length_figure(runs: Sequence[RunRecords]) -> Figure | None:
         label=f"Reward by length of answer: {spoken}",
     )
     count = sum(each.count for _, measured in known for each in measured.length_bins)
-    caption = " ".join([*told, f"Each point is the mean of answers of about one length, {count:,} answers in all."])
+    caption = " ".join(
+        [*sentences, f"Each point is the mean of answers of about one length, {count:,} answers in all."]
+    )
     legend = tuple((each.class_, each.name) for each in drawn) if len(runs) > 1 else ()
     return Figure("Does it like long answers?", (Panel(chart),), caption, legend)
 
 
-def length_told(r: float, r_of_gold: float, name: str = "") -> str:
+def describe_length(r: float, r_of_gold: float, name: str = "") -> str:
     """What a correlation of reward and length means, in one or two sentences."""
     subject = f"{name}: reward" if name else "Reward"
     size = abs(r)
     strength = "strongly" if size >= STRONG else "clearly" if size >= CLEAR else "weakly"
     which, way = ("longer", "long") if r > 0 else ("shorter", "short")
     if size < WEAK:
-        said = f"{subject} hardly depends on length (r = {r:.2f})."
+        sentence = f"{subject} hardly depends on length (r = {r:.2f})."
     else:
-        said = (
+        sentence = (
             f"{subject} goes {strength} with length (r = {r:.2f}): {which} answers are scored higher, and a policy "
             f"that learns from this reward will be drawn to {way} ones."
         )
     if math.isfinite(r_of_gold):
-        said += f" Of the true reward and length, r = {r_of_gold:.2f}."
-    return said
+        sentence += f" Of the true reward and length, r = {r_of_gold:.2f}."
+    return sentence
 
 
 def numbers(runs: Sequence[RunRecords]) -> Table | None:
