@@ -83,8 +83,14 @@ def heed_watched(words: list[str], folder: Path, variables: dict[str, str], dtyp
     sys.stderr = open(folder / f"told-{rank}", "w", encoding="utf-8", buffering=1)  # noqa: SIM115 (open until the end)
     torch.set_num_threads(1)
     torch.set_default_dtype(dtype)
-    real = setup.load_model
-    setup.load_model = lambda *given, **named: real(*given, **named).to(dtype)
+    real = setup.load_with_tokenizer
+
+    def load(*given: Any, **named: Any) -> Any:
+        loaded = real(*given, **named)
+        loaded.model.to(dtype)
+        return loaded
+
+    setup.load_with_tokenizer = load
     gradients: dict[int, list[torch.Tensor | None]] = {}
 
     def keep(optimiser, *_):
