@@ -1332,7 +1332,7 @@ MUTATIONS = [
         "each.shown_by is not None",
     ),
     M("data/chat.py", "the list of tools need not be read", "[TOOLS] * bool(given.tools) + ", ""),
-    M("data/chat.py", "calls without a stop token stay without", ".rstrip() + stop", ".rstrip()"),
+    M("data/chat.py", "calls without a stop token stay without", "[0]).rstrip() + stop", "[0]).rstrip()"),
     M(
         "data/marks.py",
         "one mark of two is enough",

@@ -116,6 +116,13 @@ def test_deepseek_r1_calls_after_its_thought_and_stops(shared: Path) -> None:
     assert "'tools'" in asked.fix
 
 
+def test_deepseek_r1_stops_once_after_two_calls(shared: Path) -> None:
+    two = [user("a"), assistant("", tool_calls=[call(city="Huế"), call("clock", at=1)])]
+    [[text]] = trained(family(shared, "deepseek-r1-distill-qwen-7b"), *two)
+    assert text.count("<｜end▁of▁sentence｜>") == 1
+    assert text.endswith('{"at": 1}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜><｜end▁of▁sentence｜>')
+
+
 def test_words_beside_calls_that_deepseek_r1_leaves_out_are_a_finding(shared: Path) -> None:
     found = finding(family(shared, "deepseek-r1-distill-qwen-7b"), user("a"), assistant("Look.", tool_calls=[call()]))
     assert "--template chatml" in found.fix

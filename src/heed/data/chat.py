@@ -310,8 +310,9 @@ class _Chat:
         header = text[base : found.start] if found.start is not None else ""
         if header.strip() and tail.endswith(header):
             return self.proved(turn, text, base + len(header), found)
-        ending = repr(tail[-60:])
-        raise self.unmaskable(turn, f"the prompt at inference ends in {ending}, which the render does not contain")
+        raise self.unmaskable(
+            turn, f"the prompt at inference ends in {tail[-60:]!r}, which the render does not contain"
+        )
 
     def proved(self, turn: int, text: str, start: int, found: Seen) -> str:
         if not found.is_complete:
@@ -350,7 +351,8 @@ class _Chat:
         opens = special_token_pattern(self.template).search(self.opening(turn))
         if opens is not None:
             own = own.partition(opens[0])[0]
-        return (text[start:after] + own).rstrip() + stop
+        # Of several calls the last may be ended where a single one is not.
+        return (text[start:after] + own.partition(stop)[0]).rstrip() + stop
 
     def opening(self, turn: int) -> str:
         """What the template writes for the model to go on from; empty where that cannot be told."""
@@ -426,7 +428,8 @@ class _Chat:
         )
 
     def unmaskable(self, turn: int, found: str, needs_tools: bool = False) -> UserError:
-        other = "--template chatml shows tool calls" if needs_tools else "choose another --template"
+        shows_calls = needs_tools and self.template.name != "chatml"
+        other = "--template chatml shows tool calls" if shows_calls else "choose another --template"
         return self.problem(
             "what is trained cannot be told under this chat template",
             found=f"message {turn + 1} (assistant): {found}",
