@@ -12,13 +12,11 @@ def test_a_beta_of_0_with_a_target_is_refused_before_anything_is_written(tmp_pat
     assert heed("ppo", model=instruct, data=write(ASKED), out=out, kl_beta=0, kl_target=5, **POLICY) == 2
     printed, told = capsys.readouterr()
     assert printed == ""
-    assert told.splitlines() == [
-        "error: a beta of 0 cannot be adapted to a target: it is multiplied, and stays 0",
-        "  where:    --kl.beta, --kl.target",
-        "  found:    a beta of 0 and a target of 5 nats per answer",
-        "  expected: a beta above 0 to begin with, or no target",
-        "  fix:      --kl.beta 0.05",
-    ]
+    *_, where, found, _, fix = told.splitlines()
+    assert "--kl.beta, --kl.target" in where
+    assert "0" in found
+    assert "5" in found
+    assert fix.endswith("--kl.beta 0.05")
     assert not out.exists()
 
 
