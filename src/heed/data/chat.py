@@ -19,6 +19,7 @@ from heed.data.marks import (
     marked,
     seen,
     texts,
+    tool_names,
     unused_characters,
     without_marks,
 )
@@ -254,7 +255,7 @@ class _Chat:
         if at < 0 or (words and (min(words) <= start or stop in text[start:after])):
             return None
         if calls and not words:  # marks in the names of tools changed the render
-            names = _tool_names(calls)
+            names = tool_names(calls)
             is_own = all(text.count(name, start, at) >= names.count(name) for name in names)
         else:
             is_own = bool(calls) or text[after:at].strip() == ends.closing.strip()
@@ -336,7 +337,7 @@ class _Chat:
         """
         stop, calls = self.endings.stop, self.given.fields[turn]["tool_calls"]
         after = max(at for at in found.words if at is not None)
-        result = {**TOOL_RESULT, "name": _tool_names(calls)[-1], "tool_call_id": calls[-1].get("id", "")}
+        result = {**TOOL_RESULT, "name": tool_names(calls)[-1], "tool_call_id": calls[-1].get("id", "")}
         own: str | None = None
         for follower in (*self.given.fields[turn + 1 : turn + 2], result, USER):
             try:
@@ -416,9 +417,7 @@ class _Chat:
             what, fix = "the list of documents", "write them into a message, or remove 'documents' from the record"
         else:
             said = given.fields[index]
-            words = (
-                repr(said["content"][:40]) if said["content"].strip() else f"calls {_tool_names(said['tool_calls'])}"
-            )
+            words = repr(said["content"][:40]) if said["content"].strip() else f"calls {tool_names(said['tool_calls'])}"
             what = f"message {index + 1} ({said['role']}), which says {words},"
         return self.problem(
             "the chat template leaves out a part of the conversation",
@@ -444,8 +443,3 @@ class _Chat:
             expected="a stop token there",
             fix="--end-of-turn eos, or {{ eos_token }} after the assistant's content and --template FILE.jinja",
         )
-
-
-def _tool_names(calls: Any) -> list[str]:
-    """The functions that a message's tool calls name, with and without OpenAI's inner object."""
-    return [str(call.get("function", call).get("name", "")) for call in calls]

@@ -152,6 +152,11 @@ def texts(value: Any) -> Iterator[str]:
             yield from texts(item)
 
 
+def tool_names(calls: Any) -> list[str]:
+    """The functions that a message's tool calls name, with and without OpenAI's inner object."""
+    return [str(call.get("function", call).get("name", "")) for call in calls]
+
+
 def with_texts(value: Any, change: Callable[[str], str]) -> Any:
     """A value made of dictionaries and lists with every text in it changed; keys stay."""
     if isinstance(value, str):
