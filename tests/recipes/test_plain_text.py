@@ -75,11 +75,13 @@ def test_sft_goes_on_with_pre_training_on_plain_text(base, tune, tmp_path, lines
     for i in range(6):
         (tmp_path / "text" / f"{i}.txt").write_text(f"The sky over town {i} is blue. " * 30)
     options = {"model": base, "data": tmp_path / "text", "out": tmp_path / "run", "max_length": 64, "steps": 12}
-    assert tune(**options, template="plain", held_out_share=0.2, batch_size=8, optim_lr=3e-3) == 0
+    assert tune(**options, held_out_share=0.2, batch_size=8, optim_lr=3e-3) == 0
     losses = [line["nll_per_token"] for line in lines_of(tmp_path / "run" / "metrics.jsonl", "train")]
     assert losses[-1] < 0.8 * losses[0]
     [account] = json.loads((tmp_path / "run" / "data.json").read_text())
     assert account["num_records"] == 6
+    tables = [json.loads((folder / "config.json").read_text())["vocab_size"] for folder in (base, tmp_path / "run")]
+    assert tables[0] == tables[1]  # no tokens of a chat were added
     assert account["num_kept"] > 12
     assert account["num_trained_tokens"] > 0.95 * account["num_tokens"]
 

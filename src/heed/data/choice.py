@@ -29,13 +29,25 @@ TOKEN_OF_ITS_OWN = re.compile(r"<[^\s<>]+>")
 
 
 def choose_template(
-    spec: str | None, tokenizer: Tokenizer, say: Callable[[str], None], end_of_turn: EndOfTurn = "template"
+    spec: str | None,
+    tokenizer: Tokenizer,
+    say: Callable[[str], None],
+    end_of_turn: EndOfTurn = "template",
+    *,
+    reads_plain_text: bool = False,
 ) -> tuple[ChatTemplate, list[str]]:
-    """The template asked for, else the model's own, else chatml; and the tokens it needs that the vocabulary lacks."""
+    """The template asked for, else the model's own, else chatml; and the tokens it needs that the vocabulary lacks.
+
+    Args:
+        reads_plain_text: the data has no turns, so that without a template of its own a model needs no new tokens.
+    """
     if spec is None and tokenizer.template is not None:
         say("template: the model's own")
         own = tokenizer.template
         return (own if end_of_turn == "template" else ending_in_eos(own, tokenizer, say)), []
+    if spec is None and reads_plain_text:
+        say("template: plain, for the data is plain text and this model has none of its own")
+        spec = "plain"
     if spec is None:
         say("template: chatml, for this model has none of its own (--template alpaca needs no new tokens)")
     template = ChatTemplate.load(spec or "chatml")

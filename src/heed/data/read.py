@@ -60,6 +60,14 @@ def read_nouns(
     return _items(path, columns, notes, _nouns)
 
 
+def begins_as_text(path: str, columns: Mapping[str, str] | None = None) -> bool:
+    """Whether the first record at `path` is plain text; where it cannot be read, reading it all says why."""
+    try:
+        return isinstance(next(read_nouns(path, columns), ("", None))[1], Document)
+    except UserError:
+        return False
+
+
 def read_comparable(
     path: str, columns: Mapping[str, str] | None = None, notes: Counter[str] | None = None
 ) -> Iterator[tuple[str, Noun | Finding]]:

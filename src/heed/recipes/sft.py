@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from heed.config import SftSettings, peak_learning_rate, tokens_per_forward
+from heed.data.read import begins_as_text
 from heed.dist.world import World
 from heed.errors import UserError, typed
 from heed.forest.build import build
@@ -111,7 +112,8 @@ def tune(settings: SftSettings, place: Place) -> None:
 def prepare_tuning(settings: SftSettings, place: Place) -> Tuning:
     """Open the model, prepare the data, prove that the forest computes what the model computes."""
     world, speaker = place.world, place.speaker
-    opened = open_for_tuning(settings, place)
+    is_text = all(not s.wordings and begins_as_text(s.path, s.columns) for s in settings.data)
+    opened = open_for_tuning(settings, place, reads_plain_text=is_text)
     model = opened.loaded.model
     limit = num_positions(model)
     data = prepare_data(

@@ -32,7 +32,7 @@ from heed.data.choice import choose_template, with_new_tokens
 from heed.data.documents import rendered_document
 from heed.data.prepare import conversations_of
 from heed.data.prompts import prompt_text
-from heed.data.read import read_comparable, read_labelled, read_prompts
+from heed.data.read import begins_as_text, read_comparable, read_labelled, read_prompts
 from heed.data.render import ChatTemplate
 from heed.data.shapes import UNKNOWN_SHAPE, Noun
 from heed.data.tokens import Tokenizer, fit_template, tokenise
@@ -193,7 +193,10 @@ def _template(
 
     A tokenizer that was named on its own stays as it is: then its ids are what is looked at.
     """
-    template, new_tokens = choose_template(settings.template, tokenizer, say, settings.end_of_turn)
+    is_text = all(not s.wordings and begins_as_text(s.path, s.columns) for s in settings.data)
+    template, new_tokens = choose_template(
+        settings.template, tokenizer, say, settings.end_of_turn, reads_plain_text=is_text
+    )
     if new_tokens:
         say(f"tuning would add the tokens {' '.join(new_tokens)}")
         if settings.tokenizer is None:

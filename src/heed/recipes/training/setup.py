@@ -129,6 +129,7 @@ def open_base(
     special_text: SpecialText = "error",
     end_of_turn: EndOfTurn = "template",
     frozen: bool = False,
+    reads_plain_text: bool = False,
 ) -> Opened:
     """Load the base, settle its template, and add the template's tokens. Nothing is made ready for training yet.
 
@@ -139,12 +140,13 @@ def open_base(
         special_text: as the setting `special_tokens_in_text`.
         end_of_turn: as the setting.
         frozen: whether its weights stay as they are, and so in the dtype of their checkpoint.
+        reads_plain_text: as `choose_template` takes it.
     """
     dtype = checkpoint_dtype(name) if frozen else torch.float32
     say, loaded = access.say, load_with_tokenizer(name, device, dtype, access)
     model, saved_tokenizer = loaded.model, loaded.tokenizer
     own = wrapped(saved_tokenizer, name, needs_template=template_name is None)
-    template, new_tokens = choose_template(template_name, own, say, end_of_turn)
+    template, new_tokens = choose_template(template_name, own, say, end_of_turn, reads_plain_text=reads_plain_text)
     template = replace(template, date=date, special_text=special_text)
     new_ids = add_tokens(model, saved_tokenizer, new_tokens, seed)
     if new_ids:
@@ -157,11 +159,14 @@ def open_base(
     return Opened(loaded, template, tokenizer, checked_stops(template, tokenizer), tuple(new_ids))
 
 
-def open_for_tuning(settings: TuningSettings, place: Place, *, reads_words: bool = True) -> Opened:
+def open_for_tuning(
+    settings: TuningSettings, place: Place, *, reads_words: bool = True, reads_plain_text: bool = False
+) -> Opened:
     """Open the base as `open_base` does, and make it ready to be trained, with an adapter if one is wanted.
 
     Args:
         reads_words: whether the language head is used; where it is not, `--train head` means the head that is.
+        reads_plain_text: as `choose_template` takes it.
     """
     assert settings.date is not None
     lora, train, say = settings.lora, settings.train, place.speaker.say
@@ -177,6 +182,7 @@ def open_for_tuning(settings: TuningSettings, place: Place, *, reads_words: bool
         special_text=settings.special_tokens_in_text,
         end_of_turn=settings.end_of_turn,
         frozen=lora.rank > 0,
+        reads_plain_text=reads_plain_text,
     )
     place.folder.keep_content(words_content(opened.template, opened.tokenizer))
     loaded, new_ids = opened.loaded, opened.new_token_ids
