@@ -11,6 +11,7 @@ import os
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,7 @@ from heed.models.roles import roles_on_one_base, separate_models
 from heed.models.score import trunk_of
 from heed.models.self_check import ChosenScore
 from heed.objectives.policy import constant_length_weights, sequence_mean_weights, token_mean_weights
+from heed.objectives.reward_scale import RewardScale
 from heed.recipes import grpo, ppo
 from heed.recipes.policy.rollout import (
     RoleOutputs,
@@ -464,6 +466,18 @@ def test_ppos_credit_is_the_definitions():
     whitened = (advantage - advantage.mean()) / math.sqrt(advantage.var() + 1e-8)
     np.testing.assert_allclose(found[0], whitened, rtol=1e-9, atol=1e-9)
     np.testing.assert_allclose(found[1], returns, rtol=1e-9, atol=1e-9)
+
+
+def test_a_new_size_of_rewards_leaves_what_the_values_say_of_rewards():
+    models = models_of(made("llama", torch.float64, adapter=True))
+    training: Any = SimpleNamespace(scale=RewardScale(), value=models.roles.value, models=models)
+    with CastsToFloat64():
+        before = role_outputs(models, ROLLOUT)
+        found = ppo.count_in_size_of(training, torch.full((4,), 5.0, dtype=torch.float64), before)
+        again = role_outputs(training.models, ROLLOUT)
+    assert training.scale.size == pytest.approx(5.0)
+    torch.testing.assert_close(5 * found.value, before.value, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(again.value, found.value, rtol=1e-9, atol=1e-9)
 
 
 def test_every_answer_gets_what_was_computed_of_it():
