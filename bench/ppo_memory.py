@@ -33,7 +33,7 @@ def measure(options: argparse.Namespace, folder: Path, name: str, reward: Path, 
     """One `heed ppo` over one batch of answers."""
     batch = ("--batch-size", options.prompts, "--max-new-tokens", options.new_tokens, "--steps", 1)
     data = ("--data", folder / "prompts.jsonl", "--max-prompt-length", options.max_prompt_length, "--too-long", "drop")
-    command = ("ppo", "--model", folder / "model", "--reward", reward, "--rank", rank, "--out", folder / name)
+    command = ("ppo", "--model", folder / "model", "--reward", reward, "--lora.rank", rank, "--out", folder / name)
     run = ("--template", "plain", "--seed", options.seed, "--device", "cpu")
     spec = {"command": [str(word) for word in (*command, *data, *batch, *run)], "threads": options.threads}
     result = result_of("heed_ppo.py", spec, folder, options.threads)
