@@ -15,8 +15,14 @@ from transformers.masking_utils import AttentionMaskInterface
 from heed.models.attention.layout import ForestLayout
 from heed.models.attention.row_attention import row_attention
 from heed.models.attention.tree_attention import plain_tree_attention, tree_attention
+from heed.models.kernels.plain import plain
 
 NAME = "heed_forest"
+
+
+def suits_blocks(query: Tensor, value: Tensor) -> bool:
+    """Whether the fused CPU kernel takes these."""
+    return query.device.type == "cpu" and query.shape[-1] == value.shape[-1] and not plain()
 
 
 def forest_attention(
@@ -49,7 +55,7 @@ def forest_attention(
     # Under autocast, rotary embeddings leave query and key in float32 beside a lower value, as SDPA would cast them.
     query, key = query.to(value.dtype), key.to(value.dtype)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    if query.is_cuda:
+    if query.is_cuda and not plain():
         from heed.models.attention.flex import (
             flex_tree_attention,  # compiles on import of its kernels; CUDA alone needs it
         )
@@ -57,7 +63,7 @@ def forest_attention(
         out = flex_tree_attention(
             query, key, value, forest, scale=scale, window=sliding_window, softcap=softcap, sinks=s_aux
         )
-    elif softcap is None and s_aux is None and query.device.type == "cpu" and query.shape[-1] == value.shape[-1]:
+    elif suits_blocks(query, value) and softcap is None and s_aux is None:
         rows = forest.rows
         if rows is not None and (sliding_window is None or rows.longest <= sliding_window):
             out = row_attention(query, key, value, rows, scale=scale)

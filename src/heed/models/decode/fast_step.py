@@ -23,6 +23,7 @@ from heed.models.decode.slots import Decoding
 from heed.models.decode.together import attend
 from heed.models.heads.language import Head, adjustment, as_multiplied, at_least_float32
 from heed.models.kernels.matmul import multiply_rows
+from heed.models.kernels.plain import plain
 from heed.models.self_check import sliding_window
 
 LARGEST_COPY = 512 * 1024 * 1024
@@ -100,6 +101,8 @@ class FastStep:
         Args:
             longest: tokens of the longest sequence that may come about.
         """
+        if plain():
+            return None
         base = model.base_model
         parameters = list(base.parameters())
         same = len({(parameter.dtype, parameter.device) for parameter in parameters}) == 1

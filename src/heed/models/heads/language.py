@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from heed.models.adapters.new_rows import NewRows, table_and_new_rows
 from heed.models.frozen import HALF
 from heed.models.kernels.matmul import add_transposed_product, multiply, multiply_rows
+from heed.models.kernels.plain import plain
 
 CHUNK_ELEMENTS = 16 * 1024 * 1024
 """logits of one chunk: 64 MiB in float32"""
@@ -37,6 +38,8 @@ class Head:
     def of(cls, model: PreTrainedModel) -> "Head | None":
         """The model's head, or None where its layer is more than a linear one with rows for new tokens."""
         layer = model.get_output_embeddings()
+        if plain():
+            return None
         if type(layer) is torch.nn.Linear:
             return cls(layer.weight, layer.bias, *adjustment(model))
         found = table_and_new_rows(layer)

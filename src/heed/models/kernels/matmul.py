@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.nn.functional import linear as torch_linear
 from transformers.pytorch_utils import Conv1D
 
+from heed.models.kernels.plain import plain
+
 BAND_ROWS = 4096
 """rows of a tall product made at a time"""
 
@@ -30,8 +32,10 @@ def onednn_is_faster() -> bool:
 
 def suits_onednn(*tensors: Tensor | None) -> bool:
     """Whether these operands can take the oneDNN path here."""
-    return onednn_is_faster() and all(
-        x is None or (x.dtype == torch.float32 and x.device.type == "cpu" and x.numel() > 0) for x in tensors
+    return (
+        onednn_is_faster()
+        and not plain()
+        and all(x is None or (x.dtype == torch.float32 and x.device.type == "cpu" and x.numel() > 0) for x in tensors)
     )
 
 

@@ -16,11 +16,14 @@ from transformers.activations import NewGELUActivation
 
 from heed.models.adapters.new_rows import use_rows_beside_table
 from heed.models.kernels.matmul import use_fast_products
+from heed.models.kernels.plain import plain
 from heed.models.kernels.rotary import use_fused_rotation
 
 
 def speed_up(model: PreTrainedModel) -> None:
     """Swap slow forwards for fused ones on every module that has one."""
+    if plain():
+        return
     use_fast_products(model)
     for module in model.modules():
         if isinstance(module, NewGELUActivation):
