@@ -412,7 +412,18 @@ MUTATIONS = [
         "out = tree_attention(query, key, value, forest, scale=scale, window=sliding_window)",
         "out = tree_attention(query, key, value, forest, scale=scale, window=None)",
     ),
-    M(ATTENTION, "soft-caps and sinks by the fused kernel", "elif softcap is None and s_aux is None and", "elif"),
+    M(
+        ATTENTION,
+        "soft-caps and sinks by the fused kernel",
+        "elif suits_blocks(query, value) and softcap is None and s_aux is None:",
+        "elif suits_blocks(query, value):",
+    ),
+    M(
+        FLEX,
+        "blocks of siblings skipped wrongly",
+        "slice(start // BLOCK, -(-end // BLOCK))",
+        "slice(start // BLOCK, end // BLOCK)",
+    ),
     M(ATTENTION, "heads and tokens swapped", "return out.transpose(1, 2), None", "return out, None"),
     M(
         ATTENTION,
