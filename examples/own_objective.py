@@ -13,7 +13,7 @@ import torch
 
 import heed
 from heed.data.chat import masked
-from heed.data.render import ChatTemplate
+from heed.data.rendering.render import ChatTemplate
 from heed.data.tokens import fit_template, tokenise
 from heed.dist.world import World
 from heed.forest.build import build

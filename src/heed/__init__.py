@@ -30,13 +30,13 @@ if TYPE_CHECKING:
         write_report,
     )
     from heed.errors import UserError
-    from heed.recipes.use import Model
+    from heed.recipes.library.model import Model
     from heed.types import Conversation, Document, Finding, Forest, Judged, Message, Prompt, Ranking, Tokens
 
 _PLACES = {
     **dict.fromkeys(("sft", "reward", "dpo", "ppo", "grpo", "merge", "write_report"), "heed.api"),
     **dict.fromkeys(("read", "show", "load", "Run", "ShownRecords"), "heed.api"),
-    "Model": "heed.recipes.use",
+    "Model": "heed.recipes.library.model",
     "UserError": "heed.errors",
     **dict.fromkeys(
         ("Conversation", "Ranking", "Judged", "Document", "Prompt", "Message", "Finding", "Tokens", "Forest"),

@@ -34,8 +34,8 @@ if TYPE_CHECKING:
         SftArguments,
         ShowArguments,
     )
+    from heed.recipes.library.model import Model
     from heed.recipes.show import Shown
-    from heed.recipes.use import Model
     from heed.types import Conversation, Document, Finding, Judged, Ranking
 
 Data: TypeAlias = "str | os.PathLike[str] | Mapping[str, Any] | Iterable[Any]"
@@ -233,7 +233,7 @@ def load(
         dtype: of weights and activations.
         trust_remote_code: run Python code that comes with the model, with all that this account may do.
     """
-    from heed.recipes.use import open_model
+    from heed.recipes.library.model import open_model
 
     return open_model(
         os.path.expanduser(str(model)),
@@ -276,7 +276,7 @@ def _sources(data: Data, folder: Path) -> list[dict[str, Any]]:
 
 
 def _source(data: Any, folder: Path) -> dict[str, Any]:
-    from heed.recipes.given import write_records
+    from heed.recipes.library.records import write_records
 
     if isinstance(data, str | os.PathLike):
         return {"path": str(data)}

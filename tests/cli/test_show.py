@@ -15,9 +15,9 @@ from heed.cli.page import page
 from heed.cli.show import CONTEXT, TRAINED, drawn
 from heed.config import ShowSettings, load_settings
 from heed.data.answers import judged_answers, ranked_answers
-from heed.data.choice import choose_template
 from heed.data.prepare import Preparation
 from heed.data.read import read_judged, read_rankings
+from heed.data.rendering.choice import choose_template
 from heed.data.tokens import Tokenizer, fit_template
 from heed.recipes.show import Piece, Shown, pieces, run, shared_beginnings
 from heed.types import Origin, Rendered, Span, Tokens

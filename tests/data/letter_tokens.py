@@ -7,7 +7,7 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
 from heed.data.prepare import Preparation
-from heed.data.render import ChatTemplate
+from heed.data.rendering.render import ChatTemplate
 from heed.data.tokens import Tokenizer, fit_template
 
 

@@ -8,7 +8,7 @@ import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from heed.data.chat import masked
-from heed.data.render import ChatTemplate
+from heed.data.rendering.render import ChatTemplate
 from heed.data.tokens import Tokenizer
 from heed.types import Conversation, Finding, Message, Origin, Rendered
 

@@ -6,7 +6,7 @@ import pytest
 from mask_cases import ORIGIN, assistant, built_in, finding, inline, rendered, system, trained, trained_texts, user
 
 from heed.data.chat import inference_prompt, masked
-from heed.data.stops import Endings, endings, stop_tokens
+from heed.data.rendering.stops import Endings, endings, stop_tokens
 from heed.types import Conversation, Finding, Message
 
 HEADERS = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{{ eos_token }}\n{% endfor %}"

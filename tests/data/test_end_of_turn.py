@@ -7,9 +7,9 @@ from mask_cases import assistant, conversation, trained_texts, user
 from transformers import PreTrainedTokenizerFast
 
 from heed.data.chat import inference_prompt, masked
-from heed.data.choice import choose_template
-from heed.data.render import ChatTemplate
-from heed.data.stops import stop_tokens
+from heed.data.rendering.choice import choose_template
+from heed.data.rendering.render import ChatTemplate
+from heed.data.rendering.stops import stop_tokens
 from heed.data.tokens import Tokenizer, fit_template
 from heed.errors import UserError
 from heed.types import Finding, Message

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from heed.data.bytes import decoded
-from heed.data.json_stream import lines_of, read_json
+from heed.data.files.bytes import decoded
+from heed.data.files.json_stream import lines_of, read_json
 from heed.errors import UserError
 
 VALUES = st.recursive(

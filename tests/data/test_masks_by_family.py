@@ -7,8 +7,8 @@ import pytest
 from mask_cases import FAMILIES, assistant, built_in, family, finding, rendered, system, trained, trained_texts, user
 
 from heed.data.chat import inference_prompt
-from heed.data.render import ChatTemplate
-from heed.data.stops import stop_tokens
+from heed.data.rendering.render import ChatTemplate
+from heed.data.rendering.stops import stop_tokens
 from heed.types import Message
 
 STOP = {

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from mask_cases import FAMILIES, assistant, built_in, family, finding, inline, rendered, system, trained_texts, user
 
 from heed.data.chat import inference_prompt, masked
-from heed.data.manners import developer_is_system
-from heed.data.render import ChatTemplate
+from heed.data.rendering.conventions import developer_is_system
+from heed.data.rendering.render import ChatTemplate
 from heed.types import Conversation, Finding, Message, Origin
 
 LEFT_OUT = "the chat template leaves out a part of the conversation"

@@ -11,7 +11,7 @@ from heed.data import parallel
 from heed.data.answers import repeated
 from heed.data.preferences import open_judged, open_rankings, prepare_judged, prepare_rankings
 from heed.data.prepare import account_json, left_out_lines, open_prepared, prepare
-from heed.data.render import ChatTemplate
+from heed.data.rendering.render import ChatTemplate
 from heed.data.tokens import Tokenizer, fit_template
 from heed.errors import UserError
 

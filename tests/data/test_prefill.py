@@ -11,7 +11,7 @@ from heed.data.answers import rendered_answer
 from heed.data.chat import asked, inference_prompt
 from heed.data.preferences import open_judged, open_rankings, prepare_judged, prepare_rankings
 from heed.data.prompts import open_prompts, prepare_prompts
-from heed.data.render import ChatTemplate
+from heed.data.rendering.render import ChatTemplate
 from heed.types import Finding, Origin, Rendered
 
 BEGUN = [system("Be terse."), user("Name a fruit."), assistant("Well,", 0)]

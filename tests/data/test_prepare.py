@@ -17,7 +17,7 @@ from tokenizers import decoders, models, pre_tokenizers
 
 from heed.data import parallel
 from heed.data.prepare import Preparation, account_json, left_out_lines, open_prepared, prepare
-from heed.data.render import ChatTemplate
+from heed.data.rendering.render import ChatTemplate
 from heed.data.tokens import Tokenizer, fit_template
 from heed.errors import UserError
 

@@ -12,7 +12,7 @@ from heed.data.chat import masked
 from heed.data.preferences import open_rankings, prepare_rankings
 from heed.data.prepare import account_json, left_out_lines
 from heed.data.prompts import open_prompts, prepare_prompts
-from heed.data.render import ChatTemplate
+from heed.data.rendering.render import ChatTemplate
 from heed.data.tokens import Tokenizer, fit_template, tokenise
 from heed.errors import UserError
 from heed.types import Conversation, Message, Origin

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from mask_cases import FAMILIES, assistant, built_in, family, inline, system, user
 
-from heed.data.render import ChatTemplate
+from heed.data.rendering.render import ChatTemplate
 from heed.errors import UserError
 from heed.types import Message
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from heed.data.shapes import SHAPES, convert, recognise
+from heed.data.shapes.recognise import SHAPES, convert, recognise
 from heed.errors import UserError
 from heed.types import Conversation, Origin
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from heed.data.rankings import with_scores_of_pair
-from heed.data.shapes import convert, recognise, to_prompts
+from heed.data.shapes.rankings import with_scores_of_pair
+from heed.data.shapes.recognise import convert, recognise, to_prompts
 from heed.errors import UserError
 from heed.types import Conversation, Judged, Message, Origin, Ranking
 

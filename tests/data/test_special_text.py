@@ -18,8 +18,8 @@ from heed.data.chat import asked, masked
 from heed.data.preferences import open_rankings, prepare_rankings
 from heed.data.prepare import open_prepared, prepare
 from heed.data.prompts import open_prompts, prepare_prompts
-from heed.data.render import ChatTemplate
-from heed.data.special_text import num_special_texts
+from heed.data.rendering.render import ChatTemplate
+from heed.data.rendering.special_text import num_special_texts
 from heed.data.tokens import Tokenizer, fit_template, tokenise
 from heed.errors import UserError
 from heed.types import Finding, Message, Origin, Rendered

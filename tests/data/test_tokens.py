@@ -28,7 +28,7 @@ from mask_cases import (
 from tokenizers import AddedToken, pre_tokenizers, processors
 
 from heed.data.chat import inference_prompt, masked
-from heed.data.render import ChatTemplate
+from heed.data.rendering.render import ChatTemplate
 from heed.data.tokens import Tokenizer, fit_template, tokenise
 from heed.errors import UserError
 from heed.types import Finding, Rendered, Span

@@ -10,7 +10,7 @@ from mask_cases import assistant, built_in, family, finding, inline, rendered, s
 from heed.data.answers import rendered_answer
 from heed.data.chat import inference_prompt
 from heed.data.read import read
-from heed.data.shapes import convert, recognise, to_prompts
+from heed.data.shapes.recognise import convert, recognise, to_prompts
 from heed.types import Conversation, Finding, Judged, Message, Origin, Ranking
 
 TOOL = {

@@ -27,8 +27,8 @@ import numpy as np
 from heed.data.chat import asked, masked
 from heed.data.check import check, check_answer, check_prompt, check_ranking, in_held_out, is_empty, said
 from heed.data.prepare import LeftOut, Preparation, fitted
-from heed.data.render import ChatTemplate
-from heed.data.special_text import noticed
+from heed.data.rendering.render import ChatTemplate
+from heed.data.rendering.special_text import noticed
 from heed.data.tokens import tokenise
 from heed.types import Conversation, Finding, Judged, Message, Origin, Ranking, Rendered, Tokens
 

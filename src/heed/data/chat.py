@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from heed.data.manners import TOOL_RESULT, USER, adapted, as_key
-from heed.data.marks import (
+from heed.data.rendering.conventions import TOOL_RESULT, USER, adapted, as_key
+from heed.data.rendering.marks import (
     DOCUMENTS,
     THINK_TAG,
     TOOLS,
@@ -23,9 +23,9 @@ from heed.data.marks import (
     unused_characters,
     without_marks,
 )
-from heed.data.render import ChatTemplate, message_fields, reasoning_of
-from heed.data.special_text import treated, unguarded
-from heed.data.stops import Endings, endings, forbidden_pattern, special_token_pattern
+from heed.data.rendering.render import ChatTemplate, message_fields, reasoning_of
+from heed.data.rendering.special_text import treated, unguarded
+from heed.data.rendering.stops import Endings, endings, forbidden_pattern, special_token_pattern
 from heed.errors import UserError
 from heed.types import Conversation, Finding, Message, Rendered, Span
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from heed.data.render import ChatTemplate
-from heed.data.stops import forbidden_pattern
+from heed.data.rendering.render import ChatTemplate
+from heed.data.rendering.stops import forbidden_pattern
 from heed.data.tokens import Tokenizer
 from heed.types import Document, Finding, Rendered, Span, Tokens
 

@@ -18,9 +18,9 @@ from heed.data.check import check, check_imitation, in_held_out
 from heed.data.documents import cut, rendered_document
 from heed.data.parallel import map_in_processes
 from heed.data.read import read_labelled, read_nouns, summary
-from heed.data.render import ChatTemplate
-from heed.data.shapes import Noun
-from heed.data.special_text import noticed
+from heed.data.rendering.render import ChatTemplate
+from heed.data.rendering.special_text import noticed
+from heed.data.shapes.recognise import Noun
 from heed.data.store import StoreWriter, TokenStore
 from heed.data.tokens import Tokenizer, tokenise
 from heed.data.wordings import Wordings, load_wordings, say

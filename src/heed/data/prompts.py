@@ -17,8 +17,8 @@ from heed.data.check import check_prompt, in_held_out
 from heed.data.parallel import map_in_processes
 from heed.data.prepare import Account, LeftOut, Preparation, histogram, refuse_findings, refuse_too_long
 from heed.data.read import counted, read_prompts
-from heed.data.render import ChatTemplate
-from heed.data.special_text import noticed
+from heed.data.rendering.render import ChatTemplate
+from heed.data.rendering.special_text import noticed
 from heed.data.store import StoreWriter, TokenStore
 from heed.data.tokens import tokenise
 from heed.types import Conversation, Finding, Message, Origin, Prompt, Rendered, Tokens

@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from heed.data.json_stream import Unusable
-from heed.data.names import renamed
-from heed.data.places import raws_at
-from heed.data.rankings import with_scores_of_pair
-from heed.data.shapes import UNKNOWN_SHAPE, Noun, convert, recognise, to_prompts
-from heed.data.tidy import settled, tidied, with_known_kinds
+from heed.data.files.json_stream import Unusable
+from heed.data.files.places import raws_at
+from heed.data.shapes.names import renamed
+from heed.data.shapes.rankings import with_scores_of_pair
+from heed.data.shapes.recognise import UNKNOWN_SHAPE, Noun, convert, recognise, to_prompts
+from heed.data.shapes.tidy import settled, tidied, with_known_kinds
 from heed.errors import UserError
 from heed.types import Conversation, Document, Finding, Judged, Labelled, Message, Origin, Prompt, Ranking
 
@@ -40,7 +40,7 @@ def read(
     does not grow with the file.
 
     Args:
-        path: a file, a folder, a data set saved or on the hub, as `heed.data.places.raws_at` takes it.
+        path: a file, a folder, a data set saved or on the hub, as `heed.data.files.places.raws_at` takes it.
         columns: our name of a field -> its name in the file, where that is not one of the usual ones.
         notes: what was put right on the way is counted here, in words.
 

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import tokenizers
 
-from heed.data import render
-from heed.data.render import ChatTemplate
+from heed.data.rendering import render
+from heed.data.rendering.render import ChatTemplate
 from heed.errors import UserError
 from heed.types import Message, Rendered, Tokens
 

@@ -14,8 +14,8 @@ import torch
 
 from heed.config import ChatSettings
 from heed.data.chat import inference_prompt
-from heed.data.render import ChatTemplate
-from heed.data.stops import forbidden_pattern
+from heed.data.rendering.render import ChatTemplate
+from heed.data.rendering.stops import forbidden_pattern
 from heed.data.tokens import Tokenizer, fit_template
 from heed.errors import UserError
 from heed.models.decode.sample import Sampling, stream

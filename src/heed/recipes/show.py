@@ -28,13 +28,13 @@ from heed.data.answers import (
 )
 from heed.data.chat import masked
 from heed.data.check import check, check_ranking
-from heed.data.choice import choose_template, with_new_tokens
 from heed.data.documents import rendered_document
 from heed.data.prepare import conversations_of
 from heed.data.prompts import prompt_text
 from heed.data.read import begins_as_text, read_comparable, read_labelled, read_prompts
-from heed.data.render import ChatTemplate
-from heed.data.shapes import UNKNOWN_SHAPE, Noun
+from heed.data.rendering.choice import choose_template, with_new_tokens
+from heed.data.rendering.render import ChatTemplate
+from heed.data.shapes.recognise import UNKNOWN_SHAPE, Noun
 from heed.data.tokens import Tokenizer, fit_template, tokenise
 from heed.data.wordings import Wordings, load_wordings
 from heed.errors import UserError

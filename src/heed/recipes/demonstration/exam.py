@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from heed.data.chat import inference_prompt
-from heed.data.render import ChatTemplate
+from heed.data.rendering.render import ChatTemplate
 from heed.data.tokens import Tokenizer
 from heed.dist.world import World
 from heed.evaluate.answers import CHECKS

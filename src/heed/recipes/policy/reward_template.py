@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from heed.data.render import ChatTemplate
+from heed.data.rendering.render import ChatTemplate
 from heed.errors import UserError, typed
 from heed.models.heads.scalar import read_note
 from heed.models.intake.access import Access

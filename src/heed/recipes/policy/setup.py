@@ -10,10 +10,10 @@ from typing import Any, Protocol
 import torch
 
 from heed.config import DataSource, lora_alpha, peak_learning_rate
-from heed.data.choice import EndOfTurn
 from heed.data.prepare import Preparation, TooLong
 from heed.data.prompts import PromptTokens
-from heed.data.render import SpecialText
+from heed.data.rendering.choice import EndOfTurn
+from heed.data.rendering.render import SpecialText
 from heed.dist.world import World
 from heed.errors import UserError
 from heed.evaluate.rewards import kind_of, open_reward

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from heed import files
-from heed.data.render import ChatTemplate
+from heed.data.rendering.render import ChatTemplate
 from heed.data.tokens import Tokenizer
 from heed.errors import UserError
 

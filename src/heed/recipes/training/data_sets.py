@@ -12,8 +12,8 @@ import numpy as np
 
 from heed import files
 from heed.config import DataSource
+from heed.data.files.places import files_at
 from heed.data.mixture import DatasetShare, draw_order, draws_per_epoch
-from heed.data.places import files_at
 from heed.data.prepare import (
     Account,
     Preparation,

@@ -10,9 +10,9 @@ from typing import Protocol
 import torch
 
 from heed.config import Lora, lora_alpha
-from heed.data.choice import EndOfTurn, choose_template
-from heed.data.render import ChatTemplate, SpecialText
-from heed.data.stops import stop_tokens
+from heed.data.rendering.choice import EndOfTurn, choose_template
+from heed.data.rendering.render import ChatTemplate, SpecialText
+from heed.data.rendering.stops import stop_tokens
 from heed.data.tokens import Tokenizer, fit_template
 from heed.errors import UserError
 from heed.models.adapters.lora import add_adapter, keep_base

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from heed.config import DataSource
-from heed.data.places import TEST, TRAIN, VALIDATION, Splits, splits_at
+from heed.data.files.places import TEST, TRAIN, VALIDATION, Splits, splits_at
 
 
 @dataclass(frozen=True)

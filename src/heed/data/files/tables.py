@@ -9,8 +9,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, Any, Literal
 
-from heed.data.bytes import show_command
-from heed.data.json_stream import Numbered, lines_of
+from heed.data.files.bytes import show_command
+from heed.data.files.json_stream import Numbered, lines_of
 from heed.errors import UserError, typed
 
 Quoting = Literal[0, 1, 2, 3]

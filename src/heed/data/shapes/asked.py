@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from heed.data.messages import from_json, refuse, to_messages, to_tools
+from heed.data.shapes.messages import from_json, refuse, to_messages, to_tools
 from heed.types import Conversation, Message, Origin, Ranking
 
 Raw = Mapping[str, Any]

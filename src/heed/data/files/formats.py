@@ -8,9 +8,9 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 
-from heed.data.bytes import PACKED_SUFFIXES, byte_chunks, decoded, show_command, without_packing
-from heed.data.json_stream import Numbered, read_json
-from heed.data.tables import read_parquet, read_table
+from heed.data.files.bytes import PACKED_SUFFIXES, byte_chunks, decoded, show_command, without_packing
+from heed.data.files.json_stream import Numbered, read_json
+from heed.data.files.tables import read_parquet, read_table
 from heed.errors import UserError, typed
 
 JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")

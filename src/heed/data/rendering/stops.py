@@ -10,8 +10,18 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from heed.data.manners import CALL, CLOSE, OPEN, SYSTEM, TOOL, TOOL_RESULT, USER, call_style, first_that_renders
-from heed.data.render import ChatTemplate
+from heed.data.rendering.conventions import (
+    CALL,
+    CLOSE,
+    OPEN,
+    SYSTEM,
+    TOOL,
+    TOOL_RESULT,
+    USER,
+    call_style,
+    first_that_renders,
+)
+from heed.data.rendering.render import ChatTemplate
 
 # What special tokens look like when written out: <|im_end|>, <｜User｜>, <end_of_turn>, </s>, [/INST].
 WRITTEN_SPECIAL_TOKEN = re.compile(

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from heed.data.names import ANSWER_LISTS, LIST_FIELDS, TEXT_FIELDS, with_known_names
+from heed.data.shapes.names import ANSWER_LISTS, LIST_FIELDS, TEXT_FIELDS, with_known_names
 from heed.types import Message
 
 LINE_ENDS = "records with line ends of two characters (CR LF): each read as one line feed"

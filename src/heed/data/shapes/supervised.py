@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from heed.data.asked import Raw, as_context, conversation, instruction_of, opening, prompt_of, template_arguments
-from heed.data.messages import from_json, refuse, to_messages, to_tools
-from heed.data.names import truth_of
-from heed.data.tidy import with_greeting_as_context
+from heed.data.shapes.asked import Raw, as_context, conversation, instruction_of, opening, prompt_of, template_arguments
+from heed.data.shapes.messages import from_json, refuse, to_messages, to_tools
+from heed.data.shapes.names import truth_of
+from heed.data.shapes.tidy import with_greeting_as_context
 from heed.errors import UserError
 from heed.types import Conversation, Document, Judged, Message, Origin
 

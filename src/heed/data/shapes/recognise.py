@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from heed.data.asked import Raw
-from heed.data.names import NOT_PLAIN, PAIRS, PROMPT_NAMES, truth_of
-from heed.data.rankings import completions, preference, ranked
-from heed.data.supervised import (
+from heed.data.shapes.asked import Raw
+from heed.data.shapes.names import NOT_PLAIN, PAIRS, PROMPT_NAMES, truth_of
+from heed.data.shapes.rankings import completions, preference, ranked
+from heed.data.shapes.supervised import (
     alone,
     alpaca,
     dialogue,

@@ -13,11 +13,11 @@ from typing import Any, Literal
 
 import jinja2
 
-from heed.data.jinja_environment import compiled
+from heed.data.rendering.jinja_environment import compiled
 from heed.errors import UserError, typed
 from heed.types import Message
 
-BUILT_IN_FOLDER = Path(__file__).parent / "templates"
+BUILT_IN_FOLDER = Path(__file__).parent.parent / "templates"
 BUILT_IN = ("alpaca", "chatml", "plain")
 
 # The names under which a template finds the tokenizer's special tokens.

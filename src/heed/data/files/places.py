@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from heed.data.bytes import PACKED_SUFFIXES, without_packing
-from heed.data.formats import SUFFIXES, TEXT_SUFFIXES, read_file, suffix_of
-from heed.data.json_stream import Unusable
-from heed.data.tables import without_nulls
+from heed.data.files.bytes import PACKED_SUFFIXES, without_packing
+from heed.data.files.formats import SUFFIXES, TEXT_SUFFIXES, read_file, suffix_of
+from heed.data.files.json_stream import Unusable
+from heed.data.files.tables import without_nulls
 from heed.errors import UserError, typed
 from heed.types import Origin
 

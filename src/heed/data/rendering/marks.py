@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from heed.data.render import REASONING_FIELDS, reasoning_of
+from heed.data.rendering.render import REASONING_FIELDS, reasoning_of
 
 THINK_TAG = re.compile("(</?think>)")
 PRIVATE_USE = re.compile("[\ue000-\uf8ff\U000f0000-\U000ffffd\U00100000-\U0010fffd]")

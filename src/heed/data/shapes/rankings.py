@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from heed.data.asked import Raw, as_context, opening, prompt_of, ranking
-from heed.data.messages import from_json, refuse, to_messages
+from heed.data.shapes.asked import Raw, as_context, opening, prompt_of, ranking
+from heed.data.shapes.messages import from_json, refuse, to_messages
 from heed.errors import UserError
 from heed.types import Message, Origin, Ranking
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from heed.data.render import ChatTemplate, plain_data
+from heed.data.rendering.render import ChatTemplate, plain_data
 from heed.errors import UserError
 
 OPEN, CLOSE = "\ue000", "\ue001"

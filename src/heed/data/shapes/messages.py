@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from heed.data.tidy import literal
+from heed.data.shapes.tidy import literal
 from heed.errors import UserError
 from heed.types import Message, Origin
 

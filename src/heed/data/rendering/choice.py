@@ -8,8 +8,8 @@ from typing import Literal
 
 import tokenizers
 
-from heed.data.render import ChatTemplate
-from heed.data.stops import known_special_tokens, stop_tokens
+from heed.data.rendering.render import ChatTemplate
+from heed.data.rendering.stops import known_special_tokens, stop_tokens
 from heed.data.tokens import Tokenizer, fit_template
 from heed.errors import UserError
 

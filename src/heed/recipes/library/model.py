@@ -16,7 +16,7 @@ import torch
 from heed.config import tokens_per_forward
 from heed.data.answers import rendered_answer, up_to_last_trained
 from heed.data.prompts import prompt_text
-from heed.data.render import ChatTemplate
+from heed.data.rendering.render import ChatTemplate
 from heed.data.tokens import Tokenizer, fit_template, tokenise
 from heed.dist.world import World
 from heed.errors import UserError

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from heed.data.bytes import show_command
+from heed.data.files.bytes import show_command
 from heed.errors import UserError
 
 

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from heed.data.manners import developer_is_system
-from heed.data.marks import THINK_TAG, texts, unused_characters, with_texts
-from heed.data.render import ChatTemplate
-from heed.data.stops import forbidden_pattern
+from heed.data.rendering.conventions import developer_is_system
+from heed.data.rendering.marks import THINK_TAG, texts, unused_characters, with_texts
+from heed.data.rendering.render import ChatTemplate
+from heed.data.rendering.stops import forbidden_pattern
 from heed.types import Conversation, Message, Rendered, Span
 
 

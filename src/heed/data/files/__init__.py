@@ -1,0 +1,1 @@
+"""From a path to raw records: bytes, formats, tables, and where records lie."""

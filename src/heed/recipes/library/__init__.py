@@ -1,0 +1,1 @@
+"""What the Python library adds to the commands: records from memory, and a model to be asked."""
