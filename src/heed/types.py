@@ -49,6 +49,28 @@ class Conversation:
     tools: tuple[Mapping[str, Any], ...] = ()
     template_arguments: Mapping[str, Any] = field(default_factory=dict)
     """named values for the chat template, such as `documents` or `enable_thinking`"""
+    begun: tuple[Message, ...] = ()
+    """the prompt, if the answer goes on from words of the assistant's at its end, which are read and not trained"""
+
+    @classmethod
+    def answered(
+        cls,
+        prompt: tuple[Message, ...],
+        answer: tuple[Message, ...],
+        origin: Origin,
+        tools: tuple[Mapping[str, Any], ...] = (),
+        template_arguments: Mapping[str, Any] | None = None,
+    ) -> Conversation:
+        """A prompt with its answer, which goes on from the assistant's words where the prompt ends with some.
+
+        The two are one message then.
+        """
+        if not (prompt and answer and prompt[-1].role == answer[0].role == "assistant"):
+            return cls(prompt + answer, origin, tools, template_arguments or {})
+        words, first = prompt[-1], answer[0]
+        whole = replace(first, content=words.content + first.content, extra={**words.extra, **first.extra})
+        begun = () if words.weight else prompt
+        return cls((*prompt[:-1], whole, *answer[1:]), origin, tools, template_arguments or {}, begun)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +89,7 @@ class Ranking:
 
     def best(self) -> Conversation:
         """The prompt with its best answer, which is what supervised tuning can use of a ranking."""
-        return Conversation(self.prompt + self.answers[0], self.origin, self.tools, self.template_arguments)
+        return Conversation.answered(self.prompt, self.answers[0], self.origin, self.tools, self.template_arguments)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +105,7 @@ class Judged:
 
     def conversation(self) -> Conversation:
         """The prompt with its answer."""
-        return Conversation(self.prompt + self.answer, self.origin, self.tools, self.template_arguments)
+        return Conversation.answered(self.prompt, self.answer, self.origin, self.tools, self.template_arguments)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,11 +8,13 @@ from letter_tokens import preparation, text_of, trained_text_of, write
 from mask_cases import FAMILIES, assistant, built_in, conversation, family, inline, system, user
 
 from heed.data.answers import rendered_answer
-from heed.data.chat import asked, inference_prompt
+from heed.data.chat import asked, inference_prompt, masked
 from heed.data.preferences import open_judged, open_rankings, prepare_judged, prepare_rankings
+from heed.data.prepare import open_prepared, prepare
 from heed.data.prompts import open_prompts, prepare_prompts
+from heed.data.read import read_prompts
 from heed.data.rendering.render import ChatTemplate
-from heed.types import Finding, Origin, Rendered
+from heed.types import Conversation, Finding, Origin, Prompt, Rendered
 
 BEGUN = [system("Be terse."), user("Name a fruit."), assistant("Well,", 0)]
 ORIGIN = Origin("prompts.jsonl", 1)
@@ -108,3 +110,45 @@ def test_a_prompt_that_a_template_drops_a_part_of_is_a_finding(shared: Path, nam
     found = asked(conversation(user("a"), tools=(tool,)), family(shared, name))
     shown = "weather" in (inference_prompt([user("a")], family(shared, name), (tool,)))
     assert isinstance(found, Rendered) == shown
+
+
+def test_supervised_tuning_goes_on_from_the_prompt_and_trains_the_answer_alone(tmp_path: Path) -> None:
+    answers = [{"role": "assistant", "content": "ll"}]
+    records = [
+        prefilled(completion="ll"),
+        prefilled(completion=answers),
+        prefilled(chosen="ll", rejected="ird"),
+        prefilled(completion="ll", label=True),
+    ]
+    path = write(tmp_path, *records)
+    account = prepare(path, None, tmp_path / "out", preparation(max_bad_records=0), fingerprint="f")
+    assert account.num_kept == len(records)
+    prepared = open_prepared(path, tmp_path / "out")
+    for record in range(len(records)):
+        [tokens] = prepared.conversation(record)
+        assert (text_of(tokens).rstrip(), trained_text_of(tokens)) == ("Q:q\nA:Well</s>", "ll</s>")
+
+
+def test_words_in_the_prompt_that_are_marked_for_training_are_trained_with_the_answer(tmp_path: Path) -> None:
+    record = prefilled(completion="ll")
+    record["prompt"][1]["train"] = True
+    path = write(tmp_path, record)
+    prepare(path, None, tmp_path / "out", preparation(), fingerprint="f")
+    [tokens] = open_prepared(path, tmp_path / "out").conversation(0)
+    assert trained_text_of(tokens) == "Well</s>"
+
+
+def test_of_an_answer_of_several_turns_each_is_trained_and_the_first_goes_on() -> None:
+    answer = (assistant(" a pear."), user("Another?"), assistant("A plum."))
+    found = masked(Conversation.answered(tuple(BEGUN), answer, ORIGIN), built_in("chatml"))
+    assert not isinstance(found, Finding)
+    [rendered] = found
+    trained = [rendered.text[span.start : span.stop] for span in rendered.spans]
+    assert trained == [" a pear.<|im_end|>", "A plum.<|im_end|>"]
+
+
+def test_what_a_record_with_an_answer_asks_keeps_the_words_that_it_begins_with(tmp_path: Path) -> None:
+    path = write(tmp_path, prefilled(completion="ll", score=1))
+    [(_, prompt)] = read_prompts(path)
+    assert isinstance(prompt, Prompt)
+    assert [(m.role, m.content) for m in prompt.messages] == [("user", "q"), ("assistant", "We")]

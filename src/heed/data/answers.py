@@ -24,11 +24,12 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from heed.data.chat import asked, masked
+from heed.data.chat import masked
 from heed.data.check import check, check_answer, check_prompt, check_ranking, in_held_out, is_empty, said
 from heed.data.prepare import LeftOut, Preparation, fitted
 from heed.data.rendering.render import ChatTemplate
 from heed.data.rendering.special_text import noticed
+from heed.data.shapes.asked import as_context
 from heed.data.tokens import tokenise
 from heed.types import Conversation, Finding, Judged, Message, Origin, Ranking, Rendered, Tokens
 
@@ -282,48 +283,20 @@ def rendered_answer(
         it, and in how many further renders the template shows turns of the answer; where there are any, only the last
         turn is trained.
     """
-    opening: Rendered | None = None
-    if prompt[-1:] and prompt[-1].role == answer[0].role == "assistant":
-        # The answer goes on from what the assistant has begun to say.
-        words = asked(Conversation(prompt, origin, tools, template_arguments or {}), template)
-        if isinstance(words, Finding):
-            return words
-        opening = words
-        begun = replace(answer[0], content=prompt[-1].content + answer[0].content)
-        prompt, answer = prompt[:-1], (begun, *answer[1:])
-    context = tuple(replace(m, weight=0.0) if m.role == "assistant" else m for m in prompt)
-    conversation = Conversation(context + answer, origin, tools, template_arguments or {})
+    conversation = Conversation.answered(as_context(prompt), answer, origin, tools, template_arguments)
     rendered = check(conversation) or masked(conversation, template)
     if isinstance(rendered, Finding):
         return rendered
     num_branches = len(rendered) - 1
     if num_branches:
         # The template shows the answer's turns in several renders; the one of the last turn cannot be told from here.
-        last_alone = tuple(replace(m, weight=0.0) if m.role == "assistant" else m for m in answer[:-1])
-        conversation = replace(conversation, messages=(*context, *last_alone, answer[-1]))
-        rendered = masked(conversation, template)
+        *before, last = conversation.messages
+        begun = conversation.begun if len(answer) == 1 else ()
+        rendered = masked(replace(conversation, messages=(*as_context(before), last), begun=begun), template)
         if isinstance(rendered, Finding):
             return rendered
     [single] = rendered
-    if opening is None:
-        return single, num_branches
-    going_on = _going_on(single, opening)
-    return going_on if isinstance(going_on, Finding) else (going_on, num_branches)
-
-
-def _going_on(answer: Rendered, opening: Rendered) -> Rendered | Finding:
-    """The answer trained from where the prompt ends, which the assistant's own words end."""
-    start, spans = len(opening.text), answer.spans
-    if answer.text.startswith(opening.text) and spans[0].stop > start:
-        first = replace(spans[0], start=max(start, spans[0].start))
-        return replace(answer, spans=(first, *spans[1:]))
-    return Finding(
-        "the answer does not go on from the assistant's words in the prompt",
-        answer.origin,
-        f"a prompt that ends in {opening.text[-60:]!r}, which the render with the answer does not begin with",
-        "a template that shows the two as one message",
-        "put the assistant's words into the answers, or choose another --template",
-    )
+    return single, num_branches
 
 
 def up_to_last_trained(tokens: Tokens) -> Tokens:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from heed.data.rendering.begun import going_on
 from heed.data.rendering.conventions import TOOL_RESULT, USER, adapted, as_key
 from heed.data.rendering.marks import (
     DOCUMENTS,
@@ -38,7 +39,10 @@ def masked(conversation: Conversation, template: ChatTemplate) -> tuple[Rendered
     conversation does not show. A branch is that prompt and the response to it. A span starts where the prompt at
     inference ends and runs to the end of the stop token. What cannot be proved is a finding, never a guess.
     """
-    return _proved(conversation, template, lambda chat: chat.rendered())
+    found = _proved(conversation, template, lambda chat: chat.rendered())
+    if isinstance(found, Finding) or not conversation.begun:
+        return found
+    return going_on(found, asked(replace(conversation, messages=conversation.begun), template))
 
 
 def asked(conversation: Conversation, template: ChatTemplate) -> Rendered | Finding:

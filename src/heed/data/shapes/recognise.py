@@ -102,7 +102,8 @@ def _asked(noun: Noun, fields: Raw, *, is_whole: bool) -> Prompt:
         return Prompt(noun.prompt, noun.origin, fields, noun.tools, noun.template_arguments)
     messages = noun.prompt if isinstance(noun, Judged) else noun.messages
     if isinstance(noun, Conversation) and not is_whole and messages and messages[-1].role == "assistant":
-        messages = messages[:-1]
+        goes_on = len(noun.begun) == len(messages)
+        messages = noun.begun if goes_on else messages[:-1]
     return Prompt(messages, noun.origin, fields, noun.tools, noun.template_arguments)
 
 

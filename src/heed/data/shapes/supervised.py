@@ -50,7 +50,8 @@ def question_and_answer(question: str, answer: str) -> ToNouns:
 
     def to_nouns(raw: Raw, origin: Origin) -> Nouns:
         answered = to_messages(raw[answer], origin, text_role="assistant")
-        return (conversation(prompt_of(raw, question, origin) + answered, raw, origin),)
+        tools, arguments = to_tools(raw.get("tools"), origin), template_arguments(raw, origin)
+        return (Conversation.answered(prompt_of(raw, question, origin), answered, origin, tools, arguments),)
 
     return to_nouns
 
