@@ -118,7 +118,8 @@ def test_a_run_folder_says_what_it_ran_in_and_what_it_was_fed(learned, lines_of)
 def test_the_tuned_model_answers_and_stops_in_plain_transformers(learned):
     model = AutoModelForCausalLM.from_pretrained(learned)
     tokenizer = AutoTokenizer.from_pretrained(learned)
-    assert model.generation_config.eos_token_id == tokenizer.convert_tokens_to_ids("<|end|>")
+    stops = ["<|end|>", "<|endoftext|>"]  # the template's, and the one at which the checkpoint stopped before
+    assert model.generation_config.eos_token_id == tokenizer.convert_tokens_to_ids(stops)
     messages = [{"role": "user", "content": "Màu của snow là gì?"}]
     prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
     output = model.generate(**prompt, do_sample=False, max_new_tokens=40)
