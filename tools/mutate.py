@@ -806,6 +806,13 @@ MUTATIONS = [
         "weight.to(grad.dtype)), None, None",
         "weight.to(grad.dtype) * 2), None, None",
     ),
+    M(
+        "models/adapters/new_rows.py",
+        "trained rows rounded to the table's bits",
+        "return is_held(layer.base_layer) or",
+        "return",
+    ),
+    M("models/frozen.py", "a scaled table shared with a head stays", " and id(weight) not in others", ""),
     M("models/adapters/folder.py", "half an adapter passes", "    if missing or unplaced:", "    if False:"),
     M(
         LOAD,

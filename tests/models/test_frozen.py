@@ -1,14 +1,18 @@
 """A frozen base in 16 bits: two bytes a weight, and the numbers and gradients of its float32 copy, to the bit."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
+import transformers as t
 from tiny import CHATML_TOKENS, CPU, SHAPES, write_base
 
 from heed.forest.build import build
 from heed.models.adapters.lora import add_adapter
 from heed.models.decode.sample import greedy
-from heed.models.frozen import is_held
+from heed.models.decode.together import PlainStep
+from heed.models.frozen import hold_frozen, is_held
 from heed.models.heads.scalar import trunk_fingerprint
 from heed.models.intake.dtypes import checkpoint_dtype
 from heed.models.kernels.speed import speed_up
@@ -32,11 +36,11 @@ def with_adapter(base, dtype, new_tokens=(), rank=3):
     return loaded
 
 
-def gradients(loaded, score):
+def gradients(loaded, score, ids=IDS):
     loaded.model.zero_grad(set_to_none=True)
-    weight = np.ones(len(IDS), dtype=np.float32)
+    weight = np.ones(len(ids), dtype=np.float32)
     weight[0] = 0.0
-    forest = build([Tokens(np.array(IDS, dtype=np.int32), weight)], share=False)
+    forest = build([Tokens(np.array(ids, dtype=np.int32), weight)], share=False)
     loss, _ = score(loaded.model, forest)
     loss.backward()
     return loss.detach(), {name: p.grad for name, p in loaded.trained_parameters()}
@@ -85,13 +89,74 @@ def test_no_widened_copy_is_kept_for_the_backward(tmp_path):
     assert kept[0].data_ptr() == linear.weight.data_ptr()
 
 
-@pytest.mark.parametrize("shape", ["llama tied", "gpt2 untied"])
-def test_rows_that_are_trained_stay_float32(shape, tmp_path):
+@pytest.mark.parametrize("is_plain", [False, True], ids=["", "HEED_PLAIN"])
+@pytest.mark.parametrize("shape", ["llama tied", "gpt2 untied", "llama untied", "phi untied"])
+def test_rows_that_are_trained_stay_float32_beside_tables_of_two_bytes_a_weight(shape, is_plain, tmp_path, monkeypatch):
+    if is_plain:
+        monkeypatch.setenv("HEED_PLAIN", "1")
     base = write_base(tmp_path / "base", shape, dtype=torch.bfloat16)
-    held = with_adapter(base, torch.bfloat16, CHATML_TOKENS)
+    held, wide = (with_adapter(base, dtype, CHATML_TOKENS) for dtype in (torch.bfloat16, torch.float32))
     assert all(p.dtype == torch.float32 for _, p in held.trained_parameters())
-    _, grads = gradients(held, forest_score)
-    assert all(torch.isfinite(grad).all() for grad in grads.values())
+    assert {p.dtype for p in held.model.parameters() if p.dim() > 1 and not p.requires_grad} == {torch.bfloat16}
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for name, parameter in held.trained_parameters():
+            if "trainable_tokens" in name:  # to numbers that 16 bits do not hold
+                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+        for (_, ours), (_, theirs) in zip(held.trained_parameters(), wide.trained_parameters(), strict=True):
+            theirs.copy_(ours)
+    ids = [*IDS, *held.tokenizer.convert_tokens_to_ids(list(CHATML_TOKENS)), *IDS]
+    for fast in (False, True):
+        if fast:
+            speed_up(held.model)
+            speed_up(wide.model)
+        for score in (forest_score, plain_score):
+            (loss, grads), (expected_loss, expected) = (gradients(each, score, ids) for each in (held, wide))
+            torch.testing.assert_close(loss, expected_loss, rtol=1e-6, atol=0)
+            for name, grad in expected.items():
+                torch.testing.assert_close(grads[name], grad, rtol=1e-4, atol=1e-5 * float(grad.abs().max()))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+def test_a_heads_bias_counts_beside_the_rows_of_new_tokens(dtype, tmp_path):
+    base = write_base(tmp_path, "phi untied", dtype=torch.bfloat16)
+    plain, adapted = (with_adapter(base, dtype, tokens) for tokens in ((), CHATML_TOKENS))
+    generator = torch.Generator().manual_seed(2)
+    bias = torch.randn(adapted.model.get_output_embeddings().original_module.bias.shape, generator=generator)
+    with torch.no_grad():
+        adapted.model.get_output_embeddings().original_module.bias.copy_(bias)
+        plain.model.get_output_embeddings().bias.copy_(bias[: len(plain.model.get_output_embeddings().bias)])
+        expected = plain.model(torch.tensor([IDS])).logits
+        found = adapted.model(torch.tensor([IDS])).logits
+        torch.testing.assert_close(found[..., : expected.shape[-1]], expected)
+        fast = copy.deepcopy(adapted.model)
+        speed_up(fast)
+        torch.testing.assert_close(fast(torch.tensor([IDS])).logits, found)
+
+
+def test_a_table_that_an_embedding_scales_as_it_reads_is_widened_where_the_head_shares_it():
+    config = t.Gemma3TextConfig(
+        vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=8, sliding_window=16, tie_word_embeddings=True,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    wide = t.AutoModelForCausalLM.from_config(config).to(torch.bfloat16).float().eval()
+    held = copy.deepcopy(wide).to(torch.bfloat16)
+    hold_frozen(held)
+    ids = torch.tensor([IDS])
+    for each in (wide, held):
+        each.model.embed_tokens.embed_scale = wide.model.embed_tokens.embed_scale.clone()
+        each.model.rotary_emb = copy.deepcopy(wide.model.rotary_emb)
+    torch.testing.assert_close(held(ids).logits, wide(ids).logits, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("new_tokens", [(), CHATML_TOKENS], ids=["", "new tokens"])
+def test_an_adapter_on_a_base_of_16_bits_is_decoded_by_heeds_own_steps(new_tokens, tmp_path):
+    held = with_adapter(write_base(tmp_path, "llama untied", dtype=torch.bfloat16), torch.bfloat16, new_tokens)
+    speed_up(held.model)
+    states = torch.randn(3, held.width)
+    found = PlainStep(held.model).logits(states)
+    torch.testing.assert_close(found, held.model.get_output_embeddings()(states), rtol=1e-5, atol=1e-5)
 
 
 def test_a_config_that_speaks_of_fewer_bits_than_the_files_hold_rounds_nothing(tmp_path):

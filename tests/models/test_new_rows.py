@@ -55,9 +55,8 @@ def test_where_the_adapter_is_off_the_table_is_the_bases():
     assert not torch.allclose(on, base, atol=0.1)
 
 
-def peak_of_a_step(new_ids: list[int], tied: bool) -> int:
-    """Bytes that a forward and a backward over 1,023 trained tokens hold, with LoRA on all layers."""
-    config = t.LlamaConfig(
+def small_llama(tied: bool) -> t.LlamaConfig:
+    return t.LlamaConfig(
         vocab_size=60_000,
         hidden_size=64,
         intermediate_size=128,
@@ -67,14 +66,23 @@ def peak_of_a_step(new_ids: list[int], tied: bool) -> int:
         max_position_embeddings=2_048,
         tie_word_embeddings=tied,
     )
+
+
+def adapted_model(config: t.PreTrainedConfig, new_ids: list[int], dtype: torch.dtype = torch.float32) -> LoadedModel:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = t.AutoModelForCausalLM.from_config(config)
+        model = t.AutoModelForCausalLM.from_config(config, dtype=dtype)
     loaded = add_adapter(LoadedModel(model, None), rank=8, alpha=16, new_token_ids=new_ids, seed=0)
     speed_up(loaded.model)
     prepare_training(loaded.model, gradient_checkpointing=False)
-    ids = np.random.default_rng(0).integers(0, 60_000, 1_024).astype(np.int32)
-    forest = build([Tokens(ids, np.concatenate([[0.0], np.ones(1_023)]).astype(np.float32))])
+    return loaded
+
+
+def peak_of_a_step(loaded: LoadedModel, num_tokens: int = 1_024) -> int:
+    """Bytes that a forward and a backward over one sequence hold besides the model, with LoRA on all layers."""
+    vocabulary = loaded.model.config.vocab_size
+    ids = np.random.default_rng(0).integers(0, vocabulary, num_tokens).astype(np.int32)
+    forest = build([Tokens(ids, np.concatenate([[0.0], np.ones(num_tokens - 1)]).astype(np.float32))])
     with HeldBytes() as held:
         loss, _ = forest_score(loaded.model, forest)
         loss.backward()
@@ -85,6 +93,22 @@ def peak_of_a_step(new_ids: list[int], tied: bool) -> int:
 @pytest.mark.parametrize("tied", [True, False])
 def test_new_tokens_cost_a_step_less_than_a_tenth_more_memory(tied):
     """The default for a base model, chatml with LoRA, beside alpaca with LoRA, which adds no tokens."""
-    plain = peak_of_a_step([], tied)
+    plain, with_rows = (peak_of_a_step(adapted_model(small_llama(tied), new)) for new in ([], [59_998, 59_999]))
     assert plain < 4 * 64 * 2**20, "logits are made in chunks of 64 MiB"
-    assert peak_of_a_step([59_998, 59_999], tied) < 1.1 * plain
+    assert with_rows < 1.1 * plain
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_tokens", [32, 512])
+def test_lora_on_gpt2_of_124m_in_bfloat16_holds_two_bytes_per_frozen_weight_and_no_more_for_new_tokens(num_tokens):
+    found = {}
+    for name, new_ids in (("alpaca", []), ("chatml", [50_257, 50_258])):
+        loaded = adapted_model(t.GPT2Config(vocab_size=50_257 + len(new_ids)), new_ids, torch.bfloat16)
+        frozen = [p for p in loaded.model.parameters() if not p.requires_grad]
+        num_weights, num_bytes = sum(p.numel() for p in frozen), sum(p.numel() * p.element_size() for p in frozen)
+        assert num_weights > 124e6
+        assert num_bytes / num_weights == pytest.approx(2.0, abs=0.002), "norms and biases alone are float32"
+        found[name] = num_bytes + peak_of_a_step(loaded, num_tokens)
+        found[f"{name}'s step"] = found[name] - num_bytes
+    assert found["chatml"] < 1.1 * found["alpaca"], found
+    assert found["chatml's step"] < 1.1 * found["alpaca's step"], found

@@ -22,22 +22,20 @@ HELD = "heed_held"
 """attribute of a module whose matrix is kept in fewer bits than it computes with"""
 
 
-def hold_frozen(model: PreTrainedModel, *, with_tables: bool = True) -> None:
+def hold_frozen(model: PreTrainedModel) -> None:
     """Make a half-precision model compute in float32, its matrices staying as they are; everything is frozen.
 
     What is no matrix of a linear layer or a table, such as norms and biases, is widened: it weighs next to nothing.
-    To be called before an adapter is put on.
-
-    Args:
-        with_tables: whether embeddings and head stay as they are too; rows of them that are trained must be float32.
+    To be called before an adapter is put on. Rows of tables that it trains stand beside them: `new_rows`.
     """
-    tables = {id(layer.weight) for layer in (model.get_input_embeddings(), model.get_output_embeddings())}
+    weights = [
+        (module, module.weight) for module in model.modules() if isinstance(getattr(module, "weight", None), Tensor)
+    ]
+    # A scaled embedding that shares its table with a head would read it as it is, and go on in its bits.
+    others = {id(weight) for module, weight in weights if not _can_hold(module)}
     held: set[int] = set()
-    for module in model.modules():
-        weight = getattr(module, "weight", None)
-        if weight is None or weight.dtype not in HALF or (id(weight) in tables and not with_tables):
-            continue
-        if type(module) in FORWARDS and getattr(module, "max_norm", None) is None:
+    for module, weight in weights:
+        if weight.dtype in HALF and id(weight) not in others:
             module.forward = MethodType(FORWARDS[type(module)], module)
             setattr(module, HELD, True)
             held.add(id(weight))
@@ -45,6 +43,10 @@ def hold_frozen(model: PreTrainedModel, *, with_tables: bool = True) -> None:
         if id(parameter) not in held and parameter.dtype in HALF:
             parameter.data = parameter.data.float()
         parameter.requires_grad_(False)
+
+
+def _can_hold(module: nn.Module) -> bool:
+    return type(module) in FORWARDS and getattr(module, "max_norm", None) is None
 
 
 def is_held(module: nn.Module) -> bool:

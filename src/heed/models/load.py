@@ -8,7 +8,7 @@ from pathlib import Path
 import tokenizers
 import torch
 from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
-from torch import Tensor, nn
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -49,8 +49,7 @@ class LoadedModel:
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        weight: Tensor = self.model.get_input_embeddings().weight  # type: ignore[assignment]
-        return weight.device
+        return self.model.device
 
     @property
     def width(self) -> int:

@@ -29,7 +29,7 @@ class PaddedRows:
 
     def run(self, model: PreTrainedModel, part: nn.Module | None = None) -> Any:
         """The output of the model, or of a part of it, with attention of its own."""
-        device = model.get_input_embeddings().weight.device
+        device = model.device
         with attention_named(model, plain_attention_of(model)):
             return (part or model)(input_ids=self.ids.to(device), attention_mask=self.mask.to(device), use_cache=False)
 

@@ -115,7 +115,7 @@ def forest_states(
     model: PreTrainedModel, forest: Forest, layout: ForestLayout | None = None
 ) -> Float[Tensor, "T width"]:
     """The final hidden state of every buffer token, as the head reads it: after the last norm."""
-    layout = layout or ForestLayout.of(forest, model.get_input_embeddings().weight.device)
+    layout = layout or ForestLayout.of(forest, model.device)
     device = layout.position.device
     with attention_named(model, NAME):
         output = trunk_of(model)(
@@ -183,7 +183,7 @@ def plain_logp(
     Logits of every token would be the most that a step holds. Where they are more than one chunk of them, a forward
     takes few rows and the backward computes it again. See `rows_states` for the arguments.
     """
-    device = model.get_input_embeddings().weight.device
+    device = model.device
     few = rows_of_chunk(model.config.get_text_config().vocab_size)
     batches = rows_of_sequences(forest, min(few, max_tokens or few))
 

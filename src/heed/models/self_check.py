@@ -142,7 +142,7 @@ def disagreement(model: PreTrainedModel, probe: Sequence[Tokens]) -> str | None:
     Too little memory is no reason: the model's own forward takes more.
     """
     forest = build(probe)
-    layout = ForestLayout.of(forest, model.get_input_embeddings().weight.device)
+    layout = ForestLayout.of(forest, model.device)
     try:
         _, logp = forest_score(model, forest, layout)
     except REFUSALS as error:

@@ -1,12 +1,12 @@
 """What a linear layer multiplies by at this moment: its weight with whatever adapters are active on it, merged."""
 
-import torch
 from peft.tuners.lora import Linear as LoraLinear
 from peft.tuners.trainable_tokens import TrainableTokensLayer
 from peft.utils.other import TrainableTokensWrapper
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from heed.models.adapters.new_rows import active_rows
 from heed.models.frozen import weight_of
 
 
@@ -62,9 +62,7 @@ def effective_rows(layer: TrainableTokensLayer) -> Tensor:
     """The weight of a layer some of whose rows an adapter trains in full."""
     if layer.merged_adapters:
         raise TypeError("adapters are merged into their base for the time being")
-    weight: Tensor = layer.base_layer.weight
-    if layer.disable_adapters or not layer.active_adapters:
-        return weight
-    with torch.no_grad():
-        merged: Tensor = layer.get_merged_weights(layer.active_adapters)
-    return merged
+    weight = weight_of(layer.base_layer)
+    for new in active_rows(layer):
+        weight = weight.detach().index_copy(0, new.ids, new.rows.detach().to(weight.dtype))
+    return weight

@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
 from heed.errors import UserError
+from heed.models.adapters.new_rows import mend_new_rows
 from heed.models.intake.access import CAREFUL, Access, peft_warnings_hidden
 from heed.models.intake.files import ADAPTER_CONFIG, CONFIG, GENERATION, file_of, opened
 from heed.models.intake.weights import AROUND_ALL, WRAPPERS, listed, load_weights
@@ -102,6 +103,7 @@ def put_on(model: PreTrainedModel, config: PeftConfig, *, where: str, base: str)
     try:
         with torch.random.fork_rng(), peft_warnings_hidden():
             adapter: PeftModel = get_peft_model(model, config)
+        mend_new_rows(adapter)
     except Exception as error:
         raise _does_not_fit(where, base, " ".join(str(error).split())[:300]) from error
     return adapter

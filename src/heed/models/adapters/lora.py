@@ -15,6 +15,7 @@ from transformers.utils import cached_file
 
 from heed.errors import UserError, typed
 from heed.models.adapters.folder import is_adapter, load_adapter
+from heed.models.adapters.new_rows import mend_new_rows
 from heed.models.adapters.targets import ALL_LINEAR, lora_targets
 from heed.models.frozen import hold_frozen
 from heed.models.intake.access import CAREFUL, Access, peft_warnings_hidden
@@ -44,8 +45,7 @@ def add_adapter(
     """
     torch.manual_seed(seed)
     model = loaded.model
-    # Rows that are trained would be rounded in a table of 16 bits.
-    hold_frozen(model, with_tables=not new_token_ids)
+    hold_frozen(model)
     config = LoraConfig(
         task_type=TaskType.CAUSAL_LM,
         r=rank,
@@ -57,6 +57,7 @@ def add_adapter(
     )
     with peft_warnings_hidden():
         adapter = get_peft_model(model, config)
+    mend_new_rows(model)
     # A relative path would be looked for wherever the next program happens to be started.
     name = str(model.name_or_path)
     adapter.peft_config["default"].base_model_name_or_path = str(Path(name).absolute()) if Path(name).is_dir() else name

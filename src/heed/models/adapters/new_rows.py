@@ -13,7 +13,9 @@ from jaxtyping import Float, Int
 from peft.tuners.trainable_tokens import TrainableTokensLayer
 from peft.utils.other import TrainableTokensWrapper
 from torch import Tensor, nn
-from torch.nn.functional import embedding
+from torch.nn.functional import embedding, linear
+
+from heed.models.frozen import is_held
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,8 +41,8 @@ def table_and_new_rows(layer: nn.Module) -> tuple[Tensor, NewRows | None] | None
 
 
 def active_rows(layer: TrainableTokensLayer) -> list[NewRows]:
-    """The rows of every adapter that is on."""
-    if layer.disable_adapters:
+    """The rows of every adapter that is on and not merged into the table."""
+    if layer.disable_adapters or layer.merged_adapters:
         return []
     device = layer.base_layer.weight.device
     return [
@@ -50,18 +52,42 @@ def active_rows(layer: TrainableTokensLayer) -> list[NewRows]:
 
 
 def use_rows_beside_table(layer: nn.Module) -> None:
-    """Let an embedding that has new tokens' rows read them beside its table, where it does nothing else."""
-    table = layer.base_layer if isinstance(layer, TrainableTokensLayer) else None
+    """Let an embedding or a head with new tokens' rows use them beside its table, where it does nothing else."""
+    if not isinstance(layer, TrainableTokensLayer) or "forward" in vars(layer):
+        return
+    table = layer.base_layer
     if type(table) is nn.Embedding and table.max_norm is None and not (table.sparse or table.scale_grad_by_freq):
-        layer.forward = partial(embedded, layer, layer.forward)  # type: ignore[method-assign]
+        layer.forward = partial(embedded, layer)  # type: ignore[method-assign]
+    elif _is_held_or_biased(layer) and type(table) is nn.Linear:
+        layer.forward = partial(projected, layer)  # type: ignore[method-assign]
 
 
-def embedded(layer: TrainableTokensLayer, own: object, ids: Tensor) -> Tensor:
+def mend_new_rows(model: nn.Module) -> None:
+    """Let new tokens' rows be used beside their table where peft's copy of it would compute something else.
+
+    In a table that is kept in 16 bits it rounds the trained rows, and of a head it forgets the bias.
+    """
+    for module in model.modules():
+        if isinstance(module, TrainableTokensLayer) and _is_held_or_biased(module):
+            use_rows_beside_table(module)
+
+
+def _is_held_or_biased(layer: TrainableTokensLayer) -> bool:
+    return is_held(layer.base_layer) or getattr(layer.base_layer, "bias", None) is not None
+
+
+def projected(layer: TrainableTokensLayer, x: Tensor) -> Tensor:
+    """Logits of the table, and in place of new tokens' the trained rows'."""
+    head = layer.base_layer
+    logits: Tensor = head(x)
+    for new in active_rows(layer):
+        bias = None if head.bias is None else head.bias[new.ids]
+        logits = logits.index_copy(-1, new.ids, linear(x, new.rows, bias).to(logits.dtype))
+    return logits
+
+
+def embedded(layer: TrainableTokensLayer, ids: Tensor) -> Tensor:
     """Rows of the table, and in place of new tokens' rows the trained ones."""
-    if layer.merged_adapters:
-        assert callable(own)
-        merged: Tensor = own(ids)
-        return merged
     table = layer.base_layer
     rows: Tensor = table(ids)
     for new in active_rows(layer):

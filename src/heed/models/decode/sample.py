@@ -258,7 +258,7 @@ def with_prompts(
     Like prompts come side by side, and are computed when the first of them is asked for.
     """
     order = sorted(answers, key=lambda answer: (sort_key(np.asarray(prompts[answer.prompt])), answer.prompt))
-    width = model.get_input_embeddings().weight.shape[1]
+    width = model.config.get_text_config().hidden_size
     on_cpu = device_of(model).type == "cpu"
     at_a_time = min(PROMPT_TOKENS, PROMPT_ENTRIES // width) if on_cpu else PROMPT_TOKENS
     by_prompt = [(index, list(group)) for index, group in groupby(order, key=lambda answer: answer.prompt)]
@@ -333,7 +333,7 @@ def stream(
     generation config brings along are set aside.
     """
     stops = StopStrings.of(stop_strings, decode)
-    ids = torch.tensor([list(prompt)], device=model.get_input_embeddings().weight.device)
+    ids = torch.tensor([list(prompt)], device=model.device)
     settings = GenerationConfig(
         max_new_tokens=max_new_tokens, eos_token_id=list(stop_ids), pad_token_id=stop_ids[0], use_cache=True
     )

@@ -20,6 +20,7 @@ from heed.forest.build import build, common_prefix
 from heed.models.attention.forest_attention import attention_named, forest_attention, no_mask
 from heed.models.attention.layout import ForestLayout
 from heed.models.decode.slots import Decoding, KeyValue, Prompts
+from heed.models.frozen import is_held
 from heed.models.heads.language import Head, adjusted, adjustment, as_multiplied, at_least_float32
 from heed.types import Tokens
 
@@ -174,9 +175,10 @@ class PlainStep:
         head = Head.of(self.model)
         if head is None:
             return None
+        held = any(map(is_held, self.model.modules()))
         return replace(
             head,
-            weight=as_multiplied(head.weight),
+            weight=as_multiplied(head.weight.float() if held else head.weight),
             bias=None if head.bias is None else as_multiplied(head.bias),
         )
 
@@ -220,5 +222,4 @@ def untrained(ids: Sequence[int]) -> Tokens:
 
 def device_of(model: PreTrainedModel) -> torch.device:
     """Where the model's inputs go."""
-    device: torch.device = model.get_input_embeddings().weight.device
-    return device
+    return model.device
