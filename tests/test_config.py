@@ -16,6 +16,7 @@ from heed.config import (
     peak_learning_rate,
 )
 from heed.errors import UserError
+from heed.preference_config import PpoSettings
 from heed.settings import nearest, options
 
 REQUIRED = {"model": "base", "data": ["a.jsonl"], "out": "run"}
@@ -227,3 +228,13 @@ def test_a_path_may_start_in_the_home_folder_in_every_setting_that_names_one(com
 def test_a_home_folder_of_nobody_is_refused():
     with pytest.raises(UserError, match="nobody-of-that-name"):
         load_settings(SftSettings, None, {"model": "m", "data": "d", "out": "~nobody-of-that-name/x"})
+
+
+@pytest.mark.parametrize("given", [["prompt=problem", "response=answer"], {"prompt": "problem", "response": "answer"}])
+def test_columns_of_a_section_name_those_of_its_own_data_alone(given):
+    required = {"model": "m", "reward": "regex: e", "data": "prompts.jsonl", "out": "o"}
+    sources = ["a.jsonl", {"path": "b.jsonl", "columns": {"prompt": "q"}}]
+    settings = load_settings(PpoSettings, None, {**required, "ptx.data": sources, "ptx.columns": given})
+    named = {"prompt": "problem", "response": "answer"}
+    assert [source.columns for source in settings.ptx.data] == [named, {"prompt": "q"}]
+    assert settings.data[0].columns == {}

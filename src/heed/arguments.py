@@ -325,6 +325,8 @@ class PtxArguments(TypedDict, total=False):
 
     data: Data
     """conversations that are trained on beside the rewards, as heed sft reads them"""
+    columns: dict[str, Any]
+    """NAME=COLUMN ...: which columns of the data are meant, where they have no usual name"""
     weight: float
     """of their loss per token, beside the policy's of 1"""
 

@@ -64,7 +64,7 @@ def _pairs(value: object) -> object:
 
 
 def _with_columns(cls: type, given: object) -> object:
-    """Put the columns of a command into each of its data sets that names none of its own."""
+    """Put the columns of a command, or of a section, into each of its data sets that names none of its own."""
     if not isinstance(given, Mapping) or not given.get("columns"):
         return given
     columns = _pairs(given["columns"])
@@ -85,7 +85,7 @@ Columns = Annotated[
     Field(description="NAME=COLUMN ...: which columns of the data are meant, where they have no usual name"),
 ]
 columns_in_data: Any = model_validator(mode="before")(_with_columns)
-"""of every command with data and columns"""
+"""of every command and section with data and columns"""
 
 
 class DataSource(Settings):

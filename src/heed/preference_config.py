@@ -264,7 +264,10 @@ class Ptx(Settings):
     data: Sources = Field(
         (), description="conversations that are trained on beside the rewards, as heed sft reads them"
     )
+    columns: Columns = Field({})
     weight: PositiveNumber = Field(0.5, description="of their loss per token, beside the policy's of 1")
+
+    _place_columns = columns_in_data
 
 
 class PpoSettings(Settings):

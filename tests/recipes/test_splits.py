@@ -62,6 +62,28 @@ def test_a_folder_with_splits_trains_on_train_measures_validation_and_leaves_tes
     assert "test is left alone" in said
 
 
+def test_a_saved_data_set_trains_on_train_measures_validation_and_leaves_test_alone(prepared, tokenizer, tmp_path):
+    import datasets
+
+    records = {"train": ["one", "two", "three"], "validation": ["four"], "test": ["five"]}
+    splits = {
+        name: datasets.Dataset.from_list([{"prompt": f"{word}?", "response": f"{word}."} for word in words])
+        for name, words in records.items()
+    }
+    datasets.DatasetDict(splits).save_to_disk(tmp_path / "saved")
+    data = prepared(tmp_path / "saved")
+    trained = texts(data.training.batch(1, 3, 3), tokenizer)
+    measured = texts(next(iter(data.held_out.values())), tokenizer)
+    assert [word in trained for words in records.values() for word in words] == [True] * 3 + [False] * 2
+    assert [word in measured for words in records.values() for word in words] == [False] * 3 + [True, False]
+    accounts = json.loads((tmp_path / "run" / "data.json").read_text())
+    assert [(account["path"].rpartition(":")[2], account["num_records"]) for account in accounts] == [
+        ("train", 3),
+        ("validation", 1),
+    ]
+    assert any("test is left alone" in note for note in accounts[0]["notes"])
+
+
 def test_data_to_measure_on_takes_the_place_of_the_validation_split(prepared, tokenizer, shared, write):
     other = write([{"prompt": "Other?", "response": "Yes."}], "other.jsonl")
     data = prepared(shared / "field" / "cloned", eval_paths=[other])

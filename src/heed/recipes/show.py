@@ -34,6 +34,7 @@ from heed.data.prompts import prompt_text
 from heed.data.read import begins_as_text, read_comparable, read_labelled, read_prompts
 from heed.data.rendering.choice import choose_template, with_new_tokens
 from heed.data.rendering.render import ChatTemplate
+from heed.data.rendering.special_text import noticed
 from heed.data.shapes.recognise import UNKNOWN_SHAPE, Noun
 from heed.data.tokens import Tokenizer, fit_template, tokenise
 from heed.data.wordings import Wordings, load_wordings
@@ -135,6 +136,7 @@ def run(settings: ShowSettings, *, say: Callable[[str], None] = lambda line: Non
         notes: Counter[str] = Counter()
         for record in _chosen(source, settings, read, notes):
             yield from _shown(record, source.path, wordings, template, tokenizer)
+            notes.update(_noticed(record, wordings, template))
         for words, count in notes.items():
             say(f"{source.path}: {count:,} {words}" if count > 1 else f"{source.path}: {words}")
 
@@ -263,6 +265,17 @@ def _shown(
     else:
         for conversation in conversations_of(record, wordings):
             yield from _sequences(conversation, dataset, template, tokenizer)
+
+
+def _noticed(record: Record, wordings: Wordings | None, template: ChatTemplate) -> Counter[str]:
+    """What the template changes of a record without being asked to, in words, and how often."""
+    if isinstance(record, Finding | Document):
+        return Counter()
+    if isinstance(record, Prompt):
+        said = [Conversation(record.messages, record.origin, record.tools, record.template_arguments)]
+    else:
+        said = list(conversations_of(record, wordings))
+    return sum((Counter(noticed(conversation, template)) for conversation in said), Counter())
 
 
 def _prompt(prompt: Prompt, dataset: str, template: ChatTemplate, tokenizer: Tokenizer) -> Shown | Finding:

@@ -239,7 +239,7 @@ def open_model(name: str, *, template: str | None, device: str, dtype: str, trus
             "this model has no chat template",
             where=name,
             found="a tokenizer without a chat template, as base models have",
-            expected="a tuned model, or the template to speak to it in",
+            expected="a tuned model, or the template to speak to it in: alpaca, chatml, plain or a jinja file",
             fix=f'heed.load({name!r}, template="alpaca")',
         )
     chosen = fit_template(chosen, tokenizer)
