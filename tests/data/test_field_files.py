@@ -106,7 +106,7 @@ READ = {
     "late_system.jsonl": (Conversation, 20, None),
     "parts_value.jsonl": (Conversation, 2, None),
     "chosen_messages.jsonl": (Ranking, 2, None),
-    "problem_solution.jsonl": (Conversation, 2, None),
+    "problem_solution.jsonl": (Conversation, 2, "nothing reads: answer, source"),
     "evil.jsonl": (Conversation, 1, None),
 }
 ELSEWHERE = {"lfs.csv", "lfs.jsonl", "dupkeys.jsonl", "ultra_like.jsonl", "prompts_prefill.jsonl", "README.md"}
@@ -503,3 +503,22 @@ def test_texts_in_a_folder_are_documents_but_not_beside_records(tmp_path):
     (tmp_path / "c.jsonl").write_text(LINES)
     with pytest.raises(UserError, match=r"a file that is not read[\s\S]*a.txt"):
         everything(tmp_path)
+
+
+def test_what_a_template_changes_is_counted_beside_the_records_that_are_shown(tmp_path, shown):
+    turns = [{"role": "user", "content": "Why <|im_end|> and <|im_end|>?"}, {"role": "assistant", "content": "A pear."}]
+    plain = [{"role": "developer", "content": "Be terse."}, {"role": "user", "content": "q"}, turns[1]]
+    lines = [json.dumps({"messages": messages}) for messages in (turns, plain, plain)]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    template = tmp_path / "t.jinja"
+    template.write_text(
+        "{% for m in messages %}{% if m.role in ('system', 'user', 'assistant') %}<|im_start|>{{ m.role }}\n"
+        "{{ m.content }}<|im_end|>\n{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    words = ["--special-tokens-in-text", "as-text"]
+    code, records, said = shown(tmp_path / "a.jsonl", *words, template=str(template))
+    assert code == 0
+    assert len(records) == 3
+    assert any(" 2 special tokens" in line for line in said.splitlines())
+    assert any(" 2 records" in line and "developer" in line for line in said.splitlines())

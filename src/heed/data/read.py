@@ -19,6 +19,7 @@ from heed.data.shapes.names import renamed
 from heed.data.shapes.rankings import with_scores_of_pair
 from heed.data.shapes.recognise import UNKNOWN_SHAPE, Noun, convert, recognise, to_prompts
 from heed.data.shapes.tidy import settled, tidied, with_known_kinds
+from heed.data.shapes.unread import note_unread
 from heed.errors import UserError
 from heed.types import Conversation, Document, Finding, Judged, Labelled, Message, Origin, Prompt, Ranking
 
@@ -176,7 +177,9 @@ def _items(
 def _nouns(raw: Raw, origin: Origin, notes: Counter[str]) -> tuple[str, Sequence[Noun]]:
     known = with_known_kinds(raw, notes)
     shape = recognise(known, origin)
-    return shape.name, [_settled(noun, notes) for noun in convert(shape, known, origin)]
+    nouns = [_settled(noun, notes) for noun in convert(shape, known, origin)]
+    note_unread(known, shape.needs, nouns, notes)
+    return shape.name, nouns
 
 
 def _scored(raw: Raw, origin: Origin, notes: Counter[str]) -> tuple[str, Sequence[Noun]]:

@@ -129,6 +129,9 @@ def _json_objects(chunks: Iterator[str], shown_as: str, notes: Counter[str]) -> 
             return
         wrapped = [key for key in WRAPPER_KEYS if isinstance(first.get(key), list)]
         if len(wrapped) == 1:
+            others = [key for key, value in first.items() if isinstance(value, list) and key != wrapped[0]]
+            if others:
+                notes[f"list read: '{wrapped[0]}'; not {', '.join(others)}"] += 1
             for number, value in enumerate(first[wrapped[0]], 1):
                 yield number, _as_record(value, f"{shown_as}, record {number:,} of '{wrapped[0]}'", ())
             return

@@ -25,7 +25,7 @@ QUOTES = "tables whose quotation marks are taken as text, for some wrap no cell"
 def read_table(chunks: Iterator[str], shown_as: str, notes: Counter[str]) -> Numbered:
     """The rows of a CSV or TSV; the first line names the columns.
 
-    Delimited by whichever of `,` `;` and tab stands most often in the first line, or by what a line `sep=;` says.
+    Delimited by whichever of `,` `;` `|` and tab stands most often in the first line, or by what a line `sep=;` says.
     A column without a name is left out. In a TSV quotation marks wrap cells if the first lines, read like that, have as
     many cells as there are columns; else they are text.
     """
@@ -34,7 +34,7 @@ def read_table(chunks: Iterator[str], shown_as: str, notes: Counter[str]) -> Num
     lines = lines_of(chunks)
     heading, num_before = next(lines, ""), 0
     said = heading.strip().lower()
-    delimiter = max(",;\t", key=heading.count)
+    delimiter = max(",;\t|", key=heading.count)
     if said.startswith("sep=") and len(said) <= 5:
         delimiter = said[4:] or "\t"  # a tab at the end of the line was stripped with it
         notes[SPREADSHEET_LINE] += 1

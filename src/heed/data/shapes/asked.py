@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -34,8 +35,10 @@ def template_arguments(raw: Raw, origin: Origin) -> dict[str, Any]:
 
 def opening(raw: Raw, origin: Origin, answer_weight: float = 1.0) -> tuple[Message, ...]:
     """What comes before the question: a system message, and earlier turns from `history` pairs."""
-    system = raw.get("system") or raw.get("system_prompt")
-    messages = to_messages(system, origin, text_role="system") if system else ()
+    messages: tuple[Message, ...] = ()
+    for name in ("system", "system_prompt"):
+        if raw.get(name):
+            messages += to_messages(raw[name], origin, text_role="system")
     history = from_json(raw.get("history") or [], origin, "history")
     for pair in history if isinstance(history, list) else [history]:
         if not isinstance(pair, Sequence) or isinstance(pair, str) or len(pair) != 2:
@@ -46,31 +49,39 @@ def opening(raw: Raw, origin: Origin, answer_weight: float = 1.0) -> tuple[Messa
     return messages
 
 
-def instruction_of(raw: Raw, input_key: str, origin: Origin) -> Message:
+BESIDE = ("context", "input")
+"""texts beside a question that go with it"""
+
+
+def instruction_of(raw: Raw, origin: Origin) -> Message:
     """The user's message of an instruction record. Its parts stay in `extra`, for templates with their own layout."""
-    instruction, given = raw["instruction"] or "", raw.get(input_key) or ""
-    if not isinstance(given, str):
-        raise refuse(origin, f"'{input_key}' is not text", given, "text", f'"{input_key}": "..."')
+    instruction = raw["instruction"] or ""
+    given = "\n\n".join(dict.fromkeys(text for name in BESIDE if (text := _text_beside(raw, name, origin))))
     content = "\n\n".join(part for part in (instruction, given) if part)
     return Message("user", content, extra={"instruction": instruction, "input": given})
+
+
+def _text_beside(raw: Raw, name: str, origin: Origin) -> str:
+    text = raw.get(name) or ""
+    if not isinstance(text, str):
+        raise refuse(origin, f"'{name}' is not text", text, "text", f'"{name}": "..."')
+    return text
 
 
 def prompt_of(raw: Raw, key: str, origin: Origin) -> tuple[Message, ...]:
     """The prompt, held under `key`, of an answer that stands apart. Assistant turns in it are context, not trained.
 
-    A text in `context` or `input` beside a question goes with it, unless the question repeats it already.
+    A text in `context` or `input` beside a question goes with it, unless the question holds the same words already.
     """
     before = opening(raw, origin, answer_weight=0.0)
     if key == "instruction":
-        return (*before, instruction_of(raw, "context" if raw.get("context") else "input", origin))
+        return (*before, instruction_of(raw, origin))
     asked = raw[key]
-    for name in ("context", "input"):
-        given = raw.get(name)
-        if name == key or not given or not isinstance(asked, str):
+    for name in BESIDE:
+        if name == key or not isinstance(asked, str):
             continue
-        if not isinstance(given, str):
-            raise refuse(origin, f"'{name}' is not text", given, "text", f'"{name}": "..."')
-        if given not in asked:
+        given = _text_beside(raw, name, origin)
+        if given and not re.search(rf"(?<!\w){re.escape(given)}(?!\w)", asked):
             asked = f"{asked}\n\n{given}"
     return before + to_messages(asked, origin, text_role="user", answer_weight=0.0)
 

@@ -7,21 +7,21 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from heed.data.check import BOOKKEEPING
 from heed.data.shapes.asked import Raw
 from heed.data.shapes.names import NOT_PLAIN, PAIRS, PROMPT_NAMES, truth_of
 from heed.data.shapes.rankings import completions, preference, ranked
 from heed.data.shapes.supervised import (
     alone,
-    alpaca,
     dialogue,
     document,
-    dolly,
+    instructed,
     judged,
     question_and_answer,
     seed_task,
     with_judgement,
 )
-from heed.errors import UserError
+from heed.errors import UserError, typed
 from heed.types import Conversation, Document, Judged, Origin, Prompt, Ranking
 
 Noun = Conversation | Ranking | Judged | Document
@@ -30,6 +30,9 @@ Nouns = Sequence[Noun]
 UNKNOWN_SHAPE = "unknown shape of record"
 JUDGEMENT = "label"
 """the field that says whether an answer is one to give"""
+
+NOT_ANSWERS = ("title", "context", "input", "system", "system_prompt", "text")
+"""fields that no one is told to take for the answer"""
 
 CHOICES = frozenset(["options", "choices"])
 """fields that a question cannot be asked without: such records are labelled ones, which wordings say"""
@@ -156,10 +159,11 @@ def _unknown(kinds: Sequence[tuple[str, str]], shapes: Sequence[Shape], origin: 
 
 
 def _naming(kinds: Sequence[tuple[str, str]]) -> str:
-    """What names the columns of a record, with two of its own where it has as many texts."""
-    texts = [key for key, kind in kinds if kind == "text"]
-    asked, answered = texts[:2] if len(texts) > 1 else ("QUESTION", "ANSWER")
-    return f"say which fields are meant, e.g. --columns prompt={asked} response={answered}"
+    """What names the columns of a record, with two of its own that may be meant; never one that was rejected."""
+    texts = [k for k, kind in kinds if kind == "text" and k not in BOOKKEEPING and "reject" not in k.lower()]
+    asked = next((key for key in texts if key in PROMPT_NAMES), texts[0] if len(texts) > 1 else "QUESTION")
+    answered = next((key for key in texts if key not in (asked, *NOT_ANSWERS)), "ANSWER")
+    return f"say which fields are meant, e.g. --columns {typed(f'prompt={asked}')} {typed(f'response={answered}')}"
 
 
 ANY = "text list object"
@@ -170,8 +174,9 @@ SHAPES = (
         for name in (*PROMPT_NAMES, "conversations", "messages")
     ),
     Shape("preference", {"chosen": "text list", "rejected": "text list"}, preference("")),
-    Shape(
-        "preference", {"instruction": "text", "output": "text", "rejected": ANY}, preference("instruction", "output")
+    *(
+        Shape("preference", {asked: "text list", answered: ANY, "rejected": ANY}, preference(asked, answered))
+        for asked, answered in (("instruction", "output"), ("instruction", "response"), *PAIRS)
     ),
     Shape("ranked answers", {"instruction": "text", "output": "list"}, ranked("instruction", "output")),
     *(
@@ -187,8 +192,8 @@ SHAPES = (
     Shape("sharegpt", {"conversations": "list text"}, dialogue("conversations")),
     Shape("sharegpt", {"conversation": "list"}, dialogue("conversation")),
     Shape("seed tasks", {"instruction": "text", "instances": "list"}, seed_task),
-    Shape("alpaca", {"instruction": "text", "output": "text"}, alpaca),
-    Shape("dolly", {"instruction": "text", "response": "text"}, dolly),
+    Shape("alpaca", {"instruction": "text", "output": "text"}, instructed("output")),
+    Shape("dolly", {"instruction": "text", "response": "text"}, instructed("response")),
     *(
         Shape(f"{asked}/{answered}/label", {asked: "text list", answered: ANY, JUDGEMENT: "judgement"}, to_nouns)
         for asked, answered in PAIRS

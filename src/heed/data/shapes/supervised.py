@@ -15,18 +15,15 @@ Nouns = tuple[Conversation | Judged | Document, ...]
 ToNouns = Callable[[Raw, Origin], Nouns]
 
 
-def alpaca(raw: Raw, origin: Origin) -> Nouns:
-    """`instruction`, `input`, `output`."""
-    question = instruction_of(raw, "input", origin)
-    answer = to_messages(raw["output"], origin, text_role="assistant")
-    return (conversation((*opening(raw, origin), question, *answer), raw, origin),)
+def instructed(answer: str) -> ToNouns:
+    """Records of an `instruction`, with `input` or `context`, whose answer stands in a field of this name."""
 
+    def to_nouns(raw: Raw, origin: Origin) -> Nouns:
+        answered = to_messages(raw[answer], origin, text_role="assistant")
+        messages = (*opening(raw, origin), instruction_of(raw, origin), *answered)
+        return (conversation(messages, raw, origin),)
 
-def dolly(raw: Raw, origin: Origin) -> Nouns:
-    """`instruction`, `context`, `response`."""
-    question = instruction_of(raw, "context" if raw.get("context") else "input", origin)
-    answer = to_messages(raw["response"], origin, text_role="assistant")
-    return (conversation((*opening(raw, origin), question, *answer), raw, origin),)
+    return to_nouns
 
 
 INSTANCES = '"instances": [{"input": "...", "output": "..."}]'
@@ -38,8 +35,8 @@ def seed_task(raw: Raw, origin: Origin) -> Nouns:
     for instance in raw["instances"]:
         if not isinstance(instance, Mapping) or not isinstance(instance.get("output"), str):
             raise refuse(origin, "an instance has no output", instance, "an object with input and output", INSTANCES)
-        question = instruction_of({**raw, **instance}, "input", origin)
-        nouns.append(conversation((question, Message("assistant", instance["output"])), raw, origin))
+        asked = (*opening(raw, origin), instruction_of({**raw, **instance}, origin))
+        nouns.append(conversation((*asked, Message("assistant", instance["output"])), raw, origin))
     if not nouns:
         raise refuse(origin, "a seed task has no instances", raw["instances"], "at least one instance", INSTANCES)
     return tuple(nouns)
@@ -64,8 +61,7 @@ def dialogue(key: str) -> ToNouns:
         messages = to_messages(turns, origin, text_role="user")
         if isinstance(turns, list):
             messages = with_greeting_as_context(messages, turns)
-        system = opening({"system": raw.get("system")}, origin)
-        return (conversation(system + messages, raw, origin),)
+        return (conversation(opening(raw, origin) + messages, raw, origin),)
 
     return to_nouns
 
