@@ -14,6 +14,7 @@ import torch
 from heed_side import take_steps, tokens
 from measure import Clock, peak_memory_bytes, read_json, versions, write_json
 
+from heed.cli.main import keep_freed_memory
 from heed.config import tokens_per_forward
 from heed.data.preferences import RankedTokens
 from heed.dist.world import World
@@ -48,7 +49,8 @@ def opened_and_chosen(
     settings: DpoSettings | RewardSettings, place: Place, steps: Sequence[Step]
 ) -> tuple[Opened, ChosenScore]:
     """The model made ready, and how it is scored, as the recipes do it."""
-    opened = open_for_tuning(settings, place.device, place.folder.folder, datetime.date.today(), place.speaker.say)
+    opened = open_for_tuning(settings.model_copy(update={"date": datetime.date.today()}), place)
+    keep_freed_memory()
     model = opened.loaded.model
     lengths = [[len(tokens) for ranking in step for tokens in ranking.sequences] for step in steps]
     chosen = choose_score(
