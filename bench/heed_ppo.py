@@ -11,13 +11,14 @@ import torch
 from measure import Clock, peak_memory_bytes, read_json, versions, write_json
 
 from heed.cli.main import main as heed
+from heed.data.rendering.render import ChatTemplate
 from heed.models.adapters.lora import add_adapter
 from heed.models.heads.scalar import new_reward_model, save_reward_model
 from heed.models.load import LoadedModel, load_model, load_tokenizer
 from heed.recipes import ppo
 
 RANK = 16
-TEMPLATE = "{% for message in messages %}{{ message.content }}{% endfor %}"
+TEMPLATE = ChatTemplate.load("plain").source
 
 
 def make_reward_models(spec: dict[str, Any]) -> None:

@@ -326,6 +326,14 @@ def test_the_first_gradient_is_the_formulas(way, dtype, family):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+def test_without_kernels_the_first_gradient_is_the_formulas(dtype, family, monkeypatch):
+    monkeypatch.setenv("HEED_PLAIN", "1")
+    way = Way("token", "forest", True, SEVERAL_FORWARDS, LARGE_CHUNK)
+    check_gradient(first_gradient(family, dtype, way, World()), family, dtype, way)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("way", [way for way in WAYS if way.max_tokens == SEVERAL_FORWARDS], ids=name_of)
 def test_five_steps_end_at_the_same_weights(way, family):
     check_weights(weights_after_steps(family, way, World()), family, way)

@@ -16,6 +16,7 @@ from test_equivalence import ASSISTANT, BOS, END, FAMILIES, PREAMBLE, USER, VOCA
 
 from heed.data.preferences import JudgedTokens, RankedTokens
 from heed.dist.world import World
+from heed.forest.build import build
 from heed.models.adapters.lora import add_adapter
 from heed.models.heads import language as language_head
 from heed.models.heads.scalar import new_reward_model
@@ -27,7 +28,7 @@ from heed.preference_config import DpoSettings, RewardSettings
 from heed.recipes import dpo, reward
 from heed.recipes.preference.comparisons import compared, share_of_best
 from heed.recipes.preference.data import Items, PreferenceData
-from heed.recipes.preference.kto import Kto, balanced
+from heed.recipes.preference.kto import Kto, balanced, is_judged_right
 from heed.recipes.preference.pairwise import Answers, Pairwise, comparison_of
 from heed.recipes.preference.partners import Partners, chains_of
 from heed.recipes.training.data_sets import Draws
@@ -564,3 +565,55 @@ def test_good_and_bad_answers_weigh_the_same_together(num_good, num_bad, weights
 
 def test_the_default_betas_are_the_papers():
     assert dpo.BETA == {"dpo": 0.1, "ipo": 0.1, "kto": 0.1, "simpo": 2.0}
+
+
+@pytest.mark.parametrize("accuracy_of", ["dpo", "ipo", "kto"])
+def test_before_anything_is_learnt_rounding_decides_no_accuracy(accuracy_of):
+    way = Way("forest", True, SEVERAL, LARGE_CHUNK, adapter=False, checkpointing=False)
+    loaded = ready("llama", torch.float32, way)
+    batching = MicroBatching(way.max_tokens, way.share, World())
+    answers = Answers(chosen_score(loaded, way), CPU, "float32")
+
+    def itself(sequences):
+        """The policy as its own reference, in forwards that are cut otherwise."""
+        with torch.no_grad():
+            alone = [float(answers.logp(build([tokens]))[0]) for tokens in sequences]
+        return np.array(alone) * (1 + 1e-6 * np.resize([1, -1, 1], len(alone)))
+
+    if accuracy_of == "kto":
+        data = in_memory(JUDGED)
+        learning = Kto(answers, batching, BETA["kto"], *balanced(data), partners_of(data), itself)
+        items = JUDGED
+    else:
+        settings = DpoSettings(model="none", data=["none"], out="none", objective=accuracy_of)
+        learning = Pairwise(answers, batching, comparison_of(settings, BETA[accuracy_of]), itself)
+        items = RANKINGS
+    with torch.no_grad():
+        measured = learning.measure(items)
+        (batch, *_) = learning.batches(items)
+        _, of_step = learning.loss_of(batch)
+    assert measured["accuracy"] == 0.5
+    assert measured["margin"] == measured["chosen_reward"] == 0
+    total, count = of_step["accuracy"]
+    assert total == 0.5 * count
+
+
+def test_reward_beyond_rounding_is_right_or_wrong():
+    rewards, good = torch.tensor([0.1, -0.1, 0.0, 0.1]), torch.tensor([True, True, True, False])
+    assert is_judged_right(rewards, good).tolist() == [1.0, 0.0, 0.5, 0.0]
+
+
+# -- without kernels ------------------------------------------------------------------------------------------------
+
+
+@every_family
+@pytest.mark.parametrize("recipe", ["reward", "dpo", "kto"])
+def test_without_kernels_the_first_gradient_is_the_formulas(recipe, family, monkeypatch):
+    monkeypatch.setenv("HEED_PLAIN", "1")
+    way = Way("forest", True, SEVERAL, LARGE_CHUNK, adapter=True, checkpointing=False)
+    test = {
+        "reward": test_the_reward_models_gradient_is_the_formulas,
+        "dpo": test_dpos_gradient_is_the_formulas,
+        "kto": test_ktos_gradient_is_the_formulas,
+    }
+    test[recipe](way, torch.float64, family)

@@ -21,7 +21,7 @@ from heed.errors import UserError
 from heed.forest.build import build
 from heed.objectives.preference import kto_loss, kto_reference_point
 from heed.recipes.preference.data import PreferenceData
-from heed.recipes.preference.pairwise import Answers, interval_of
+from heed.recipes.preference.pairwise import Answers, beyond_rounding, interval_of
 from heed.recipes.preference.partners import Partners, prompt_of
 from heed.recipes.preference.reference import Group, Reference
 from heed.recipes.training.micro_batches import MicroBatching
@@ -120,7 +120,7 @@ class Kto:
         good = torch.tensor([each.is_desirable for each in judged])
         loss, reward = self.judge(logp, torch.from_numpy(self.reference(each.tokens for each in judged)), good, point)
         by_prompt: dict[bytes, list[float]] = {}
-        for each, is_right in zip(judged, ((reward > 0) == good).double().tolist(), strict=True):
+        for each, is_right in zip(judged, is_judged_right(reward, good).tolist(), strict=True):
             by_prompt.setdefault(prompt_of(each.tokens), []).append(is_right)
         return {
             "loss": float(loss.mean()),
@@ -140,7 +140,7 @@ class Kto:
             desirable_weight=self.desirable_weight,
             undesirable_weight=self.undesirable_weight,
         )
-        return loss, self.beta * (ratio.detach() - point)
+        return loss, self.beta * beyond_rounding(ratio - point, logp)
 
     def loss_of(self, batch: JudgedForest) -> tuple[Tensor, Statistics]:
         """The weighted loss of all answers with its gradient, and what the step reports of it."""
@@ -150,6 +150,11 @@ class Kto:
         return (batch.weight.to(loss) * loss).sum(), statistics(logp.detach(), reward, good, point)
 
 
+def is_judged_right(reward: Tensor, good: Tensor) -> Tensor:
+    """1 where the reward has the sign of the judgement, 0 where it has the other, a half where it has none."""
+    return torch.where(reward == 0, 0.5, ((reward > 0) == good).double())
+
+
 def statistics(logp: Tensor, reward: Tensor, good: Tensor, point: Tensor) -> Statistics:
     """How answers come out against z0 by implicit reward, and where both kinds stand."""
 
@@ -157,7 +162,7 @@ def statistics(logp: Tensor, reward: Tensor, good: Tensor, point: Tensor) -> Sta
         return float(of.sum()), len(of)
 
     return {
-        "accuracy": mean(((reward > 0) == good).double()),
+        "accuracy": mean(is_judged_right(reward, good)),
         "margin": mean(torch.where(good, reward, -reward)),
         "chosen_logp": mean(logp[good]),
         "rejected_logp": mean(logp[~good]),

@@ -35,6 +35,9 @@ from heed.types import Forest
 Compare = Callable[[Tensor, Tensor, Tensor, Comparisons], tuple[Tensor, Tensor]]
 """(logp (S,), reference logp (S,), tokens (S,), comparisons) -> (loss (P,), implicit rewards (S,))"""
 
+ROUNDING = 1e-5
+"""of a log-probability, as a share of it: several times what float32 leaves"""
+
 
 @dataclass(frozen=True, eq=False)
 class Answers:
@@ -62,11 +65,13 @@ def comparison_of(settings: DpoSettings, beta: float) -> Compare:
         ratio = logp - reference
         winner, loser = ratio[pairs.winner], ratio[pairs.loser]
         smoothing = settings.label_smoothing
-        return dpo_loss(winner, loser, pairs.is_tie, beta=beta, label_smoothing=smoothing), beta * ratio
+        loss = dpo_loss(winner, loser, pairs.is_tie, beta=beta, label_smoothing=smoothing)
+        return loss, beta * beyond_rounding(ratio, logp)
 
     def ipo(logp: Tensor, reference: Tensor, lengths: Tensor, pairs: Comparisons) -> tuple[Tensor, Tensor]:
         ratio = (logp - reference) / lengths
-        return ipo_loss(ratio[pairs.winner], ratio[pairs.loser], pairs.is_tie, beta=beta), beta * ratio
+        loss = ipo_loss(ratio[pairs.winner], ratio[pairs.loser], pairs.is_tie, beta=beta)
+        return loss, beta * beyond_rounding(ratio, logp / lengths)
 
     def simpo(logp: Tensor, reference: Tensor, lengths: Tensor, pairs: Comparisons) -> tuple[Tensor, Tensor]:
         mean = logp / lengths
@@ -146,6 +151,14 @@ class Pairwise:
             weighted = weighted + (weight * nll).sum()
             numbers["chosen_nll_per_token"] = (float((weight * nll.detach()).sum()), float(weight.sum()))
         return weighted, numbers
+
+
+def beyond_rounding(difference: Tensor, logp: Tensor) -> Tensor:
+    """A difference of two log-probabilities as it is reported: 0 where it is rounding. Its gradient is not asked for.
+
+    Before anything is learnt the policy is the reference, and what differs is how forwards were cut.
+    """
+    return torch.where(difference.abs() <= ROUNDING * logp.abs(), 0.0, difference).detach()
 
 
 def interval_of(correct: Sequence[np.ndarray]) -> dict[str, float]:
