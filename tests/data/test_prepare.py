@@ -155,7 +155,7 @@ def test_more_unusable_records_stop_the_run_and_leave_nothing(tmp_path, share, n
     assert sorted(p.name for p in tmp_path.iterdir()) == ["data.jsonl"]
 
 
-@pytest.mark.parametrize(("num_bad", "num_good"), [(1, 9), (3, 26), (1, 0), (2, 1), (7, 993)])
+@pytest.mark.parametrize(("num_bad", "num_good"), [(1, 9), (3, 26), (1, 1), (2, 1), (7, 993)])
 def test_the_share_that_the_error_says_to_type_is_enough(tmp_path, num_bad, num_good):
     path = write(tmp_path, *[BAD] * num_bad, *[ask("good?", "yes")] * num_good)
     with pytest.raises(UserError) as caught:
@@ -165,6 +165,13 @@ def test_the_share_that_the_error_says_to_type_is_enough(tmp_path, num_bad, num_
     assert share <= typed <= min(1, 1.1 * share)
     account = prepare(path, None, tmp_path / "store", preparation(max_bad_records=typed), fingerprint="f")
     assert account.num_findings == num_bad
+
+
+def test_where_no_record_is_good_leaving_them_out_is_no_cure(tmp_path):
+    path = write(tmp_path, BAD, BAD)
+    with pytest.raises(UserError) as caught:
+        prepare(path, None, tmp_path / "store", preparation(), fingerprint="f")
+    assert "--max-bad-records" not in caught.value.fix
 
 
 def test_an_error_leaves_what_was_prepared_before_as_it_was(tmp_path):

@@ -322,3 +322,9 @@ def test_an_adapter_that_brings_no_tokenizer_has_its_bases(adapted, tmp_path):
         if "adapter" not in path.name:
             path.unlink()
     assert load_tokenizer(str(folder)).get_vocab() == load_tokenizer(str(adapted.parent / "base")).get_vocab()
+
+
+def test_a_path_that_is_not_there_is_told_as_a_folder_before_it_is_told_as_a_name_of_the_hub(tmp_path):
+    with pytest.raises(UserError) as caught:
+        load_tokenizer("no-such-run", QUIET)
+    assert "no folder no-such-run" in caught.value.found

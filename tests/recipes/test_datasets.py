@@ -296,7 +296,15 @@ def test_a_data_set_without_held_out_records_is_not_measured(prepared, write):
     assert set(prepared(*sources, held_out_share=0.2).held_out) == {"a.jsonl"}
 
 
-def test_nothing_left_to_train_on_is_refused(prepared, write):
+def test_nothing_left_to_train_on_says_what_became_of_all_and_names_what_brings_it_back(prepared, write):
+    source = DataSource(path=str(write(numbered(3))))
     with pytest.raises(UserError, match="no records are left") as caught:
-        prepared(DataSource(path=str(write(numbered(3)))), max_length=3)
+        prepared(source, max_length=3)
     assert caught.value.where.endswith("data.jsonl")
+    assert "of 3 records 3 too long, 0 held out" in caught.value.found
+    assert "--too-long truncate" in caught.value.fix
+    assert "--held-out-share" not in caught.value.fix  # nothing was held out
+    with pytest.raises(UserError, match="no records are left") as caught:
+        prepared(source, held_out_share=0.999)
+    assert "0 too long, 3 held out" in caught.value.found
+    assert caught.value.fix == "--held-out-share 0"

@@ -110,7 +110,9 @@ def test_another_place_of_the_base_can_be_named(runs, instruct, tmp_path, capsys
 def test_a_model_without_an_adapter_is_refused(instruct, tmp_path, capsys):
     out = tmp_path / "merged"
     assert "there is no adapter to merge" in errors_of(capsys, "--model", instruct, "--out", out)
-    assert "no such folder" in errors_of(capsys, "--model", tmp_path / "absent", "--out", out)
+    absent = errors_of(capsys, "--model", tmp_path / "absent", "--out", out)
+    assert "no such folder" in absent
+    assert "heed chat" not in absent  # there is nothing to talk to
     assert not out.exists()
 
 

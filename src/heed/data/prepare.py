@@ -350,13 +350,14 @@ def refuse_findings(findings: list[Finding], account: Account, max_bad_records: 
         return
     error = findings[0].error()
     share = len(findings) / account.num_records
+    leaving_out = f"; or --max-bad-records {rounded_up(share):g} leaves such records out and lists them"
     others = f" (and {len(findings) - 1:,} more like it, {share:.2%} of the records)" if len(findings) > 1 else ""
     raise UserError(
         error.problem,
         where=error.where,
         found=error.found + others,
         expected=error.expected,
-        fix=f"{error.fix}; or --max-bad-records {rounded_up(share):g} leaves such records out and lists them",
+        fix=error.fix + (leaving_out if len(findings) < account.num_records else ""),
     )
 
 

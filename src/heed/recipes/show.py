@@ -175,7 +175,7 @@ def _tokenizer(settings: ShowSettings) -> Tokenizer:
         raise UserError(
             "there is no tokenizer to show the data with",
             where="--model, --tokenizer",
-            found="neither",
+            found=f"neither, and {settings.data[0].path} is no folder of a run, which would bring its own",
             expected="a model, or a folder that holds a tokenizer.json",
             fix="--model MODEL, or --tokenizer FOLDER --template alpaca",
         )

@@ -141,12 +141,15 @@ def _into_place(unfinished: Path, folder: Path) -> None:
 def open_adapter(name: str, base: str | None, device: torch.device, access: Access = CAREFUL) -> PeftModel:
     """The adapter of a run or a folder, on its base in float32, with its layers apart."""
     if not is_adapter(name):
+        whole = Path(name).is_dir()
         raise UserError(
             "there is no adapter to merge",
             where="--model",
-            found=f"{name}: " + ("no adapter_config.json in it" if Path(name).is_dir() else "no such folder"),
+            found=f"{name}: " + ("no adapter_config.json in it" if whole else "no such folder"),
             expected="the folder of a run with --lora.rank above 0, or another adapter's folder",
-            fix=f"heed chat --model {typed(name)} talks to it as it is: all its parameters are there",
+            fix=f"heed chat --model {typed(name)} talks to it as it is: all its parameters are there"
+            if whole
+            else "check the path; --model OUT, with the folder that the run was given as --out",
         )
     return load_adapter(name, device, base=base, access=access)
 

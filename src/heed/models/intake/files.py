@@ -128,6 +128,8 @@ def _cause(name: str, error: Exception, what: str) -> UserError:
         names = sorted(path.name for path in folder.iterdir())
         more = f" and {len(names) - 8:,} more" if len(names) > 8 else ""
         says = f"a folder with {', '.join(names[:8]) or 'nothing in it'}{more}; {says}"
+    else:
+        says = f"no folder {name} here, and as a name of the hub: {says}"
     return UserError(
         f"the {what} cannot be loaded",
         where=name,

@@ -106,8 +106,8 @@ class Kind(Generic[Item]):
     prepare: Callable[..., Account]
     """(path, folder, preparation, *, fingerprint, columns, progress)"""
     open: Callable[[str, Path], Items[Item]]
-    keeps_more: str
-    """options that leave fewer records out, in words"""
+    longer: str
+    """options that keep records which are too long, in words"""
     is_cut: bool = True
     """whether what is too long can be cut, and not only left out"""
 
@@ -134,8 +134,8 @@ def _items(
     return Items(path, at, found.training, found.held_out, longest, found.store.__getitem__)
 
 
-OF_ANSWERS = "a larger --max-length or --held-out-share 0 keeps more; heed show --limit 0 says what is wrong with each"
-OF_PROMPTS = "a larger --max-prompt-length or a smaller --max-new-tokens keeps more"
+OF_ANSWERS = "--too-long truncate, or where the model reads more, --max-length"
+OF_PROMPTS = "a larger --max-prompt-length or a smaller --max-new-tokens"
 
 RANKINGS = Kind("rankings", prepare_rankings, _ranking_items, OF_ANSWERS)
 JUDGED = Kind("judged", prepare_judged, _judged_items, OF_ANSWERS)
@@ -186,8 +186,8 @@ def prepare_preference_data(
     opened = [kind.open(source.path, to) for (source, _, _), to in zip(plan, folders, strict=True)]
     training = opened[: len(sources)]
     to_measure = [(items, to) for items, to in zip(opened, folders, strict=True) if len(items.held_out)]
-    for items in training:
-        refuse_nothing_left(items, fix=kind.keeps_more)
+    for items, to in zip(training, folders, strict=False):
+        refuse_nothing_left(items, to, longer=kind.longer)
     measured = [
         measured_records(name, to, items.held_out, eval_limit, items.sequences)
         for name, (items, to) in zip(short_names([items for items, _ in to_measure]), to_measure, strict=True)

@@ -64,7 +64,7 @@ class BestSoFar:
                 where="--keep-best" if self.keeps else "--stop-early",
                 found="no held-out records",
                 expected="held-out data to measure the model on",
-                fix="--held-out-share 0.05, or --eval-data FILE",
+                fix="a larger share of the data, --held-out-share 0.2, or --eval-data FILE",
             )
         value = self.folder.world.broadcast_object(value)
         self.num_measured += 1

@@ -200,11 +200,8 @@ def prepare_data(
     opened = [open_prepared(source.path, to) for (source, _, _), to in zip(plan, folders, strict=True)]
     training = opened[: len(sources)]
     to_measure = [(each, to) for each, to in zip(opened, folders, strict=True) if len(each.held_out)]
-    for prepared in training:
-        refuse_nothing_left(
-            prepared,
-            fix="look at what was left out: heed show shows it; a larger --max-length or --held-out-share 0 keeps more",
-        )
+    for prepared, to in zip(training, folders, strict=False):
+        refuse_nothing_left(prepared, to, longer="--too-long truncate, or where the model reads more, --max-length")
     measured = [
         measured_records(name, to, each.held_out, eval_limit, each.conversation)
         for name, (each, to) in zip(short_names([each for each, _ in to_measure]), to_measure, strict=True)
@@ -346,14 +343,28 @@ def short_names(prepared: Sequence[DataSet]) -> list[str]:
     return [name if names.count(name) == 1 else f"{name} ({i + 1})" for i, name in enumerate(names)]
 
 
-def refuse_nothing_left(prepared: DataSet, *, fix: str) -> None:
-    """A data set from which no record can be drawn is a mistake."""
+def refuse_nothing_left(prepared: DataSet, folder: Path, *, longer: str) -> None:
+    """A data set from which no record can be drawn is a mistake.
+
+    Args:
+        prepared: the data set.
+        folder: where it was prepared, with the account of what became of its records.
+        longer: options that keep records which are too long, in words.
+    """
     if len(prepared.training):
         return
+    account = json.loads((folder / ACCOUNT).read_text(encoding="utf-8"))
+    too_long = account["num_too_long"]
+    held_out = len(prepared.held_out)
+    cures = [
+        longer if too_long else "",
+        "--held-out-share 0" if held_out else "",
+        "" if too_long or held_out else "heed show --limit 0 says what is wrong with each",
+    ]
     raise UserError(
         "no records are left to train on",
         where=prepared.path,
-        found=f"{len(prepared.held_out):,} records held out, none to train on",
+        found=f"of {account['num_records']:,} records {too_long:,} too long, {held_out:,} held out, none to train on",
         expected="at least one record for training",
-        fix=fix,
+        fix="; or ".join(filter(None, cures)),
     )
