@@ -145,3 +145,12 @@ def test_a_write_that_fails_half_way_leaves_what_was_there(tmp_path):
     assert (tmp_path / "file").read_text() == "before"
     assert (tmp_path / "log").read_text() == "x" * 900 + "\n"
     assert names(tmp_path) == ["file", "log"]
+
+
+@pytest.mark.parametrize("name", ["taken/run", "a" * 300], ids=["below a file", "longer than the disk allows"])
+def test_a_folder_that_cannot_be_is_told_as_a_place_that_cannot_be_written(tmp_path, name):
+    (tmp_path / "taken").write_text("a file")
+    folder = tmp_path / name
+    with pytest.raises(UserError, match="cannot be written") as caught, files.writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    assert caught.value.where == str(folder)

@@ -28,7 +28,7 @@ NO_ROOM = {
 }
 SIGNS = ("No space left on device", "Disk quota exceeded", "file write failed", ". unexpected pos ")
 """of a full disk in messages of libraries that raise no OSError; the last two are torch's"""
-NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS}
+NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG}
 
 
 @contextlib.contextmanager

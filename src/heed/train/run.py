@@ -259,8 +259,8 @@ def open_run(
 
     def work() -> tuple[bool, bool, tuple[str, ...]]:
         nonlocal lock
-        settle(folder, config_yaml, read)  # before anything is written, even the lock
         with files.writing(folder):
+            settle(folder, config_yaml, read)  # before anything is written, even the lock
             folder.mkdir(parents=True, exist_ok=True)
             lock, lock_notes = _take_lock(folder)
         found = settle(folder, config_yaml, read)  # again: another process may have started its run meanwhile
