@@ -56,8 +56,8 @@ def test_a_text_says_which_reward_it_is(tmp_path):
 @pytest.mark.parametrize(
     ("text", "fix"),
     [
-        ("regexp: a+", 'regex: a+"'),
-        ("Contains: words", 'contains: words"'),
+        ("regexp: a+", "--reward 'regex: a+'"),
+        ("Contains: words", "--reward 'contains: words'"),
         ("score.py", "score.py:FUNCTION"),
         ("no/such/folder", "heed reward"),
         ("", "heed reward"),
