@@ -374,7 +374,8 @@ def test_chatml_brings_its_tokens_to_a_base_model_and_trains_them(base, colours,
     assert (
         model.get_input_embeddings().weight.shape[0] == len(tokenizer) == len(AutoTokenizer.from_pretrained(base)) + 2
     )
-    assert model.generation_config.eos_token_id == stop
+    before = tokenizer.convert_tokens_to_ids("<|endoftext|>")  # at which the checkpoint stopped already
+    assert model.generation_config.eos_token_id == [stop, before]
     prompt = tokenizer.apply_chat_template(
         [{"role": "user", "content": "Name the colour of coal."}],
         add_generation_prompt=True,
