@@ -952,12 +952,6 @@ MUTATIONS = [
         '    if is_right:\n        return "right"',
         '    if False:\n        return "right"',
     ),
-    M(
-        RAGGED,
-        "a mean by one length for all",
-        "/ lengths_of(sequence, num_sequences)",
-        "/ lengths_of(sequence, num_sequences).max()",
-    ),
     M(RAGGED, "an empty sequence passes", "bool((lengths == 0).any())", "False"),
     M(RAGGED, "too many sequences pass", "len(lengths) > num_sequences or ", ""),
     M(RAGGED, "any order passes", "sequence[1:] < sequence[:-1]", "sequence[1:] < sequence[:-1] - 9"),
@@ -1037,7 +1031,6 @@ MUTATIONS = [
         "return advantage, for_value + value.detach()",
         "return advantage, for_value + value",
     ),
-    M(ADVANTAGE, "a lam below 0", ").clamp(min=0)\n\n\ndef moments", ")\n\n\ndef moments"),
     M(ADVANTAGE, "variance about 0", "total_squares / count - mean**2", "total_squares / count"),
     M(
         ADVANTAGE,
@@ -1071,7 +1064,6 @@ MUTATIONS = [
         "/ value.double().var(correction=0)",
     ),
     M(ADVANTAGE, "constant returns are explained", "returns.min() == returns.max()", "returns.numel() == 0"),
-    M(ADVANTAGE, "one-sided clip", "score.clamp(-limit, limit)", "score.clamp(max=limit)"),
     M(
         ADVANTAGE,
         "those that stopped pay",
@@ -1079,12 +1071,6 @@ MUTATIONS = [
         "torch.where(stopped, score - penalty, score)",
     ),
     M(ADVANTAGE, "a missing stop is rewarded", "score - penalty)", "score + penalty)"),
-    M(
-        ADVANTAGE,
-        "those that stopped get the fixed score",
-        "torch.where(stopped, score, torch.full_like(score, score_without_stop))",
-        "torch.where(stopped, torch.full_like(score, score_without_stop), score)",
-    ),
     M(
         ADVANTAGE,
         "groups compared with the first score",

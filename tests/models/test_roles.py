@@ -53,11 +53,17 @@ def reward_folder(tmp_path, shape, *, rank=2, offset=0.5, name="reward"):
     return str(folder)
 
 
-def cast(tmp_path, shape="llama untied", *, reward_rank=2, value="adapter", moved=True, **settings):
+def cast(tmp_path, shape="llama untied", *, reward_rank=2, with_value=True, moved=True, **settings):
     """Four roles on one base, policy and value off their start so that every factor has a gradient."""
     reward = reward_folder(tmp_path, shape, rank=reward_rank) if reward_rank is not None else None
     roles = roles_on_one_base(
-        policy_on(base_of_run(tmp_path, shape)), rank=3, alpha=6.0, seed=0, reward=reward, value=value, **settings
+        policy_on(base_of_run(tmp_path, shape)),
+        rank=3,
+        alpha=6.0,
+        seed=0,
+        reward=reward,
+        with_value=with_value,
+        **settings,
     )
     if moved:
         generator = torch.Generator().manual_seed(3)
@@ -232,7 +238,7 @@ def roles_like(roles, tmp_path, shape):
     """The same roles again, built anew, with the same weights."""
     again = roles_on_one_base(
         policy_on(base_of_run(tmp_path, shape)), rank=3, alpha=6.0, seed=0, reward=str(tmp_path / "reward" / "model"),
-        value="adapter",
+        with_value=True,
     )  # fmt: skip
     for ours, theirs in ((again.policy, roles.policy), (again.value, roles.value)):
         with torch.no_grad():
@@ -258,18 +264,6 @@ def test_two_roles_losses_in_one_backward_give_both_gradients(tmp_path):
         second = value_loss(roles.value, model, forest)
     (first + second).backward()
     agree(gradients(roles), apart)
-
-
-def test_a_value_on_the_policys_trunk_moves_its_head_alone(tmp_path):
-    roles = cast(tmp_path, value="trunk", moved=False)
-    assert [name for name, _ in roles.value.trained_parameters()] == ["score.weight"]
-    forest = forest_for(roles.loaded.tokenizer)
-    with roles.policy.active() as model:
-        scores = forest_logp(model, forest)
-    values = roles.value.values(scores.states.detach(), forest)
-    assert not values.any(), "a head that says 0"
-    (values * torch.linspace(-1, 1, len(values))).sum().backward()
-    assert gradients(roles).keys() == {"value weight"}
 
 
 def test_new_tokens_rows_are_the_policys_own(tmp_path):
@@ -333,7 +327,7 @@ def test_the_base_is_in_memory_once(tmp_path):
     policy = policy_on(base_of_run(tmp_path, "llama untied"))
     before = {name: p.data_ptr() for name, p in policy.model.named_parameters()}
     reward = reward_folder(tmp_path, "llama untied")
-    roles = roles_on_one_base(policy, rank=3, alpha=6.0, seed=0, reward=reward, value="adapter")
+    roles = roles_on_one_base(policy, rank=3, alpha=6.0, seed=0, reward=reward, with_value=True)
     everyone = (roles.policy, roles.reference, roles.reward, roles.value)
     assert len({id(role.model) for role in everyone}) == 1
     after = {
@@ -351,7 +345,7 @@ def test_a_reward_model_that_cannot_join_has_weights_of_its_own_and_says_so(tmp_
     with torch.no_grad():
         other.model.layers[0].mlp.up_proj.weight.add_(1e-3)
     policy = LoadedModel(other, load_tokenizer(base_of_run(tmp_path, "llama untied")))
-    roles = roles_on_one_base(policy, rank=3, alpha=6.0, seed=0, reward=reward, value="adapter")
+    roles = roles_on_one_base(policy, rank=3, alpha=6.0, seed=0, reward=reward, with_value=True)
     assert "weights of its own" in roles.note
     assert roles.reward.model is not roles.policy.model
     assert roles.reward_model is not None
@@ -368,7 +362,10 @@ def test_a_reward_model_that_cannot_join_has_weights_of_its_own_and_says_so(tmp_
 
 @pytest.mark.parametrize(
     "build_roles",
-    [partial(roles_on_one_base, rank=3, alpha=6.0, seed=0, value=None), partial(separate_models, with_value=False)],
+    [
+        partial(roles_on_one_base, rank=3, alpha=6.0, seed=0, with_value=False),
+        partial(separate_models, with_value=False),
+    ],
     ids=["one base", "separate models"],
 )
 def test_a_reward_model_of_another_tokenizer_is_refused(tmp_path, build_roles):
@@ -446,6 +443,6 @@ def test_a_copy_would_recompute_with_anothers_attention_so_it_is_not_made(tmp_pa
 def test_an_adapter_is_merged_before_roles_are_given(tmp_path):
     adapted = opened(base_of_run(tmp_path, "llama untied"), tmp_path / "r", rank=2, new_tokens=(), stop_tokens=(END,))
     with pytest.raises(ValueError, match="merge it first"):
-        roles_on_one_base(adapted, rank=3, alpha=6.0, seed=0, reward=None, value=None)
+        roles_on_one_base(adapted, rank=3, alpha=6.0, seed=0, reward=None, with_value=False)
     with pytest.raises(ValueError, match="roles_on_one_base"):
         separate_models(adapted, reward=None, with_value=False)

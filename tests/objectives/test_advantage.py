@@ -11,18 +11,15 @@ from hypothesis import strategies as st
 from heed.objectives.advantage import (
     advantages_and_returns,
     centred_group_advantages,
-    clip_score,
     explained_variance,
     generalised_advantages,
     group_advantages,
     group_deviations,
     leave_one_out_advantages,
-    length_adaptive_lam,
     mean_and_variance,
     moments,
     rewards_per_token,
     score_less_missing_stop,
-    score_or_missing_stop,
     whiten,
 )
 from heed.objectives.kl import kl_per_sequence
@@ -142,10 +139,6 @@ def test_each_sequence_can_have_its_own_lam():
     assert actual.tolist() == pytest.approx(flat_slow_advantages(reward, value, LENGTHS, 1.0, lams), rel=1e-11)
 
 
-def test_lam_that_adapts_to_length():
-    assert length_adaptive_lam(ids([10, 20, 40, 200]), 4, alpha=0.05).tolist() == pytest.approx([0, 0, 0.5, 0.9])
-
-
 def test_returns_have_their_own_lam_and_carry_no_gradient():
     reward, value = random_tokens(25), random_tokens(25, 1).requires_grad_()
     advantage, returns = advantages_and_returns(
@@ -215,14 +208,9 @@ def test_explained_variance():
     assert explained_variance(returns[:0], returns[:0]) == 0
 
 
-def test_scores_are_clipped_on_both_sides():
-    assert clip_score(torch.tensor([-30.0, 2.0, 1e9]), 10.0).tolist() == [-10, 2, 10]
-
-
 def test_an_answer_that_never_stopped_pays():
     score, stopped = torch.tensor([3.0, 3.0, -5.0]), torch.tensor([True, False, False])
     assert score_less_missing_stop(score, stopped, penalty=1.0).tolist() == [3, 2, -6]
-    assert score_or_missing_stop(score, stopped, score_without_stop=-1.0).tolist() == [3, -1, -1]
 
 
 GROUP_SIZES = [4, 2, 6, 3]

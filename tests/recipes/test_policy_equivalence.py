@@ -121,9 +121,7 @@ def made(family, dtype, *, adapter, attention="sdpa", with_value=True):
     nothing: Any = None
     policy = LoadedModel(tiny(family, dtype, attention), nothing)
     if adapter:
-        roles = roles_on_one_base(
-            policy, rank=RANK, alpha=2.0 * RANK, seed=0, reward=None, value="adapter" if with_value else None
-        )
+        roles = roles_on_one_base(policy, rank=RANK, alpha=2.0 * RANK, seed=0, reward=None, with_value=with_value)
     else:
         roles = separate_models(policy, reward=None, with_value=with_value)
     generator = torch.Generator().manual_seed(9)
@@ -386,7 +384,7 @@ def fresh(family, *, adapter, temperature=1.0, dtype=torch.float32, max_tokens=A
     nothing: Any = None
     policy = LoadedModel(tiny(family, dtype), nothing)
     if adapter:
-        roles = roles_on_one_base(policy, rank=RANK, alpha=8.0, seed=0, reward=None, value="adapter")
+        roles = roles_on_one_base(policy, rank=RANK, alpha=8.0, seed=0, reward=None, with_value=True)
     else:
         roles = separate_models(policy, reward=None, with_value=True)
     roles.value.head.to(dtype)

@@ -128,7 +128,7 @@ def roles_on_one_base(
     alpha: float,
     seed: int,
     reward: str | None,
-    value: str | None,
+    with_value: bool,
     new_token_ids: Sequence[int] = (),
     targets: Sequence[str] = (ALL_LINEAR,),
     access: Access = CAREFUL,
@@ -140,9 +140,9 @@ def roles_on_one_base(
         rank, alpha: of the policy's adapter, and of the value's where no reward adapter gives it a start.
         reward: a reward model's folder. An adapter that was trained on this very base joins it; any other is loaded
             as a model of its own, and the notes say so.
-        value: `adapter`: an adapter of its own, which starts as the reward's adapter and head where there is one on
-            this base (Huang et al. 2024, arXiv:2403.17031) and else as the base with a head that says 0; `trunk`: a
-            head alone, on the policy's detached states; None: no values.
+        with_value: whether there are values: by an adapter of its own, which starts as the reward's adapter and head
+            where there is one on this base (Huang et al. 2024, arXiv:2403.17031) and else as the base with a head that
+            says 0.
         new_token_ids: tokens whose rows the policy's adapter trains in full.
         targets: layers that the policy's adapter is on; see `lora_targets`.
     """
@@ -155,7 +155,7 @@ def roles_on_one_base(
     loaded = add_adapter(policy, rank=rank, alpha=alpha, new_token_ids=new_token_ids, seed=seed, targets=targets)
     if joining is not None:
         join(loaded, joining, "reward")
-    if value == "adapter":
+    if with_value:
         if joining is not None:
             join(loaded, joining, "value")
         else:
@@ -170,20 +170,15 @@ def roles_on_one_base(
         policy=Role("policy", model, POLICY_ADAPTER, layers, trained=_of_adapter(model, POLICY_ADAPTER)),
         reference=Role("reference", model, None, layers),
         reward=_alone(separate) if separate is not None else reward_role,
-        value=_value_on_base(value, loaded, layers, reward_role) if value is not None else None,
+        value=_value_on_base(loaded, layers, reward_role) if with_value else None,
         loaded=loaded,
         reward_model=separate,
         note=f"{reward} is no adapter on this base: the reward model has weights of its own" if separate else "",
     )
 
 
-def _value_on_base(kind: str, loaded: LoadedModel, layers: tuple[Switchable, ...], reward: Role | None) -> Role:
-    """The value as an adapter of its own that starts as the reward's, or as a head on the policy's trunk."""
-    if kind == "trunk":
-        head = _silent_head(loaded)
-        return Role("value", loaded.model, POLICY_ADAPTER, layers, head, trained=_of_head(head))
-    if kind != "adapter":
-        raise ValueError(f"values come from an adapter or the trunk, not from {kind!r}")
+def _value_on_base(loaded: LoadedModel, layers: tuple[Switchable, ...], reward: Role | None) -> Role:
+    """The value as an adapter of its own that starts as the reward's."""
     offset = 0.0 if reward is None else reward.offset
     head = _silent_head(loaded) if reward is None else _trainable_copy(reward.head)
     trained = (*_of_adapter(loaded.model, "value"), *_of_head(head))

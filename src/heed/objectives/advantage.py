@@ -15,29 +15,14 @@ STD_EPSILON = 1e-4
 """added to a group's standard deviation, as in TRL, so that rewards equal but for noise are not blown up to size 1"""
 
 
-def clip_score(score: Float[Tensor, " S"], limit: float) -> Float[Tensor, " S"]:
-    """Scores held within +-limit, so that one odd answer cannot be the whole step."""
-    return score.clamp(-limit, limit)
-
-
 def score_less_missing_stop(
     score: Float[Tensor, " S"], stopped: Bool[Tensor, " S"], *, penalty: float
 ) -> Float[Tensor, " S"]:
     """Take `penalty` off the score of each answer that ran into the length limit without a stop token.
 
-    Better answers among those cut off still score better. See `score_or_missing_stop` for the harder rule.
+    Better answers among those cut off still score better.
     """
     return torch.where(stopped, score, score - penalty)
-
-
-def score_or_missing_stop(
-    score: Float[Tensor, " S"], stopped: Bool[Tensor, " S"], *, score_without_stop: float
-) -> Float[Tensor, " S"]:
-    """Give each answer without a stop token one fixed score, whatever the reward model says of an unfinished text.
-
-    Source: Huang et al. 2024, arXiv:2403.17031, the "EOS trick", with a fixed score of -1.
-    """
-    return torch.where(stopped, score, torch.full_like(score, score_without_stop))
 
 
 @torch.no_grad()
@@ -157,22 +142,6 @@ def advantages_and_returns(
     advantage = generalised_advantages(reward, value, sequence, num_sequences=num_sequences, gamma=gamma, lam=lam)
     for_value = generalised_advantages(reward, value, sequence, num_sequences=num_sequences, gamma=gamma, lam=lam_value)
     return advantage, for_value + value.detach()
-
-
-def length_adaptive_lam(
-    sequence: Int[Tensor, " N"], num_sequences: int, *, alpha: float
-) -> Float[Tensor, " {num_sequences}"]:
-    """A `lam` for each sequence that reaches as far as it is long.
-
-        lam = max(0, 1 - 1 / (alpha * length))
-
-    Args:
-        alpha: 1/tokens; 0.05 in the source. A sequence of 1 / alpha tokens or fewer gets 0.
-
-    Source: Yue et al. 2025, arXiv:2504.05118 (VAPO).
-    Differs from the source: never below 0.
-    """
-    return (1 - 1 / (alpha * lengths_of(sequence, num_sequences))).clamp(min=0)
 
 
 def moments(x: Float[Tensor, " N"]) -> Float[Tensor, " 3"]:

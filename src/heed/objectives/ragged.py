@@ -17,17 +17,6 @@ def sum_by_sequence(
     return per_token.new_zeros(num_sequences).index_add(0, sequence, per_token)
 
 
-def mean_by_sequence(
-    per_token: Float[Tensor, " N"], sequence: Int[Tensor, " N"], num_sequences: int
-) -> Float[Tensor, " {num_sequences}"]:
-    """The mean over each sequence's tokens, with its gradient.
-
-    Raises:
-        ValueError: a sequence has no trained token, so no mean.
-    """
-    return sum_by_sequence(per_token, sequence, num_sequences) / lengths_of(sequence, num_sequences)
-
-
 def lengths_of(sequence: Int[Tensor, " N"], num_sequences: int) -> Int[Tensor, " {num_sequences}"]:
     """Trained tokens of each sequence, 1 or more.
 

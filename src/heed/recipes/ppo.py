@@ -63,6 +63,7 @@ from heed.objectives.advantage import (
 from heed.objectives.kl import adapted_beta
 from heed.objectives.policy import clipped_value_loss, is_value_clipped, token_mean_weights
 from heed.objectives.reward_scale import RewardScale
+from heed.objectives.supervised import negative_log_likelihood
 from heed.preference_config import Kl, PpoSettings
 from heed.recipes.policy.phases import go_through_phases, is_over_budget, rate_of_phase, seed_of_phase
 from heed.recipes.policy.rollout import (
@@ -301,7 +302,7 @@ def ptx_terms(training: Training, step: int, number: int) -> list[Term[Any]]:
 
     def nll(forest: Forest) -> tuple[Tensor, Tensor]:
         logp = models.logp(models.roles.policy, forest).logp
-        return -(forest.weight.to(logp) * logp).sum(), logp.detach()
+        return negative_log_likelihood(logp, forest.weight.to(logp)).sum(), logp.detach()
 
     return [Term(forests, likelihood(nll), settings.ptx.weight)]
 

@@ -100,6 +100,7 @@ def refuse_lost_base(name: str, base: str) -> None:
 
 def put_on(model: PreTrainedModel, config: PeftConfig, *, where: str, base: str) -> PeftModel:
     """The adapter's layers on the model, with weights that are yet to be filled in."""
+    config.base_model_name_or_path = None  # peft puts the model's own name there, and warns where another stood
     try:
         with torch.random.fork_rng(), peft_warnings_hidden():
             adapter: PeftModel = get_peft_model(model, config)

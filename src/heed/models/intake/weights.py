@@ -114,13 +114,6 @@ def wrapping_of(key: str) -> str:
     return before[0] if before else inside[0] if inside else ""
 
 
-def unwrapped(key: str) -> str:
-    """The name of a weight as it was before wrappers."""
-    for pattern, plain in RENAMED.items():
-        key = re.sub(pattern, plain, key)
-    return key
-
-
 def listed(keys: Iterable[str], most: int = 4) -> str:
     """The first few of many names, and how many more there are."""
     keys = list(keys)

@@ -177,7 +177,7 @@ def open_roles(
             alpha=lora_alpha(lora),
             seed=settings.seed,
             reward=reward,
-            value="adapter" if with_value else None,
+            with_value=with_value,
             new_token_ids=opened.new_token_ids,
             targets=lora.targets,
             access=access,
