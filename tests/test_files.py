@@ -154,3 +154,13 @@ def test_a_folder_that_cannot_be_is_told_as_a_place_that_cannot_be_written(tmp_p
     with pytest.raises(UserError, match="cannot be written") as caught, files.writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     assert caught.value.where == str(folder)
+
+
+def test_what_a_process_that_died_left_is_removed_wherever_in_the_folder_it_lies(tmp_path):
+    left = [tmp_path / ".tmp-a-1", tmp_path / "data" / "train-0" / ".tmp-account.json-2", tmp_path / "x" / ".tmp-new"]
+    kept = tmp_path / "data" / "train-0" / "account.json"
+    for path in (*left, kept):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("half")
+    files.remove_stale(tmp_path)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [kept]

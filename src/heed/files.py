@@ -172,9 +172,9 @@ def remove_folder(path: Path) -> None:
 
 
 def remove_stale(folder: Path) -> None:
-    """Remove what processes that died left unfinished in a folder. Only for who holds the lock on it."""
+    """Remove what processes that died left unfinished anywhere in a folder. Only for who holds the lock on it."""
     if folder.is_dir():
-        for path in sorted(folder.glob(f"{TEMPORARY}*")):
+        for path in sorted(folder.rglob(f"{TEMPORARY}*")):
             remove(path)
 
 

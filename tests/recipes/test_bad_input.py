@@ -151,19 +151,19 @@ def test_no_record_left_is_refused(instruct, refused, write):
     data = write([{"instruction": "Count.", "output": "one " * 300}])
     error = refused(model=instruct, data=data, too_long="drop")
     assert error["where"] == str(data)
-    assert "0 records" in error["found"]
+    assert "1 too long" in error["found"]
 
 
 def test_a_mixture_of_which_one_data_set_is_left_empty_is_refused(instruct, refused, write):
     data = [write([GOOD]), write([{"instruction": "Count.", "output": "one " * 300}], "long.jsonl")]
     error = refused(model=instruct, data=data, too_long="drop", held_out_share=0)
     assert error["where"] == str(data[1])
-    assert "0 records" in error["found"]
+    assert "1 too long" in error["found"]
 
 
 def test_all_records_held_out_are_refused(instruct, refused, write):
     error = refused(model=instruct, data=write([GOOD]), held_out_share=0.999999)
-    assert "1 records held out" in error["found"]
+    assert "1 held out" in error["found"]
     assert "--held-out-share 0" in error["fix"]
 
 

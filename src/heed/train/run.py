@@ -265,7 +265,6 @@ def open_run(
             lock, lock_notes = _take_lock(folder)
         found = settle(folder, config_yaml, read)  # again: another process may have started its run meanwhile
         files.remove_stale(folder)
-        files.remove_stale(folder / CHECKPOINTS)
         finished = (folder / STATE).exists()
         if not finished and (found.is_changed or not found.is_run):
             files.write_text(folder / CONFIG, config_yaml)
