@@ -13,6 +13,8 @@ import torch
 from refusals import MODEL_FILES, parts_of_refusal
 from safetensors.torch import load_file, save_file
 
+from heed.cli.main import main
+
 GOOD = {"instruction": "Name a colour.", "output": "Blue."}
 
 
@@ -145,6 +147,12 @@ def test_a_conversation_longer_than_the_user_allows_is_told_from_one_longer_than
     assert error["where"] == f"{data}, record 2"
     assert "--max-length 200" in error["expected"]
     assert error["fix"].startswith("a larger --max-length; or --too-long drop")
+
+
+def test_a_folder_with_a_name_too_long_for_the_disk_is_refused(instruct, write, tmp_path, capsys):
+    words = ["--model", str(instruct), "--data", str(write([GOOD])), "--out", str(tmp_path / ("x" * 300))]
+    assert main(["sft", *words]) == 2
+    assert "cannot be written" in capsys.readouterr().err
 
 
 def test_no_record_left_is_refused(instruct, refused, write):

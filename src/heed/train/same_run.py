@@ -5,6 +5,7 @@ What decides a run's result must be as it was: settings, and the content of what
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -132,11 +133,15 @@ def contents_of(folder: Path) -> dict[str, str]:
 
 
 def read_config(out: str | Path) -> dict[str, Any] | None:
-    """The settings of the run in a folder; None where there is no run."""
+    """The settings of the run in a folder; None where there is no run, as under a name too long for the disk."""
     path = Path(out) / CONFIG
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
         return None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise _not_settings(path, str(error).splitlines()[0]) from error
