@@ -8,7 +8,7 @@ import torch
 from heed.types import Forest, Tokens
 
 
-def build(sequences: Sequence[Tokens], *, share: bool = True) -> Forest:
+def build(sequences: Sequence[Tokens], *, share: bool = True, reads_last: bool = True) -> Forest:
     """Lay the sequences out depth first, each distinct prefix once.
 
     Sorted by their ids, sequences with a common prefix are neighbours, and what a sequence shares with
@@ -22,6 +22,9 @@ def build(sequences: Sequence[Tokens], *, share: bool = True) -> Forest:
     Args:
         sequences: at least one, none empty; `weight[0]` must be 0, since nothing predicts a first token.
         share: False gives every sequence a tree of its own; the loss and its gradient are the same.
+        reads_last: False leaves each sequence's last token out of the buffer, for it is predicted and nothing is
+            predicted from it: a sequence may then be one token longer than the model has positions. `last` is the
+            token before it, and every sequence needs two tokens.
 
     Facts the tests hold it to:
         walking up from `last[s]` gives back sequence s, ids and positions;
@@ -30,9 +33,10 @@ def build(sequences: Sequence[Tokens], *, share: bool = True) -> Forest:
     if not sequences:
         raise ValueError("a forest needs at least one sequence")
     for tokens in sequences:
-        if len(tokens) == 0 or tokens.weight[0] != 0:
-            raise ValueError("a sequence must have a token, and its first token cannot be trained")
-    order = sorted(range(len(sequences)), key=lambda i: sort_key(sequences[i].ids)) if share else range(len(sequences))
+        if len(tokens) < (1 if reads_last else 2) or tokens.weight[0] != 0:
+            raise ValueError("a sequence must have a token to read, and its first token cannot be trained")
+    read = [tokens.ids if reads_last else tokens.ids[:-1] for tokens in sequences]
+    order = sorted(range(len(sequences)), key=lambda i: sort_key(read[i])) if share else range(len(sequences))
 
     num_tokens = 0
     path = np.empty(0, dtype=np.int64)  # buffer indices of the tokens of the sequence before
@@ -42,16 +46,16 @@ def build(sequences: Sequence[Tokens], *, share: bool = True) -> Forest:
     last = np.empty(len(sequences), dtype=np.int64)
     for index in order:
         tokens = sequences[index]
-        num_shared = common_prefix(previous, tokens.ids) if share else 0
+        num_shared = common_prefix(previous, read[index]) if share else 0
         closings.append((path[num_shared:], num_tokens))
-        num_new = len(tokens) - num_shared
+        num_new = len(read[index]) - num_shared
         path = np.concatenate([path[:num_shared], np.arange(num_tokens, num_tokens + num_new)])
-        ids.append(tokens.ids[num_shared:])
-        position.append(np.arange(num_shared, len(tokens)))
+        ids.append(read[index][num_shared:])
+        position.append(np.arange(num_shared, len(read[index])))
         num_tokens += num_new
         sources[index] = path[np.flatnonzero(tokens.weight) - 1]
         last[index] = path[-1]
-        previous = tokens.ids
+        previous = read[index]
     closings.append((path, num_tokens))
 
     subtree_end = np.empty(num_tokens, dtype=np.int64)
@@ -71,7 +75,7 @@ def build(sequences: Sequence[Tokens], *, share: bool = True) -> Forest:
         ),
         sequence=as_integers([np.full(len(at), index) for index, at in enumerate(trained)]),
         last=torch.from_numpy(last),
-        num_unshared_tokens=sum(len(tokens) for tokens in sequences),
+        num_unshared_tokens=sum(map(len, read)),
     )
 
 
