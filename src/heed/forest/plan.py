@@ -62,6 +62,38 @@ def total_tokens(groups: Sequence[Group], *, share: bool = True) -> int:
     return size.num_tokens
 
 
+def cut(lengths: Sequence[int], shared: Sequence[int], max_tokens: int, *, carried: Sequence[int]) -> list[range]:
+    """Cut sequences in the order of their ids into forwards of at most `max_tokens` forest tokens, and even ones.
+
+    In that order what a sequence shares with all those before it is what it shares with its neighbour, so a sequence
+    adds its length less that, and one pass finds the cuts. The budget is the smallest that needs no more forwards.
+
+    Args:
+        lengths: tokens of each sequence.
+        shared: how many of its first tokens the one before has, too; 0 for all where prefixes are not shared.
+        carried: how many of those need not be computed again where a forward begins.
+
+    Returns:
+        the sequences of each forward; one longer than `max_tokens` has a forward of its own.
+    """
+
+    def forwards(budget: int) -> list[range]:
+        starts, size = [], budget + 1
+        for index, length in enumerate(lengths):
+            size += (new := length - shared[index])
+            if new and size > budget:
+                starts.append(index)
+                size = length - carried[index]
+        return [range(a, b) for a, b in zip(starts, [*starts[1:], len(lengths)], strict=True)]
+
+    fewest = len(forwards(max_tokens))
+    low, high = 0, max_tokens
+    while high - low > max(1, max_tokens // 50):
+        middle = (low + high) // 2
+        low, high = (low, middle) if len(forwards(middle)) <= fewest else (middle, high)
+    return forwards(high)
+
+
 class SharedSize:
     """How many forest tokens the sequences added so far take."""
 

@@ -84,15 +84,21 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
     return torch.device("cuda", local_rank) if name == "cuda" else torch.device(name)
 
 
-def load_tokenizer(name: str, access: Access = CAREFUL) -> PreTrainedTokenizerBase:
+def load_tokenizer(name: str, access: Access = CAREFUL, *, add_bos: bool | None = None) -> PreTrainedTokenizerBase:
     """The tokenizer of a model folder or hub name; it must be a fast one, whose offsets the mask needs.
 
     An adapter that brings no tokenizer has its base's.
+
+    Args:
+        add_bos: whether texts are to begin with BOS; None leaves it to the folder.
     """
+    how = {} if add_bos is None else {"add_bos_token": add_bos}
     if is_adapter(name) and not any(file_of(name, file) for file in TOKENIZER_FILES):
         name = base_of(name)
     tokenizer: PreTrainedTokenizerBase = opened(
-        name, lambda: AutoTokenizer.from_pretrained(name, trust_remote_code=access.trust_remote_code), "tokenizer"
+        name,
+        lambda: AutoTokenizer.from_pretrained(name, trust_remote_code=access.trust_remote_code, **how),
+        "tokenizer",
     )
     if not tokenizer.is_fast:
         raise UserError(
@@ -133,10 +139,15 @@ def tokenizer_facts(tokenizer: PreTrainedTokenizerBase) -> TokenizerFacts:
 
 
 def load_with_tokenizer(
-    name: str, device: torch.device, dtype: torch.dtype = torch.float32, access: Access = CAREFUL
+    name: str,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+    access: Access = CAREFUL,
+    *,
+    add_bos: bool | None = None,
 ) -> LoadedModel:
     """The model and the tokenizer of a folder or hub name, which fit each other: see `fit_vocabulary`."""
-    tokenizer = load_tokenizer(name, access)
+    tokenizer = load_tokenizer(name, access, add_bos=add_bos)
     model = load_model(name, device, dtype, access)
     fit_vocabulary(model, tokenizer, name, access)
     return LoadedModel(model, tokenizer)

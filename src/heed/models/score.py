@@ -3,8 +3,8 @@
 The forest's way computes every distinct prefix once and the head on trained rows alone. Where a model's attention
 cannot be replaced, its own forward makes the hidden states, one sequence per row, and the head follows as before. The
 plain way lets the model do everything itself, its head included: the reference for the self-check, and the way for
-models whose head does more than heed knows. Each gives three things: a weighted loss, log-probabilities that carry a
-gradient, and hidden states.
+models whose head does more than heed knows. Each gives four things: a weighted loss, log-probabilities that carry a
+gradient, hidden states, and, for measuring, log-probabilities without a gradient.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,7 +19,16 @@ from transformers import PreTrainedModel
 
 from heed.models.attention.forest_attention import NAME, attention_named
 from heed.models.attention.layout import ForestLayout
-from heed.models.heads.language import Head, adjusted, adjustment, parts, rows_of_chunk, weighted_nll
+from heed.models.heads.language import (
+    Head,
+    adjusted,
+    adjustment,
+    at_least_float32,
+    parts,
+    rows_of_chunk,
+    weighted_nll,
+)
+from heed.models.heads.likelihood import Likely, likely, likely_of_logits
 from heed.models.heads.token_logp import TokenScores, dense_logp, token_logp
 from heed.models.padded_rows import PaddedRows, put_in_order, rows_of_sequences
 from heed.models.recompute import recomputed
@@ -37,6 +46,8 @@ class Way:
     logp: Callable[..., TokenScores]
     """takes what `forest_logp` takes"""
     states: Callable[..., Float[Tensor, "T width"]]
+    likely: Callable[..., Likely]
+    """log p without a gradient, and whether each token is the likeliest at its place"""
 
 
 def forest_score(model: PreTrainedModel, forest: Forest, layout: ForestLayout | None = None) -> Score:
@@ -88,6 +99,12 @@ def logp_of(
     return TokenScores(*scored, states)
 
 
+def likely_of(model: PreTrainedModel, states: Float[Tensor, "T width"], forest: Forest) -> Likely:
+    """The head on the states that predict a token asked for, each once: how likely the tokens are; see `likely`."""
+    source, row = torch.unique(forest.source.to(states.device), return_inverse=True)
+    return likely(model, states[source], row, forest.target.to(states.device))
+
+
 def dense_parts(
     model: PreTrainedModel,
     rows: Float[Tensor, "rows width"],
@@ -109,6 +126,11 @@ def dense_parts(
         places.append(part.entries)
     logp = put_in_order([each for each, _ in found], places)
     return logp, put_in_order([each for _, each in found if each is not None], places) if with_entropy else None
+
+
+def forest_likely(model: PreTrainedModel, forest: Forest) -> Likely:
+    """How likely the forest's trained tokens are, without a gradient, each distinct prefix computed once."""
+    return likely_of(model, forest_states(model, forest), forest)
 
 
 def forest_states(
@@ -164,6 +186,11 @@ def rows_logp(
     return logp_of(model, states, forest, temperature=temperature, with_entropy=with_entropy)
 
 
+def rows_likely(model: PreTrainedModel, forest: Forest, *, max_tokens: int | None = None) -> Likely:
+    """`forest_likely` with states by `rows_states`."""
+    return likely_of(model, rows_states(model, forest, max_tokens=max_tokens), forest)
+
+
 def plain_score(model: PreTrainedModel, forest: Forest, *, max_tokens: int | None = None) -> Score:
     """`forest_score` by the model's own forward, attention and head: what everything else is compared with."""
     logp = plain_logp(model, forest, max_tokens=max_tokens).logp
@@ -206,6 +233,19 @@ def plain_logp(
     )
 
 
+def plain_likely(model: PreTrainedModel, forest: Forest, *, max_tokens: int | None = None) -> Likely:
+    """`forest_likely` by the model's own forward, attention and head."""
+    few = rows_of_chunk(model.config.get_text_config().vocab_size)
+    found, places = [], []
+    for some in rows_of_sequences(forest, min(few, max_tokens or few)):
+        chosen, row = some.trained(forest, model.device)
+        logits = some.real(some.run(model).logits)
+        target = forest.target[chosen].to(model.device)
+        found.append(likely_of_logits(logits.to(at_least_float32(logits.dtype)), row, target))
+        places.append(chosen)
+    return put_in_order([logp for logp, _ in found], places), put_in_order([each for _, each in found], places)
+
+
 @contextmanager
 def states_recorded(model: PreTrainedModel) -> Iterator[list[Tensor]]:
     """Catch the final hidden states that the model hands to its head."""
@@ -217,10 +257,10 @@ def states_recorded(model: PreTrainedModel) -> Iterator[list[Tensor]]:
         hook.remove()
 
 
-BY_FOREST = Way(forest_score, forest_logp, forest_states)
-BY_ROWS = Way(rows_score, rows_logp, rows_states)
+BY_FOREST = Way(forest_score, forest_logp, forest_states, forest_likely)
+BY_ROWS = Way(rows_score, rows_logp, rows_states, rows_likely)
 """every sequence a row of its own, by the model's own forward up to the head"""
-BY_OWN_HEAD = Way(plain_score, plain_logp, rows_states)
+BY_OWN_HEAD = Way(plain_score, plain_logp, rows_states, plain_likely)
 """the same and by its own head, for families that do more with their logits than heed knows"""
 
 
@@ -229,7 +269,12 @@ def within(way: Way, max_tokens: int | None) -> Way:
     if way is BY_FOREST or max_tokens is None:
         return way
     limit = {"max_tokens": max_tokens}
-    return Way(partial(way.nll, **limit), partial(way.logp, **limit), partial(way.states, **limit))
+    return Way(
+        partial(way.nll, **limit),
+        partial(way.logp, **limit),
+        partial(way.states, **limit),
+        partial(way.likely, **limit),
+    )
 
 
 ONE_BY_ONE = within(BY_ROWS, 1)

@@ -19,6 +19,7 @@ from heed.dist.world import World
 from heed.errors import is_out_of_memory
 from heed.forest.build import build
 from heed.models.attention.layout import ForestLayout
+from heed.models.heads.likelihood import Likely
 from heed.models.heads.token_logp import TokenScores
 from heed.models.score import (
     BY_FOREST,
@@ -71,6 +72,11 @@ class ChosenScore:
     def states(self, forest: Forest) -> Float[Tensor, "T width"]:
         """The final hidden state of every buffer token, with its gradient."""
         return self.way.states(self.model, forest)
+
+    def likely(self, forest: Forest) -> Likely:
+        """log p of each trained token without a gradient, and whether it is the likeliest at its place."""
+        with torch.no_grad():
+            return self.way.likely(self.model, forest)
 
 
 def choose_score(

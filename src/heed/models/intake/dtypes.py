@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
+from heed.errors import UserError
 from heed.models.intake.files import ADAPTER_CONFIG, file_of, settings_in
 
 HALF = {"BF16": torch.bfloat16, "F16": torch.float16}
@@ -29,6 +30,24 @@ def checkpoint_dtype(name: str) -> torch.dtype:
 def dtype_to_save(wanted: str, name: str) -> torch.dtype:
     """The dtype that a tuned model is left in: `wanted` by its name, or its checkpoint's where that is `checkpoint`."""
     named = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    return named[wanted] if wanted in named else checkpoint_dtype(name)
+
+
+def dtype_to_load(wanted: str, name: str) -> torch.dtype:
+    """The dtype that a model is measured in: `wanted` by its name, or its checkpoint's where that is `auto`.
+
+    Raises:
+        UserError: there is no such dtype, or none that a model computes in.
+    """
+    named = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if wanted not in named and wanted != "auto":
+        raise UserError(
+            "no model computes in this dtype",
+            where="dtype",
+            found=wanted,
+            expected=f"auto, {', '.join(named)}",
+            fix="dtype=float32",
+        )
     return named[wanted] if wanted in named else checkpoint_dtype(name)
 
 
