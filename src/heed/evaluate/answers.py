@@ -197,27 +197,28 @@ def _readings_of_answer(answer: str) -> Iterator[str]:
 
 
 def _begins(text: str, beginning: str) -> bool:
-    return text.startswith(beginning) and _word_ends(text, len(beginning))
+    return text.startswith(beginning) and word_ends(text, len(beginning))
 
 
-def _word_ends(text: str, end: int) -> bool:
-    """Whether a word ends at `end`: neither a letter, digit or accent comes next, nor a joint with more behind it."""
+def word_ends(text: str, end: int) -> bool:
+    """Whether a word of a plain text ends at `end`: no letter, digit, accent or joint to more comes next."""
     before, after, behind = text[end - 1 : end], text[end : end + 1], text[end + 1 : end + 2]
     if not after:
         return True
     if before.isdigit() and after in ".,/:" and behind.isdigit():
         return False
-    return not (_in_word(after) or (after in "-'" and _in_word(behind)))
+    return not (in_word(after) or (after in "-'" and in_word(behind)))
 
 
-def _in_word(character: str) -> bool:
+def in_word(character: str) -> bool:
+    """Whether it is a letter, a digit, an accent or `_`, and not nothing."""
     return character != "" and (character == "_" or unicodedata.category(character)[0] in "LMN")
 
 
 def _holds(text: str, word: str) -> bool:
     """Whether `word`, which may be several, stands in `text` as words of their own."""
     found = re.finditer(rf"(?<!\w)(?<!\w[-']){re.escape(word)}", text)
-    return any(_word_ends(text, one.end()) for one in found)
+    return any(word_ends(text, one.end()) for one in found)
 
 
 def _items(texts: Sequence[str]) -> list[str]:

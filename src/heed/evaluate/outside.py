@@ -1,4 +1,4 @@
-"""Rewards that the user programmed: a Python function in a file, or any program that reads JSON lines."""
+"""Rewards and checkers that the user programmed: a Python function in a file, or a program that reads JSON lines."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -24,9 +25,32 @@ from heed.settings import nearest
 Record = Mapping[str, Any]
 Scores = Callable[[Sequence[str], Sequence[str], Sequence[Record]], Any]
 
-SIGNATURE = "def score(prompts, answers, records): return [float(len(answer)) for answer in answers]"
 FAILURES = (Exception, SystemExit)
 """what code of the user's may end in; an interruption from the keyboard is the user's own"""
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """What a function of the user's is for, as errors say it."""
+
+    what: str
+    option: str
+    """what it is named with: its name comes right behind"""
+    example: str
+    arguments: str
+    returns: str
+    again: str
+    """what to do when it is repaired"""
+
+
+REWARD = Use(
+    what="reward",
+    option="--reward ",
+    example="def score(prompts, answers, records): return [float(len(answer)) for answer in answers]",
+    arguments="(prompts, answers, records)",
+    returns="a number for every answer, also for an empty or a senseless one",
+    again="the same command again, which goes on from the last checkpoint",
+)
 
 
 def open_function(name: str) -> Scores:
@@ -37,47 +61,65 @@ def open_function(name: str) -> Scores:
     Raises:
         UserError: there is no such file or function; running the file fails; later, a call of the function fails.
     """
-    path, _, function_name = name.rpartition(":")
-    module = _run_file(Path(path), name)
-    function = getattr(module, function_name.strip(), None)
-    if not callable(function):
-        known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        near = nearest(function_name, known)
-        raise UserError(
-            f"{path} has no function '{function_name}'",
-            where=f"--reward {name}",
-            found=f"the functions {', '.join(known)}" if known else "no function at all",
-            expected=f"one like: {SIGNATURE}",
-            fix="--reward "
-            + typed(f"{path}:{near or (known[0] if known else 'score')}")
-            + ("" if known else ", with a function of that name in the file"),
-        )
+    path, function = function_of(name, REWARD)
 
     def scores(prompts: Sequence[str], answers: Sequence[str], records: Sequence[Record]) -> Any:
         try:
             return function(list(prompts), list(answers), [dict(record) for record in records])
         except FAILURES as error:
-            raise _failed("the reward's function failed", name, Path(path), error) from error
+            raise _failed("the reward's function failed", name, path, error, REWARD) from error
 
     return scores
 
 
-def _run_file(path: Path, name: str) -> ModuleType:
+def function_of(name: str, use: Use, *, folder: Path = Path()) -> tuple[Path, Callable[..., Any]]:
+    """The file and the function of `FILE.py:FUNCTION`; the file is run.
+
+    Args:
+        folder: where a relative FILE lies.
+
+    Raises:
+        UserError: there is no such file or function, or running the file fails.
+    """
+    file, _, function_name = name.rpartition(":")
+    path = folder / file
+    module = _run_file(path, name, use)
+    function = getattr(module, function_name.strip(), None)
+    if callable(function):
+        return path, function
+    known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+    near = nearest(function_name, known)
+    raise UserError(
+        f"{path} has no function '{function_name}'",
+        where=f"{use.option}{name}",
+        found=f"the functions {', '.join(known)}" if known else "no function at all",
+        expected=f"one like: {use.example}",
+        fix=use.option
+        + typed(f"{file}:{near or (known[0] if known else _name_in(use.example))}")
+        + ("" if known else ", with a function of that name in the file"),
+    )
+
+
+def _name_in(example: str) -> str:
+    return example.removeprefix("def ").partition("(")[0]
+
+
+def _run_file(path: Path, name: str, use: Use) -> ModuleType:
     if not path.is_file():
         near = nearest(path.name, [file.name for file in sorted(path.parent.glob("*.py"))])
         raise UserError(
-            "there is no file with the reward's function",
-            where=f"--reward {name}",
+            f"there is no file with the {use.what}'s function",
+            where=f"{use.option}{name}",
             found=f"nothing at {path.resolve()}" if not path.exists() else f"a folder at {path.resolve()}",
             expected="FILE.py:FUNCTION, a Python file and the name of a function in it",
-            fix="--reward " + typed(f"{path.with_name(near)}:{name.rpartition(':')[2]}")
+            fix=use.option + typed(f"{Path(name.rpartition(':')[0]).with_name(near)}:{name.rpartition(':')[2]}")
             if near
-            else f"write {path}: {SIGNATURE}",
+            else f"write {path}: {use.example}",
         )
     beside = str(path.resolve().parent)
     if beside not in sys.path:
         sys.path.append(beside)  # last, so that a file of the user's can never stand in for an installed module
-    spec = importlib.util.spec_from_file_location(f"heed_reward_{path.stem}", path)
+    spec = importlib.util.spec_from_file_location(f"heed_{use.what}_{path.stem}", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -85,28 +127,36 @@ def _run_file(path: Path, name: str) -> ModuleType:
     try:
         spec.loader.exec_module(module)
     except FAILURES as error:
-        raise _failed("the file with the reward's function cannot be run", name, path, error) from error
+        raise _failed(f"the file with the {use.what}'s function cannot be run", name, path, error, use) from error
     return module
 
 
-def _failed(problem: str, name: str, path: Path, error: BaseException) -> UserError:
+def _failed(problem: str, name: str, path: Path, error: BaseException, use: Use) -> UserError:
     """The error of the user's code: its last line, and where in the user's file it came from."""
+    return UserError(
+        problem,
+        where=f"{use.option}{name}, {place_of(error, path) or f'{path}, called with {use.arguments}'}",
+        found=last_line_of(error),
+        expected=use.returns,
+        fix=f"repair {path}, then {use.again}",
+    )
+
+
+def place_of(error: BaseException, path: Path) -> str:
+    """Where code of the user's failed: the last line of theirs that ran; empty where none did."""
     frames = traceback.extract_tb(error.__traceback__)
     mine = [frame for frame in frames if Path(frame.filename).resolve() == path.resolve()]
     if isinstance(error, SyntaxError) and error.filename:
-        at = f"{error.filename}:{error.lineno}"
-    elif mine or len(frames) > 1:
+        return f"{error.filename}:{error.lineno}"
+    if mine or len(frames) > 1:
         frame = (mine or frames)[-1]
-        at = f"{frame.filename}:{frame.lineno}, in {frame.name}: {frame.line}"
-    else:
-        at = f"{path}, called with (prompts, answers, records)"
-    return UserError(
-        problem,
-        where=f"--reward {name}, {at}",
-        found=" ".join("".join(traceback.format_exception_only(error)[-1:]).split()),
-        expected="a number for every answer, also for an empty or a senseless one",
-        fix=f"repair {path}, then the same command again, which goes on from the last checkpoint",
-    )
+        return f"{frame.filename}:{frame.lineno}, in {frame.name}: {frame.line}"
+    return ""
+
+
+def last_line_of(error: BaseException) -> str:
+    """The last line of its traceback: what it is and what it says."""
+    return " ".join("".join(traceback.format_exception_only(error)[-1:]).split())
 
 
 def open_command(command: str, name: str, *, seconds: float) -> Scores:
