@@ -49,6 +49,11 @@ TESTS = {
     "models/decode/draw.py": "tests/models/test_sample.py",
     "evaluate/intervals.py": "tests/evaluate/test_intervals.py",
     "evaluate/clustered.py": "tests/evaluate/test_clustered.py",
+    "evaluate/checkers/texts.py": "tests/evaluate/test_checkers.py",
+    "evaluate/checkers/numbers.py": "tests/evaluate/test_checkers.py",
+    "evaluate/checkers/ifeval/__init__.py": "tests/evaluate/test_ifeval.py",
+    "evaluate/checkers/ifeval/instructions.py": "tests/evaluate/test_ifeval.py",
+    "evaluate/measures/ifeval.py": "tests/evaluate/test_ifeval.py",
     "evaluate/calibration.py": "tests/evaluate/test_calibration.py",
     "evaluate/bias.py": "tests/evaluate/test_bias.py",
     "evaluate/knowledge.py": "tests/evaluate/test_knowledge.py",
@@ -149,6 +154,8 @@ ROTARY, BEST_OF = "models/kernels/rotary.py", "evaluate/best_of.py"
 RANKED, INTERRUPT = "evaluate/ranked.py", "train/interrupt.py"
 SAME_RUN, RUN, WORLD = "train/same_run.py", "train/run.py", "dist/world.py"
 CLUSTERED = "evaluate/clustered.py"
+TEXTS, NUMBERS = "evaluate/checkers/texts.py", "evaluate/checkers/numbers.py"
+IFEVAL, INSTRUCTIONS = "evaluate/checkers/ifeval/__init__.py", "evaluate/checkers/ifeval/instructions.py"
 PARTNERS, REFERENCE = "recipes/preference/partners.py", "recipes/preference/reference.py"
 
 MUTATIONS = [
@@ -1537,6 +1544,47 @@ MUTATIONS = [
     M(SAME_RUN, "content is never compared", "if known.get(name, mark) != mark:", "if False:"),
     M(RUN, "damage inside a file is not seen", "_checksum(path) != checksums[name]", "False"),
     M(WORLD, "talking inside the work of one", "        if self._inside:\n", "        if False:\n"),
+    M(TEXTS, "points of numbers overlooked", 'and one in ".,:/-–"', 'and one in ":/-–"'),
+    M(TEXTS, "a minus overlooked", 'one in "-−." and not in_word', 'one in "." and not in_word'),
+    M(
+        TEXTS,
+        "letters as they are composed",
+        'composed = unicodedata.normalize("NFC", text).translate',
+        "composed = text.translate",
+    ),
+    M(TEXTS, "an empty answer is right", "bool(said) and said in accepted}, answer", "said in accepted}, answer"),
+    M(TEXTS, "what is denied is contained", " and not NOT.search(text[: found.start()])", ""),
+    M(TEXTS, "decimals held as whole numbers", "is_part = before in", "is_part = False and before in"),
+    M(TEXTS, "recall for F1", "2 * shared / (len(said) + len(right))", "shared / len(right)"),
+    M(
+        TEXTS,
+        "the first right text only",
+        "best = max(_shared(said, text) for text in accepted)",
+        "best = _shared(said, accepted[0])",
+    ),
+    M(NUMBERS, "the first number for the last", "flexible = runs[-1] if", "flexible = runs[0] if"),
+    M(NUMBERS, "commas compared", 'text.replace(",", "").replace', "text.replace"),
+    M(NUMBERS, "a last point compared", 'LAST_POINT.sub("", WORKING.sub("", bare))', 'WORKING.sub("", bare)'),
+    M(IFEVAL, "zeros dropped", "if value is not None}", "if value}"),
+    M(IFEVAL, "a blank answer follows", "bool(response.strip()) and CHECKS", "CHECKS"),
+    M(IFEVAL, "loose keeps the asterisks", 'every = [answer.replace("*", ""), *cut', "every = [answer, *cut"),
+    M(IFEVAL, "any instruction for all", '"prompt_strict": all(strict)', '"prompt_strict": any(strict)'),
+    M(INSTRUCTIONS, "less than or equal", "return count < threshold if", "return count <= threshold if"),
+    M(INSTRUCTIONS, "forbidden inside of words", 'rf"(?<!\\w){re.escape(word)}(?!\\w)"', "re.escape(word)"),
+    M(
+        INSTRUCTIONS,
+        "keywords read as patterns",
+        "re.search(re.escape(word), response, re",
+        "re.search(word, response, re",
+    ),
+    M(INSTRUCTIONS, "at most for exactly", "len(stars) + len(dashes) == num", "len(stars) + len(dashes) <= num"),
+    M("evaluate/measures/ifeval.py", "loose for strict", 'if start == reading else ""', 'if start != reading else ""'),
+    M(
+        "evaluate/measures/ifeval.py",
+        "instructions as if independent",
+        "clusters.setdefault(id(item) if item.cluster is None else item.cluster, []).extend(values)",
+        "clusters |= {(len(clusters), at): [value] for at, value in enumerate(values)}",
+    ),
 ]
 
 

@@ -10,7 +10,7 @@ from heed.evaluate.checkers.ifeval.instructions import ARGUMENTS, CHECKS
 from heed.evaluate.checkers.ifeval.language import language_of
 from heed.evaluate.checkers.ifeval.words import num_capital_words, num_sentences_in, num_words_in
 from heed.evaluate.items import Scored
-from heed.evaluate.measures.ifeval import IFEVAL
+from heed.evaluate.measures import MEASURES
 
 ENGLISH = "this is a short story about a dog who lived in a small house near the river and liked to swim every day"
 GERMAN = "Das ist eine kurze Geschichte über einen Hund, der in einem kleinen Haus am Fluss wohnte und gern schwamm."
@@ -288,8 +288,8 @@ def test_instructions_are_pooled_over_items_and_told_apart_by_kind():
         scored(2, **{"strict:a:b": False, "loose:a:b": False, "strict:a:b#2": True, "loose:a:b#2": True}),
         scored(3, **{"strict:c:d": False, "loose:c:d": True, "prompt_strict": False}),
     ]
-    strict = {figure.group: figure for figure in IFEVAL["instruction_strict"](items)}
-    loose = {figure.group: figure for figure in IFEVAL["instruction_loose"](items)}
+    strict = {figure.group: figure for figure in MEASURES["instruction_strict"](items)}
+    loose = {figure.group: figure for figure in MEASURES["instruction_loose"](items)}
     assert list(strict) == [None, "instruction=a:b", "instruction=c:d"]
     assert (strict[None].value, strict[None].count) == (2 / 5, 5)
     assert (strict["instruction=a:b"].value, strict["instruction=a:b"].count) == (pytest.approx(2 / 3), 3)
@@ -303,17 +303,17 @@ def test_instructions_are_pooled_over_items_and_told_apart_by_kind():
 def test_instructions_of_one_prompt_go_together_in_the_interval():
     together = [scored(n, **{f"strict:k:{kind}": n % 2 == 0 for kind in "abcd"}) for n in range(20)]
     apart = [scored((n, kind), **{f"strict:k:{kind}": n % 2 == 0}) for n in range(20) for kind in "abcd"]
-    [wide, *_], [narrow, *_] = IFEVAL["instruction_strict"](together), IFEVAL["instruction_strict"](apart)
+    [wide, *_], [narrow, *_] = MEASURES["instruction_strict"](together), MEASURES["instruction_strict"](apart)
     assert wide.value == narrow.value == 0.5
     assert wide.high - wide.low > 1.5 * (narrow.high - narrow.low)
     clustered = [scored((n, kind), n, **{f"strict:k:{kind}": n % 2 == 0}) for n in range(20) for kind in "abcd"]
-    assert IFEVAL["instruction_strict"](clustered)[0] == wide
+    assert MEASURES["instruction_strict"](clustered)[0] == wide
 
 
 def test_items_without_instructions_are_counted_and_none_at_all_is_undefined():
-    [figure] = IFEVAL["instruction_strict"]([scored(1, acc=1.0)])
+    [figure] = MEASURES["instruction_strict"]([scored(1, acc=1.0)])
     assert figure.value is None
     assert "1 of 1 items have no instructions" in figure.why
-    [figure, *_] = IFEVAL["instruction_strict"]([scored(1), scored(2, **{"strict:a:b": True})])
+    [figure, *_] = MEASURES["instruction_strict"]([scored(1), scored(2, **{"strict:a:b": True})])
     assert (figure.value, figure.count) == (1.0, 1)
     assert figure.why == "1 of 2 items have no instructions"

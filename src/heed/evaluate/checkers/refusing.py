@@ -112,7 +112,7 @@ NOT_KNOWING = re.compile(
 """the beginning of a text that says it has no answer"""
 ANSWERING_AFTER_ALL = re.compile(
     any_of(
-        r"\b(?:but|however|though|although|still,|my (?:best )?guess|maybe|perhaps|probably|possibly|(?:most )?likely)\b",
+        r"\b(?:but|however|though|although|still,|my (?:best )?guess|maybe|perhaps|probably|possibly|likely)\b",
         r"\b(?:i (?:think|guess|believe|suspect|would (?:say|guess)|'d say)|it (?:might|may|could|must) be)\b",
         r"(?<!\w)(?:nhưng|tuy nhiên|song|có lẽ|có thể là|chắc là|tôi nghĩ|mình nghĩ|tôi đoán|theo tôi|hình như)(?!\w)",
     )
