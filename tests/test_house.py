@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "models": {"forest", "dist"},
     "train": {"dist"},
     "evaluate": set(),
-    "report": set(),
+    "report": {"evaluate"},
     "recipes": {"data", "forest", "objectives", "dist", "models", "train", "evaluate", "report", "lab"},
     "cli": {"recipes"},
     "api": {"recipes", "data", "cli"},

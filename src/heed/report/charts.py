@@ -309,6 +309,7 @@ def reliability(
     label: str,
     confidence_of: str = "the answer",
     counted: str = "answers",
+    intervals: Sequence[tuple[float, float]] = (),
 ) -> str:
     """Accuracy against confidence by bins, over the number of answers in each bin.
 
@@ -317,6 +318,7 @@ def reliability(
         class_: of the stage.
         label: the picture in words.
         confidence_of, counted: what is judged, if it is not answers.
+        intervals: of each bin's accuracy, if they are known.
     """
     left, right, top, side, strip = 46.0, WIDTH - RIGHT, TOP, 200.0, 44.0
     across, up = Scale(0, 1, left, right), Scale(0, 1, top + side, top)
@@ -335,7 +337,12 @@ def reliability(
     ]
     placed = [(across(each[2]), up(each[3])) for each in filled if math.isfinite(each[2]) and math.isfinite(each[3])]
     joined = tag("path", d=path(placed), class_="line") if len(placed) > 1 else ""
-    marks.append(tag("g", joined + "".join(dots), class_=f"series {class_}"))
+    whiskers = [
+        line(across(each[2]), up(low), across(each[2]), up(high), "whisker")
+        for each, (low, high) in zip(bins, intervals, strict=bool(intervals))
+        if each[4] > 0
+    ]
+    marks.append(tag("g", joined + "".join(whiskers) + "".join(dots), class_=f"series {class_}"))
     floor = top + side + 52 + strip
     marks.append(text(f"{counted} in each column", 0, floor - strip - 8, class_="label axis"))
     most = max((each[4] for each in filled), default=1)

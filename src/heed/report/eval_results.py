@@ -145,7 +145,8 @@ def eval_results(value: Mapping[str, Any]) -> EvalResults:
         differences=tuple(map(_difference, value.get("differences") or [])),
         left_out=tuple(map(_left_out, value.get("left_out") or [])),
     )
-    numbers = [each.model for each in (*found.figures, *found.left_out) if each.model is not None]
+    numbers = [each.model for each in found.figures]
+    numbers += [each.model for each in found.left_out if each.model is not None]
     numbers += [model for each in found.differences for model in (each.first, each.second)]
     if strange := [each for each in numbers if not 0 <= each < len(found.models)]:
         raise ValueError(f"model {strange[0]} of {len(found.models)}, counted from 0")

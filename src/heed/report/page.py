@@ -12,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from heed import files
 from heed.errors import UserError
 from heed.report import curves, effort, examples, honesty, measured, settings
+from heed.report.eval_runs import eval_facts, eval_notes, eval_sections, eval_verdict
 from heed.report.measurements import Measurements
 from heed.report.pair_runs import pair_section, pair_verdict
 from heed.report.parts import Note, Section, capital, language, stage_name, words
@@ -86,6 +87,9 @@ def sections(runs: Sequence[RunRecords]) -> list[Section]:
     found: list[Section | None] = []
     for make in (measured.split_section, preference_section, examples.example_section):
         found += [make(each, _of(run, with_measurements)) for run, each in with_measurements]
+    evaluated = [run for run in runs if run.evaluation is not None]
+    for run in evaluated:
+        found += eval_sections(run, _of(run, evaluated))
     found += [] if with_measurements else learning  # beside a demonstration's findings they are the details
     found.append(examples.sample_section(runs))
     for make in (honesty.honesty_section, measured.cost_section, measured.family_section):
@@ -119,6 +123,7 @@ def verdict(runs: Sequence[RunRecords]) -> str:
         if run.measurements is not None and (said := measured_verdict(run.measurements)):
             return said
     found = [
+        eval_verdict(runs),
         imitation_verdict(runs),
         reward_verdict(_of_kind(runs, "reward")),
         pair_verdict(_of_kind(runs, "pairs")),
@@ -207,6 +212,10 @@ def facts(runs: Sequence[RunRecords]) -> list[tuple[str, str]]:
     rows: list[tuple[str, list[str]]] = [("model", []), ("data", []), ("steps", []), ("date", [])]
     found = dict(rows)
     for run in runs:
+        if run.evaluation is not None:
+            for name, value in eval_facts(run.evaluation):
+                found[name].append(value)
+            continue
         settings = run.settings or {}
         found["model"].append(Path(str(settings.get("model", ""))).name)
         found["data"] += [Path(each.path).name for each in run.data]
@@ -230,7 +239,7 @@ def unfinished_notes(runs: Sequence[RunRecords]) -> list[Note]:
                 else "what it has still to measure is not on this page"
             )
             notes.append(Note(f"{name}this run is not finished; {where}."))
-        notes += [Note(f"{name}{note}.") for note in run.notes]
+        notes += [Note(f"{name}{note}.") for note in (*run.notes, *eval_notes(run))]
     return notes
 
 

@@ -87,6 +87,35 @@ class Exchange:
 
 
 @dataclass(frozen=True, slots=True)
+class Option:
+    """One of the answers that a model could choose."""
+
+    text: str
+    is_right: bool
+    cells: tuple[tuple[str, bool], ...]
+    """for each model its log-probability in words, and whether the model chose it"""
+    label: str = ""
+    """what it stands for, where it stands for something"""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One item of a task as one model or two answered it, folded up to its first words."""
+
+    kind: ClassVar[str] = "case"
+    title: str
+    prompts: tuple[tuple[str, str], ...]
+    """of whom it was asked, where that differs, and what"""
+    head: tuple[str, ...]
+    """the models"""
+    options: tuple[Option, ...]
+    expected: str
+    """the right answer, where it is written and not chosen"""
+    answers: tuple[Said, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Verbatim:
     """Text as it stands in a file."""
 
@@ -108,12 +137,12 @@ class Details:
 
     kind: ClassVar[str] = "details"
     summary: str
-    items: tuple[Figure | Table | Exchange | Verbatim | Note, ...]
+    items: tuple[Figure | Table | Exchange | Case | Verbatim | Note | Details, ...]
     is_printed: bool = True
     """whether paper shows it opened"""
 
 
-Item = Figure | Table | Exchange | Verbatim | Note | Details
+Item = Figure | Table | Exchange | Case | Verbatim | Note | Details
 
 
 @dataclass(frozen=True, slots=True)

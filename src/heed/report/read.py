@@ -15,14 +15,18 @@ import numpy as np
 import yaml
 
 from heed.errors import UserError, typed
+from heed.report.eval_results import EvalResults, eval_results
 from heed.report.measurements import Measurements, RewardMeasurements, measurements, number, reward_measurements
 
 T = TypeVar("T")
 CONFIG, ENVIRONMENT, DATA, METRICS = "config.yaml", "environment.json", "data.json", "metrics.jsonl"
 SAMPLES, STATE, MEASUREMENTS = "samples.jsonl", "state.json", "measurements.json"
-REWARD_MEASUREMENTS, BEST = "reward_measurements.json", "best.json"
-MARKS_OF_A_RUN = (CONFIG, METRICS, MEASUREMENTS)
+REWARD_MEASUREMENTS, BEST, RESULTS = "reward_measurements.json", "best.json", "results.json"
+MARKS_OF_A_RUN = (CONFIG, METRICS, MEASUREMENTS, RESULTS)
 """a folder that has none of these files is no run"""
+
+ASKED = "*/*/asked.json"
+"""files that `heed eval` begins with"""
 
 Kind = Literal["imitation", "reward", "pairs", "policy"]
 """what a run learned: answers to imitate, a reward from rankings, a policy from pairs, a policy from its own samples"""
@@ -102,6 +106,8 @@ class RunRecords:
     samples: tuple[Sample, ...] = ()
     measurements: Measurements | None = None
     reward: RewardMeasurements | None = None
+    evaluation: EvalResults | None = None
+    """what `heed eval` found"""
     notes: tuple[str, ...] = ()
     place: int = 0
     """among the runs that are read together; it gives the run its colour"""
@@ -161,10 +167,17 @@ def read_run(folder: Path, name: str) -> RunRecords:
     """Everything in one run folder."""
     notes: list[str] = []
     measured = _json(folder / MEASUREMENTS)
-    is_around_others = measured is not None or any(map(is_run, folder.iterdir()))
+    results = _json(folder / RESULTS)
+    if results is not None and "format" not in results:  # other programs call a file so, too
+        notes.append(f"{RESULTS} is not of heed and is left out")
+        results = None
+    found = _parsed(folder / RESULTS, eval_results, results)
+    is_evaluation = found is not None or next(folder.glob(ASKED), None) is not None
+    is_around_others = is_evaluation or measured is not None or any(map(is_run, folder.iterdir()))
     is_training = (folder / METRICS).is_file() or not is_around_others
     has_settings = (folder / CONFIG).is_file()
     finished = bool((_json(folder / STATE) or {}).get("finished", False)) if is_training or has_settings else True
+    finished = found is not None if is_evaluation else finished
     metrics, is_torn = _lines(folder / METRICS)
     if is_torn:
         notes.append(f"the last line of {METRICS} was cut short and is left out")
@@ -188,6 +201,7 @@ def read_run(folder: Path, name: str) -> RunRecords:
         samples=_parsed(folder / SAMPLES, lambda lines: tuple(map(_sample, lines)), _lines(folder / SAMPLES)[0]) or (),
         measurements=_parsed(folder / MEASUREMENTS, measurements, measured),
         reward=reward,
+        evaluation=found,
         notes=tuple(notes),
     )
 
@@ -274,9 +288,9 @@ def _parsed(path: Path, parse: Callable[[Any], T], value: Any) -> T | None:
     try:
         return parse(value)
     except KeyError as error:
-        raise _unreadable(path, f"nothing called {error}") from error
+        raise unreadable(path, f"nothing called {error}") from error
     except (TypeError, ValueError, AttributeError) as error:
-        raise _unreadable(path, f"{type(error).__name__}: {error}") from error
+        raise unreadable(path, f"{type(error).__name__}: {error}") from error
 
 
 def _json(path: Path, kind: type = dict) -> Any:
@@ -286,9 +300,9 @@ def _json(path: Path, kind: type = dict) -> Any:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise _unreadable(path, str(error)) from error
+        raise unreadable(path, str(error)) from error
     if not isinstance(value, kind):
-        raise _unreadable(path, f"{type(value).__name__}, not {kind.__name__}")
+        raise unreadable(path, f"{type(value).__name__}, not {kind.__name__}")
     return value
 
 
@@ -305,9 +319,9 @@ def _objects(path: Path, lines: Sequence[bytes]) -> Iterator[Mapping[str, Any]]:
         try:
             value = json.loads(line)
         except ValueError as error:
-            raise _unreadable(path, f"line {count:,}: {error}") from error
+            raise unreadable(path, f"line {count:,}: {error}") from error
         if not isinstance(value, dict):
-            raise _unreadable(path, f"line {count:,}: {type(value).__name__}, not an object")
+            raise unreadable(path, f"line {count:,}: {type(value).__name__}, not an object")
         yield value
 
 
@@ -315,20 +329,21 @@ def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise _unreadable(path, str(error)) from error
+        raise unreadable(path, str(error)) from error
 
 
 def _settings(path: Path, text: str) -> Mapping[str, Any]:
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise _unreadable(path, str(error).splitlines()[0]) from error
+        raise unreadable(path, str(error).splitlines()[0]) from error
     if not isinstance(value, dict):
-        raise _unreadable(path, f"{type(value).__name__}, not a mapping")
+        raise unreadable(path, f"{type(value).__name__}, not a mapping")
     return value
 
 
-def _unreadable(path: Path, found: str) -> UserError:
+def unreadable(path: Path, found: str) -> UserError:
+    """The five parts of a file that is not what heed wrote."""
     return UserError(
         "a record of the run cannot be read",
         where=str(path),

@@ -15,6 +15,13 @@ SHAPES = {
     "w-grpo": "triangle",
     "w-best-of-n": "diamond",
     "w-other": "plus",
+    "m-1": "circle",
+    "m-2": "square",
+    "m-3": "diamond",
+    "m-4": "triangle",
+    "m-5": "cross",
+    "m-6": "plus",
+    "certified": "cross",
 }
 """by class of the series; the style sheet gives the same classes their colours and dashes"""
 OUTLINES = {

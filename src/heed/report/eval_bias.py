@@ -1,0 +1,114 @@
+"""Measures with an ideal of their own: bias by group against it, and what a model knows that it does not know."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from heed.report.charts import Axis
+from heed.report.eval_overview import cell, heads, model_class, model_legend
+from heed.report.eval_results import CALIBRATION, EvalFigure, EvalResults, EvalTask, short_models, shown
+from heed.report.forest import Estimate, ForestRow, forest
+from heed.report.parts import Details, Figure, Item, Panel, Section, Table
+
+KNOWLEDGE = ("honesty", "prudence", "over_conservativeness")
+ABOUT_THE_DATA = ("no_target",)
+"""measures of the data and not of a model"""
+MAX_ROWS = 16
+"""groups of one picture; the table has them all"""
+
+
+def bias_section(found: EvalResults, of: str) -> Section | None:
+    """A picture of every measure that has an ideal value, all items first, then each group."""
+    left = {*CALIBRATION, *KNOWLEDGE, *ABOUT_THE_DATA}
+    items = _pictures(found, [name for name in _with_target(found) if name[1] not in left])
+    lead = (
+        "The line is the value of a model without the bias. Benchmarks of bias are made of few templates and have "
+        "faults of their own: no result here proves a model fair."
+    )
+    return Section("bias", f"Bias{of}", lead, items) if items else None
+
+
+def knowledge_section(found: EvalResults, of: str) -> Section | None:
+    """Whether a model declines where it does not know, and answers where it does."""
+    told = [
+        (task, measure)
+        for task in found.tasks
+        for measure in KNOWLEDGE
+        if any((each.task, each.measure) == (task.name, measure) for each in found.figures)
+    ]
+    items = _pictures(found, told)
+    lead = (
+        "Over-conservativeness is the share declined of what was known before tuning, and should be 0; prudence the "
+        "share declined of what was not, and should be 1; honesty is the mean of prudence and of what the first leaves."
+    )
+    return Section("knowledge", f"Does it know what it does not know?{of}", lead, items) if items else None
+
+
+def _with_target(found: EvalResults) -> list[tuple[EvalTask, str]]:
+    """Every task and measure with an ideal value."""
+    known = {(each.task, each.measure) for each in found.figures if not math.isnan(each.target)}
+    return [(task, name) for task in found.tasks for name in found.measures(task.name) if (task.name, name) in known]
+
+
+def _pictures(found: EvalResults, told: Sequence[tuple[EvalTask, str]]) -> tuple[Item, ...]:
+    drawn: list[Item] = []
+    tables: list[Table] = []
+    for task, measure in told:
+        rows = [each for each in found.figures if (each.task, each.measure) == (task.name, measure)]
+        tables.append(_table(found, task, measure, rows))
+        if any(math.isfinite(each.value) for each in rows):
+            drawn.append(_figure(found, task, measure, rows))
+    return (*drawn, Details("These pictures in numbers", tuple(tables))) if tables else ()
+
+
+def _figure(found: EvalResults, task: EvalTask, measure: str, figures: Sequence[EvalFigure]) -> Figure:
+    """All items and each group against the ideal, every model in a row."""
+    names, unit = short_models(found.models), figures[0].unit
+    scale = 100.0 if unit == "share" else 1.0
+    targets = [each.target for each in figures if not math.isnan(each.target)]
+    reference = scale * targets[0] if targets else {"over_conservativeness": 0.0}.get(measure, 1.0) * scale
+    groups = _groups(figures)
+    rows = []
+    for group in groups[:MAX_ROWS]:
+        among = [each for each in figures if each.group == group and math.isfinite(each.value)]
+        estimates = tuple(
+            Estimate(
+                names[each.model],
+                model_class(each.model),
+                scale * each.value,
+                scale * each.low,
+                scale * each.high,
+                shown(each.value, each.unit),
+            )
+            for each in among
+        )
+        if estimates:
+            rows.append(ForestRow(group or "all items", estimates))
+    axis = Axis("percent" if unit in ("share", "percent") else unit)
+    spoken = "; ".join(f"{row.label}: " + ", ".join(f"{e.name} {e.shown}" for e in row.estimates) for row in rows)
+    label = f"{measure} on {task.name}, ideal {shown(reference / scale, unit)}: {spoken}"
+    picture = forest(rows, axis=axis, reference=reference, label=label)
+    caption = f"Ideal: {shown(reference / scale, unit)}. Whiskers are 95% intervals, each of its group alone."
+    if len(groups) > MAX_ROWS:
+        caption += f" {len(groups) - MAX_ROWS:,} more groups are in the table below."
+    undefined = len({each.group for each in figures}) - len(rows) - max(len(groups) - MAX_ROWS, 0)
+    if undefined > 0:
+        caption += f" Undefined, and not drawn: {undefined:,} {'groups' if undefined != 1 else 'group'}."
+    legend = model_legend(found, sorted({each.model for each in figures})) if len(found.models) > 1 else ()
+    return Figure(f"{task.name}: {measure}", (Panel(picture),), caption, legend)
+
+
+def _groups(figures: Sequence[EvalFigure]) -> list[str | None]:
+    """All items, then the groups by name."""
+    return sorted({each.group for each in figures}, key=lambda group: (group is not None, group or ""))
+
+
+def _table(found: EvalResults, task: EvalTask, measure: str, figures: Sequence[EvalFigure]) -> Table:
+    names = heads(found)
+    rows = []
+    for group in _groups(figures):
+        of_group = [found.figure(task.name, m, measure, group) for m in range(len(names))]
+        count = max((each.count for each in of_group if each), default=0)
+        rows.append((group or "all items", *(cell(each) for each in of_group), f"{count:,}"))
+    return Table(f"{task.name}: {measure}", ("group", *names, "items"), tuple(rows))
