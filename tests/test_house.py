@@ -32,6 +32,7 @@ MAY_IMPORT = {
     "recipes": {"data", "forest", "objectives", "dist", "models", "train", "evaluate", "report", "lab"},
     "cli": {"recipes"},
     "api": {"recipes", "data", "cli"},
+    "lm_eval": {"models", "cli"},
 }
 """what each package may import of ours besides itself and the modules at the top"""
 
@@ -39,6 +40,7 @@ ONLY_IN = {
     "transformers": {"models"},
     "peft": {"models"},
     "torch.distributed": {"dist"},
+    "lm_eval": {"lm_eval"},
     "torch": {"forest", "objectives", "models", "train", "dist", "evaluate", "recipes"},
 }
 """what only these packages may import when they run; the modules at the top count as a package named ''"""
