@@ -54,6 +54,10 @@ TESTS = {
     "evaluate/checkers/ifeval/__init__.py": "tests/evaluate/test_ifeval.py",
     "evaluate/checkers/ifeval/instructions.py": "tests/evaluate/test_ifeval.py",
     "evaluate/measures/ifeval.py": "tests/evaluate/test_ifeval.py",
+    "evaluate/exact.py": "tests/evaluate/test_exact.py",
+    "evaluate/comparison.py": "tests/evaluate/test_comparison.py",
+    "evaluate/figures.py": "tests/evaluate/test_figures.py",
+    "evaluate/measures/perplexity.py": "tests/evaluate/test_perplexity.py",
     "evaluate/calibration.py": "tests/evaluate/test_calibration.py",
     "evaluate/bias.py": "tests/evaluate/test_bias.py",
     "evaluate/knowledge.py": "tests/evaluate/test_knowledge.py",
@@ -156,6 +160,8 @@ SAME_RUN, RUN, WORLD = "train/same_run.py", "train/run.py", "dist/world.py"
 CLUSTERED = "evaluate/clustered.py"
 TEXTS, NUMBERS = "evaluate/checkers/texts.py", "evaluate/checkers/numbers.py"
 IFEVAL, INSTRUCTIONS = "evaluate/checkers/ifeval/__init__.py", "evaluate/checkers/ifeval/instructions.py"
+CLUSTERED, EXACT, COMPARISON = "evaluate/clustered.py", "evaluate/exact.py", "evaluate/comparison.py"
+FIGURES, PERPLEXITY = "evaluate/figures.py", "evaluate/measures/perplexity.py"
 PARTNERS, REFERENCE = "recipes/preference/partners.py", "recipes/preference/reference.py"
 
 MUTATIONS = [
@@ -1512,8 +1518,8 @@ MUTATIONS = [
     M(
         CLUSTERED,
         "comparisons of a prompt taken as independent",
-        "wilson_of_share(share, min(effective, float(n)))",
-        "wilson_of_share(share, float(n))",
+        "return share, min(effective, float(n)), n",
+        "return share, float(n), n",
     ),
     M(
         CLUSTERED,
@@ -1521,6 +1527,36 @@ MUTATIONS = [
         "left = sums - float(sums.sum()) / total * counts",
         "left = sums - sums.mean()",
     ),
+    M(EXACT, "McNemar of one side", "p: float = 2 * total / 2**n", "p: float = total / 2**n"),
+    M(EXACT, "McNemar without its middle", "range(1, min(only_first, only_second) + 1)", "range(1, only_first)"),
+    M(EXACT, "flipped signs strictly beyond", ">= observed].sum()", "> observed].sum()"),
+    M(EXACT, "Clopper and Pearson at 90%", "tail = (1 - confidence) / 2", "tail = 1 - confidence"),
+    M(EXACT, "Clopper and Pearson without the one more", "(tail, n - k, k + 1)", "(tail, n - k, k)"),
+    M(EXACT, "Bonferroni without the step down", "(len(p_values) - rank) * p", "len(p_values) * p"),
+    M(EXACT, "Holm's p may fall", "largest = max(largest, min(1.0,", "largest = max(0.0, min(1.0,"),
+    M(COMPARISON, "shares that do not go together", "float(x @ y) / root if root > 0", "0.0 if root > 0"),
+    M(COMPARISON, "power of one half", "+ student_reach(2 * (1 - POWER), degrees)", "+ 0.0"),
+    M(COMPARISON, "blocks taken as equal", "centre) / (h - 1)).mean()", "centre)).mean()"),
+    M(COMPARISON, "nothing is too small to be seen", "max(floor, smallest_visible(", "max(0.0, smallest_visible("),
+    M(
+        FIGURES,
+        "items taken as independent",
+        "found = clustered_mean(clusters)",
+        "found = clustered_mean([[x] for x in known])",
+    ),
+    M(
+        FIGURES,
+        "NaN left out in silence",
+        "if value is not None]\n    num_without",
+        "if value == value != None]\n    num_without",
+    ),
+    M(
+        PERPLEXITY,
+        "a mean over documents",
+        "of_nats(math.fsum(sums) / math.fsum(sizes))",
+        "of_nats(sums[0] / sizes[0])",
+    ),
+    M(PERPLEXITY, "nats for bits", "nats / math.log(2)", "nats"),
     M(CLUSTERED, "the spread of Pearson's r by its numerator alone", "- r / 2 * (of_x + of_y)", "- 0 * (of_x + of_y)"),
     M(
         INTERRUPT,

@@ -5,7 +5,14 @@ import math
 import numpy as np
 import pytest
 
-from heed.evaluate.clustered import clustered_accuracy, clustered_correlation, clustered_mean
+from heed.evaluate.clustered import (
+    clustered_accuracy,
+    clustered_correlation,
+    clustered_mean,
+    clustered_ratio,
+    clustered_share,
+)
+from heed.evaluate.exact import clopper_pearson
 from heed.evaluate.intervals import accuracy, mean
 from heed.evaluate.ranked import held_out_comparisons, length_correlation
 
@@ -55,6 +62,33 @@ def test_the_interval_of_a_correlation_covers_the_truth_as_often_as_it_says():
         found = length_correlation(rewards, lengths)
         covered += found.low <= truth <= found.high
     assert 0.93 < covered / CASES < 0.968
+
+
+@pytest.mark.parametrize(("num_clusters", "size"), [(5, 1), (12, 1), (10, 4), (10, 10), (30, 4)])
+@pytest.mark.parametrize("share", [0.5, 0.8, 0.95])
+def test_the_interval_of_a_share_covers_the_truth_for_few_items_and_few_clusters(num_clusters, size, share):
+    """Items of a cluster agree more often than those of two: each cluster has a share of its own around the truth."""
+    rng = np.random.default_rng(0)
+    covered = 0
+    for _ in range(CASES):
+        own = rng.beta(4 * share, 4 * (1 - share), size=num_clusters)
+        found = clustered_share((rng.random((num_clusters, size)) < own[:, None]).tolist())
+        covered += found.low <= share <= found.high
+    assert covered / CASES > 0.935
+
+
+def test_one_answer_in_every_cluster_is_clopper_and_pearsons_interval():
+    found = clustered_share([[True]] * 17 + [[False]] * 5)
+    assert (found.low, found.high) == pytest.approx(clopper_pearson(17, 22), abs=1e-12)
+    assert clustered_share([[True]] * 9).low == clopper_pearson(9, 9)[0]
+
+
+def test_a_ratio_of_sums_is_the_mean_of_the_units_in_clusters():
+    values = [np.array([1.0, 0.0, 0.5]), np.array([2.0]), np.array([0.25, 0.75])]
+    expected = clustered_mean(values)
+    found = clustered_ratio([each.sum() for each in values], [len(each) for each in values])
+    assert (found.mean, found.low, found.high) == (expected.mean, expected.low, expected.high)
+    assert (found.count, expected.count) == (3, 6)
 
 
 def test_one_answer_in_every_cluster_is_wilsons_interval():

@@ -17,9 +17,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
+from heed.evaluate.exact import clopper_pearson
 from heed.evaluate.intervals import Accuracy, Mean, student_95, wilson_of_share
 
 
@@ -52,17 +54,30 @@ def clustered_accuracy(correct: Sequence[Sequence[float] | np.ndarray]) -> Accur
     Raises:
         ValueError: there are no answers, or one is not from 0 to 1.
     """
-    sums, counts = _clusters(correct)
-    if not all(0 <= value <= 1 for each in correct for value in each):
-        raise ValueError("each answer is right, wrong, or something between")
-    n, num_clusters = int(counts.sum()), len(counts)
-    share = math.fsum(sums) / n
-    effective = float(num_clusters)
-    if 0 < share < 1 and num_clusters > 1:
-        variance_if_independent = share * (1 - share) / (n - 1)
-        effective = n * variance_if_independent / max(_variance(sums, counts), np.finfo(np.float64).tiny)
-        effective *= (student_95(n - 1) / student_95(num_clusters - 1)) ** 2
-    low, high = wilson_of_share(share, min(effective, float(n)))
+    share, effective, n = _effective_size(correct)
+    low, high = wilson_of_share(share, effective)
+    return Accuracy(share, low, high, n)
+
+
+def clustered_share(correct: Sequence[Sequence[float] | np.ndarray]) -> Accuracy:
+    """The same with Clopper and Pearson's interval on the effective size, which covers at least 95% however few.
+
+    Wilson's interval covers 95% on average over shares, and as little as 83% where a share is near 0 or 1 and items
+    are few. This one never covers less than it says, at the cost of being wider by about 1/n_eff; among thousands of
+    items the two are one.
+
+    Facts the tests hold it to:
+        one answer in every cluster gives `exact.clopper_pearson`, which equals scipy's to 1e-12; coverage is at least
+        95% at every share for 5 to 50 items, and in simulation for 10 clusters and more.
+
+    Source: Korn and Graubard 1998, as for n_eff above; Clopper and Pearson 1934, Biometrika 26.
+    Differs from the source: what is done where all are right or none is: as in `clustered_accuracy`.
+
+    Raises:
+        ValueError: there are no answers, or one is not from 0 to 1.
+    """
+    share, effective, n = _effective_size(correct)
+    low, high = clopper_pearson(share * effective, effective)
     return Accuracy(share, low, high, n)
 
 
@@ -78,14 +93,32 @@ def clustered_mean(values: Sequence[Sequence[float] | np.ndarray]) -> Mean:
         ValueError: fewer than two clusters have values, or a value is not finite.
     """
     sums, counts = _clusters(values)
-    if len(counts) < 2:
-        raise ValueError(f"the interval of a mean needs at least 2 clusters, not {len(counts)}")
-    if not np.isfinite(sums).all():
+    return replace(clustered_ratio(sums, counts), count=int(counts.sum()))
+
+
+def clustered_ratio(sums: Sequence[float] | np.ndarray, sizes: Sequence[float] | np.ndarray) -> Mean:
+    """The ratio of two sums over clusters and its Student interval: nats per word, where words come in documents.
+
+    p = sum y_c / sum n_c, and p ± t sqrt(Var p) as above, with t of C - 1 degrees of freedom.
+
+    Args:
+        sums: (C,) y_c, of each cluster.
+        sizes: (C,) n_c, of each cluster, in any unit: words, bytes, items. Their sum is above 0.
+
+    Returns:
+        `count` is the number of clusters.
+
+    Raises:
+        ValueError: there are fewer than two clusters, or a sum is not finite.
+    """
+    y, n = np.asarray(sums, dtype=np.float64), np.asarray(sizes, dtype=np.float64)
+    if len(n) < 2:
+        raise ValueError(f"the interval of a mean needs at least 2 clusters, not {len(n)}")
+    if not (np.isfinite(y).all() and np.isfinite(n).all()):
         raise ValueError("a mean of values that are not all finite has no interval")
-    n = int(counts.sum())
-    middle = math.fsum(sums) / n
-    reach = student_95(len(counts) - 1) * math.sqrt(_variance(sums, counts))
-    return Mean(middle, middle - reach, middle + reach, n)
+    middle = math.fsum(y) / math.fsum(n)
+    reach = student_95(len(n) - 1) * math.sqrt(_variance(y, n))
+    return Mean(middle, middle - reach, middle + reach, len(n))
 
 
 def clustered_correlation(x: Sequence[np.ndarray], y: Sequence[np.ndarray]) -> Mean:
@@ -126,6 +159,21 @@ def clustered_correlation(x: Sequence[np.ndarray], y: Sequence[np.ndarray]) -> M
     deviation = math.sqrt(num_clusters / (num_clusters - 1) * float(np.square(errors).sum()))
     reach = student_95(num_clusters - 1) * deviation / (1 - r**2)
     return Mean(r, math.tanh(math.atanh(r) - reach), math.tanh(math.atanh(r) + reach), count)
+
+
+def _effective_size(correct: Sequence[Sequence[float] | np.ndarray]) -> tuple[float, float, int]:
+    """The share of right answers, how many independent ones would be as sure of it, and how many there are."""
+    sums, counts = _clusters(correct)
+    if not all(0 <= value <= 1 for each in correct for value in each):
+        raise ValueError("each answer is right, wrong, or something between")
+    n, num_clusters = int(counts.sum()), len(counts)
+    share = math.fsum(sums) / n
+    effective = float(num_clusters)
+    if 0 < share < 1 and num_clusters > 1:
+        variance_if_independent = share * (1 - share) / (n - 1)
+        effective = n * variance_if_independent / max(_variance(sums, counts), np.finfo(np.float64).tiny)
+        effective *= (student_95(n - 1) / student_95(num_clusters - 1)) ** 2
+    return share, min(effective, float(n)), n
 
 
 def _clusters(values: Sequence[Sequence[float] | np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

@@ -150,12 +150,23 @@ def paired_difference(first: Sequence[bool], second: Sequence[bool]) -> Differen
     (low_1, high_1), (low_2, high_2) = wilson(num_first, count), wilson(num_second, count)
     f = _correlation(both, num_first - both, num_second - both, count - num_first - num_second + both)
     difference = (num_first - num_second) / count
-    return Difference(
-        difference,
-        difference - _third_side(p1 - low_1, high_2 - p2, f),
-        difference + _third_side(high_1 - p1, p2 - low_2, f),
-        count,
-    )
+    below, above = reaches(p1, (low_1, high_1), p2, (low_2, high_2), f)
+    return Difference(difference, difference - below, difference + above, count)
+
+
+def reaches(
+    p1: float, bounds_1: tuple[float, float], p2: float, bounds_2: tuple[float, float], correlation: float
+) -> tuple[float, float]:
+    """How far the interval of p1 - p2 reaches below and above it, from the interval of each and their correlation.
+
+    The formula is that of `paired_difference`, and holds for any two estimates with intervals of their own.
+
+    Source: Zou and Donner 2008, "Construction of confidence limits about effect measures: a general approach",
+        Statistics in Medicine 27.
+    """
+    (low_1, high_1), (low_2, high_2) = bounds_1, bounds_2
+    below = _third_side(p1 - low_1, high_2 - p2, correlation)
+    return below, _third_side(high_1 - p1, p2 - low_2, correlation)
 
 
 def mean(values: Sequence[float]) -> Mean:

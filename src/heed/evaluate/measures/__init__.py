@@ -9,10 +9,12 @@ from collections.abc import Callable, Sequence
 
 from heed.evaluate.items import Figure, Scored
 from heed.evaluate.measures.ifeval import IFEVAL
+from heed.evaluate.measures.perplexity import PERPLEXITIES
 
 Measure = Callable[[Sequence[Scored]], list[Figure]]
 """at least one item -> figures: one whose `measure` is the name and whose `group` is None, and others as it likes"""
 
 MEASURES: dict[str, Measure] = {
     **IFEVAL,
+    **PERPLEXITIES,
 }
