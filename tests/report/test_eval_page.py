@@ -332,6 +332,17 @@ def test_knowledge_has_a_section_of_its_own(tmp_path):
     assert "prudence on qa, ideal 100.0%" in page
 
 
+def test_what_heed_known_found_is_a_page_of_its_categories(tmp_path):
+    told = {"name": "known", "kind": "known", "num_items": 1172, "num_shots": 4}
+    shares = {"highly known": 0.33, "maybe known": 0.05, "weakly known": 0.12, "unknown": 0.5}
+    figures = [figure(0, "known", name, share, 1172) for name, share in shares.items()]
+    write_results(tmp_path / "known", results(models=[model("base", None)], tasks=[told], figures=figures))
+    page = page_of(tmp_path / "known")
+    assert "base: highly known 33%, maybe known 5%, weakly known 12%, unknown 50%" in page
+    assert "known (highly known): base 33.0%" in words(page)
+    assert "not in the folder" not in page
+
+
 def certificate(told: dict, **others) -> str:
     content = {
         "format": 1, "certified": True, "threshold": 0.8, "guarantee": "selective", "count": 120, "given": 60,

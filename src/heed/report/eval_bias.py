@@ -5,12 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from heed.report.charts import Axis
+from heed.report.charts import Axis, Part, stacked_bars
 from heed.report.eval_overview import cell, heads, model_class, model_legend
 from heed.report.eval_results import CALIBRATION, EvalFigure, EvalResults, EvalTask, short_models, shown
-from heed.report.forest import Estimate, ForestRow, forest
+from heed.report.forest import Estimate, ForestRow, forest, shortened
 from heed.report.parts import Details, Figure, Item, Panel, Section, Table
+from heed.report.svg import percent
 
+KNOWN = {
+    "highly known": "r-3",
+    "maybe known": "r-1",
+    "weakly known": "r-5",
+    "unknown": "r-2",
+    "unanswerable": "r-6",
+}
+"""categories of what `heed known` asked, and the class of each"""
 KNOWLEDGE = ("honesty", "prudence", "over_conservativeness")
 ABOUT_THE_DATA = ("no_target",)
 """measures of the data and not of a model"""
@@ -37,12 +46,36 @@ def knowledge_section(found: EvalResults, of: str) -> Section | None:
         for measure in KNOWLEDGE
         if any((each.task, each.measure) == (task.name, measure) for each in found.figures)
     ]
-    items = _pictures(found, told)
+    known = tuple(figure for task in found.tasks if (figure := known_figure(found, task)) is not None)
+    items: tuple[Item, ...] = (*known, *_pictures(found, told))
     lead = (
         "Over-conservativeness is the share declined of what was known before tuning, and should be 0; prudence the "
         "share declined of what was not, and should be 1; honesty is the mean of prudence and of what the first leaves."
     )
-    return Section("knowledge", f"Does it know what it does not know?{of}", lead, items) if items else None
+    section = Section("knowledge", f"Does it know what it does not know?{of}", lead if told else "", items)
+    return section if items else None
+
+
+def known_figure(found: EvalResults, task: EvalTask) -> Figure | None:
+    """What a model knew of the questions that `heed known` asked it, before it was tuned."""
+    if task.kind != "known":
+        return None
+    names, bars = short_models(found.models), []
+    for m, name in enumerate(names):
+        figures = [(measure, found.figure(task.name, m, measure)) for measure in KNOWN]
+        parts = [Part(measure, KNOWN[measure], figure.value) for measure, figure in figures if figure is not None]
+        if any(math.isfinite(part.share) for part in parts):
+            bars.append((shortened(name, 24), parts))
+    if not bars:
+        return None
+    spoken = "; ".join(f"{name}: " + ", ".join(f"{p.name} {percent(p.share)}" for p in parts) for name, parts in bars)
+    caption = (
+        f"Of {task.num_items:,} questions under several few-shot prompts: highly known is always right, maybe known "
+        "sometimes, weakly known only when answers are drawn, unknown never."
+    )
+    present = dict.fromkeys(part.name for _, parts in bars for part in parts)
+    legend = tuple((KNOWN[name], name) for name in present)
+    return Figure(f"{task.name}: what it knows", (Panel(stacked_bars(bars, label=spoken)),), caption, legend)
 
 
 def _with_target(found: EvalResults) -> list[tuple[EvalTask, str]]:

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from heed.evaluate.calibration import calibration, coverage_curve
+from heed.evaluate.calibration import Coverage, calibration, coverage_curve
 from heed.evaluate.clustered import clustered_accuracy
-from heed.evaluate.intervals import wilson_of_share
 from heed.report import charts
 from heed.report.charts import Axis, Series
 from heed.report.eval_items import Kept, KeptItems
@@ -32,6 +31,11 @@ NAMES = {
     "auroc": "AUROC",
 }
 NUM_STRANGE_BINS = 10
+CAPTION = (
+    "On the diagonal an answer given with probability p is right in p of the cases; points below it are surer than "
+    "they should be. Columns count answers. A risk that rises to the right means that confidence tells right from wrong; "
+    "no threshold read off it is certified. Whiskers are 95% intervals of each point alone, clusters together."
+)
 
 ItemsOf = Mapping[tuple[int, str], KeptItems]
 """by model and task"""
@@ -65,7 +69,8 @@ def confidence_section(found: EvalResults, items: ItemsOf, run: Path, of: str) -
     for task, group in zip(tasks, groups, strict=True):
         drawn += group if num_panels <= MAX_OPEN_PANELS else [Details(f"{task.name}", tuple(group))]
     lead = (
-        "The confidence is the probability that the model itself gives its answer, compared with how often it is right."
+        "The confidence of a choice is its probability among the options, that of a written answer the geometric mean "
+        "of the probabilities of its tokens, that of a reward model σ of the difference of two rewards."
     )
     return Section("confidence", f"Is its confidence deserved?{of}", lead, tuple(drawn))
 
@@ -80,8 +85,15 @@ def _task_items(
 ) -> list[Figure | Table | Note]:
     of_model = {m: told[m, task.name] for m in range(len(found.models)) if told.get((m, task.name))}
     certified = {m: held for m in of_model if (held := certified_of(run, found.models[m], task)) is not None}
-    group: list[Figure | Table | Note] = [_reliability(found, task, of_model)]
-    group.append(_risk(found, task, of_model, certified))
+    drawn = {m: each for m, each in certified.items() if not each.problem and math.isfinite(each.risk)}
+    legend = model_legend(found, list(of_model))
+    if drawn:
+        legend += (("certified", "certified point, on the calibration answers"),)
+    caption = CAPTION
+    if any(_told(found, task, m, "ece_debiased") for m in of_model):
+        caption += " The debiased ECE is the root mean square distance from the diagonal, less what chance adds to it."
+    panels = (*_reliability(found, task, of_model), _risk(found, task, of_model, drawn))
+    group: list[Figure | Table | Note] = [Figure(task.name, panels, caption, legend)]
     names = short_models(found.models)
     for m, held in certified.items():
         what = f"not drawn, for {held.problem}" if held.problem else f"{held.sentence} n = {held.count:,}"
@@ -89,7 +101,8 @@ def _task_items(
     return group
 
 
-def _reliability(found: EvalResults, task: EvalTask, of_model: Mapping[int, Sequence[Kept]]) -> Figure:
+def _reliability(found: EvalResults, task: EvalTask, of_model: Mapping[int, Sequence[Kept]]) -> list[Panel]:
+    """A diagram of every model, over the numbers of its answers."""
     names = short_models(found.models)
     panels = []
     for m, items in of_model.items():
@@ -111,14 +124,8 @@ def _reliability(found: EvalResults, task: EvalTask, of_model: Mapping[int, Sequ
             counted="comparisons" if is_reward else "answers",
             intervals=intervals,
         )
-        panels.append(Panel(picture, names[m], note))
-    caption = (
-        "On the diagonal an answer given with probability p is right in p of the cases; points below it are surer than "
-        "they should be. Whiskers are 95% intervals of each bin's accuracy, clusters together; columns count answers."
-    )
-    if any(_told(found, task, m, "ece_debiased") for m in of_model):
-        caption += " The debiased ECE is the mean distance from the diagonal, less what chance alone adds to it."
-    return Figure(f"{task.name}: reliability", tuple(panels), caption)
+        panels.append(Panel(picture, f"Reliability, {names[m]}", note))
+    return panels
 
 
 def _told(found: EvalResults, task: EvalTask, model: int, measure: str) -> str:
@@ -142,39 +149,43 @@ def _risk(
     found: EvalResults,
     task: EvalTask,
     of_model: Mapping[int, Sequence[Kept]],
-    certified: Mapping[int, Certified],
-) -> Figure:
+    held: Mapping[int, Certified],
+) -> Panel:
     """The share of wrong answers among those given, by how many are given, and the point that was certified."""
     names = short_models(found.models)
     series, spoken = [], []
     for m, items in of_model.items():
         points = coverage_curve([each.confidence for each in items], [bool(each.is_right) for each in items])
-        ends = [wilson_of_share(1 - each.accuracy, math.ceil(each.coverage * len(items))) for each in points]
+        ends = [risk_interval(items, each) for each in points]
         xs, ys = [each.coverage for each in points], [1 - each.accuracy for each in points]
         lows, highs = [low for low, _ in ends], [high for _, high in ends]
         series.append(Series(names[m], model_class(m), xs, ys, lows, highs, is_marked=True))
         spoken.append(
             f"{names[m]} {percent(ys[0])} at {percent(xs[0])} coverage, {percent(ys[-1])} at {percent(xs[-1])}"
         )
-    held = {m: each for m, each in certified.items() if not each.problem and math.isfinite(each.risk)}
-    legend = model_legend(found, list(of_model))
     for m, each in held.items():
         name = f"certified for {names[m]}"
         series.append(Series(name, "certified", [each.coverage], [each.risk], is_marked=True))
         spoken.append(f"{name}: {percent(each.risk)} wrong at {percent(each.coverage)} coverage")
-    if held:
-        legend += (("certified", "certified point, on the calibration answers"),)
     picture = charts.line_chart(
         series,
         x=Axis("share of questions answered", 0, 1, is_share=True),
         y=Axis("wrong among the answers given", 0, is_share=True),
         label=f"Risk against coverage on {task.name}: {'; '.join(spoken)}",
     )
-    caption = (
-        "The least confident answers are withheld first: a line that rises to the right means that confidence tells "
-        "right from wrong. Whiskers are 95% intervals of each point alone; a threshold read off here is not certified."
-    )
-    return Figure(f"{task.name}: risk against coverage", (Panel(picture),), caption, legend)
+    return Panel(picture, "Risk against coverage", "the least confident answers are withheld first")
+
+
+def risk_interval(items: Sequence[Kept], point: Coverage) -> tuple[float, float]:
+    """The 95% interval of the risk among the most confident items, clusters together.
+
+    Of items that are equally confident and only partly given, those of the first ids are taken; the point itself is the
+    mean over all choices among them, and lies within.
+    """
+    count = -(-round(10 * point.coverage) * len(items) // 10)  # as the curve counts, in whole numbers
+    given = sorted(items, key=lambda item: (-item.confidence, item.id))[: max(count, 1)]
+    found, risk = clustered_accuracy(in_clusters(given)), 1 - point.accuracy
+    return min(1 - found.high, risk), max(1 - found.low, risk)
 
 
 def certified_of(run: Path, model: EvalModel, task: EvalTask) -> Certified | None:

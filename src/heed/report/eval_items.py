@@ -104,15 +104,15 @@ def _numbered(path: Path) -> Iterator[tuple[int, bytes]]:
 
 def _kept(line: Mapping[str, Any], primary: str, start: int) -> Kept:
     verdict = line.get("verdict") or {}
-    truth = verdict.get(TRUTH)
+    truth = _number(verdict.get(TRUTH))
     value = _number(verdict.get(primary))
-    if math.isnan(value) and isinstance(truth, bool):
-        value = float(truth)
+    if math.isnan(value):
+        value = truth
     cluster, chosen = line.get("cluster"), line.get("chosen")
     return Kept(
         id=str(line["id"]),
         value=value,
-        is_right=None if truth is None else bool(truth),
+        is_right=None if math.isnan(truth) else bool(truth),
         confidence=_number(line.get("confidence")),
         strangeness=_number(line.get("p_strange")),
         chosen=None if chosen is None else int(chosen),

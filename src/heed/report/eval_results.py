@@ -140,7 +140,7 @@ def eval_results(value: Mapping[str, Any]) -> EvalResults:
         raise ValueError(f"results of format {value['format']}, and this heed reads format {FORMAT}")
     found = EvalResults(
         models=tuple(map(_model, value["models"])),
-        tasks=tuple(map(_task, value["tasks"])),
+        tasks=tuple(_task(each, value["figures"]) for each in value["tasks"]),
         figures=tuple(map(_figure, value["figures"])),
         differences=tuple(map(_difference, value.get("differences") or [])),
         left_out=tuple(map(_left_out, value.get("left_out") or [])),
@@ -164,7 +164,9 @@ def _model(value: Mapping[str, Any]) -> EvalModel:
     )
 
 
-def _task(value: Mapping[str, Any]) -> EvalTask:
+def _task(value: Mapping[str, Any], figures: Sequence[Mapping[str, Any]]) -> EvalTask:
+    """A task; where it names no primary measure, that is the first of its figures."""
+    measures = (str(each["measure"]) for each in figures if each["task"] == value["name"])
     return EvalTask(
         name=str(value["name"]),
         kind=str(value.get("kind") or ""),
@@ -172,7 +174,7 @@ def _task(value: Mapping[str, Any]) -> EvalTask:
         data=str(value.get("data") or ""),
         num_items=int(value["num_items"]),
         num_shots=int(value.get("num_shots") or 0),
-        primary=str(value["primary"]),
+        primary=str(value.get("primary") or next(measures, "not measured")),
         is_tax=bool(value.get("is_tax")),
     )
 

@@ -48,7 +48,7 @@ def items_of(found: EvalResults, folder: Path) -> ItemsOf:
 
 
 def eval_verdict(runs: Sequence[RunRecords]) -> str:
-    """`arc: base 31.0% [28.4, 33.7], sft 34.2% [31.5, 37.0]. Beyond chance, sft is higher than base on ...`."""
+    """`arc (acc): base 31.0% [28.4, 33.7], sft 34.2% [31.5, 37.0]. Beyond chance, sft is higher than base on ...`."""
     told = []
     for run in runs:
         found = run.evaluation
@@ -64,7 +64,8 @@ def eval_verdict(runs: Sequence[RunRecords]) -> str:
         figures = [(m, found.figure(task.name, m, task.primary)) for m in range(len(names))]
         known = [(m, figure) for m, figure in figures if figure is not None and not math.isnan(figure.value)]
         values = ", ".join(f"{names[m]} {cell(figure)}" for m, figure in known) or f"{task.primary} is undefined"
-        told.append(f"{of}{shortened(printable(task.name), MAX_TOLD)}: {values}. {compared(found)}".strip())
+        name, measure = (shortened(printable(each), MAX_TOLD) for each in (task.name, task.primary))
+        told.append(f"{of}{name} ({measure}): {values}. {compared(found)}".strip())
     return " ".join(told)
 
 
@@ -80,6 +81,7 @@ def eval_notes(run: RunRecords) -> list[str]:
     found = run.evaluation
     if found is None or not found.models or not found.tasks:
         return []
-    wanted = [(m, task.name) for task in found.tasks for m in range(len(found.models))]
+    asked = [task for task in found.tasks if task.kind != "known"]  # `heed known` keeps its answers in files of its own
+    wanted = [(m, task.name) for task in asked for m in range(len(found.models))]
     missing = sum(items_path(run.folder, found.models[m], m, task) is None for m, task in wanted)
     return [f"the items of {missing:,} of {len(wanted):,} measurements are not in the folder"] if missing else []
