@@ -33,8 +33,8 @@ NAMES = {
 NUM_STRANGE_BINS = 10
 CAPTION = (
     "On the diagonal an answer given with probability p is right in p of the cases; points below it are surer than "
-    "they should be. Columns count answers. A risk that rises to the right means that confidence tells right from wrong; "
-    "no threshold read off it is certified. Whiskers are 95% intervals of each point alone, clusters together."
+    "they should be. Columns count answers. A risk that rises to the right means that confidence tells right from "
+    "wrong. No threshold read off it is certified. Whiskers are 95% intervals of each point alone, clusters together."
 )
 
 ItemsOf = Mapping[tuple[int, str], KeptItems]
