@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from heed.evaluate.items import Figure, Scored
 from heed.evaluate.measures.ifeval import IFEVAL
 from heed.evaluate.measures.perplexity import PERPLEXITIES
+from heed.evaluate.measures.unanswerable import ABSTENTION
 
 Measure = Callable[[Sequence[Scored]], list[Figure]]
 """at least one item -> figures: one whose `measure` is the name and whose `group` is None, and others as it likes"""
@@ -17,4 +18,5 @@ Measure = Callable[[Sequence[Scored]], list[Figure]]
 MEASURES: dict[str, Measure] = {
     **IFEVAL,
     **PERPLEXITIES,
+    **ABSTENTION,
 }

@@ -11,10 +11,10 @@ What the measures need of an item (a task of kind generation whose checker says 
     right     the right answers; none where the question is unanswerable
     verdict   `abstains`, true or false; None, for an answer without a text, is no abstention
 
-Recall and precision are shares of clustered questions. F1 is a ratio of two sums, its interval Student's, linearised,
-between clusters and cut at 0 and 1. Where it is 0 or 1 that has no width; it then is F1 of the bounds of the two shares.
+Recall and precision are shares of clustered questions. F1 is a ratio of two sums, its interval linearised, Student's,
+between clusters and cut at 0 and 1; where F1 is 0 or 1 that has no width, and it is F1 of the bounds of the two shares.
 
-Source: Yin et al. 2023, "Do large language models know what they don't know?", arXiv:2305.18153, section 3.1 (SelfAware).
+Source: Yin et al. 2023, "Do large language models know what they don't know?", arXiv:2305.18153 (SelfAware).
 Differs from the source: there an answer is an abstention if it is similar to one of 16 sentences; here by rules.
 """
 
