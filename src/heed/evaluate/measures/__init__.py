@@ -8,15 +8,23 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from heed.evaluate.items import Figure, Scored
+from heed.evaluate.measures.bbq import BBQ
+from heed.evaluate.measures.coreference import COREFERENCE
 from heed.evaluate.measures.ifeval import IFEVAL
 from heed.evaluate.measures.perplexity import PERPLEXITIES
+from heed.evaluate.measures.refusals import REFUSALS
+from heed.evaluate.measures.stereotypes import STEREOTYPES
 from heed.evaluate.measures.unanswerable import ABSTENTION
 
 Measure = Callable[[Sequence[Scored]], list[Figure]]
 """at least one item -> figures: one whose `measure` is the name and whose `group` is None, and others as it likes"""
 
 MEASURES: dict[str, Measure] = {
+    **BBQ,
+    **COREFERENCE,
     **IFEVAL,
     **PERPLEXITIES,
     **ABSTENTION,
+    **REFUSALS,
+    **STEREOTYPES,
 }
