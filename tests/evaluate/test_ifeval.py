@@ -1,6 +1,7 @@
 """What IFEval's instructions ask, case by case, and how their verdicts are pooled."""
 
 import json
+import unicodedata
 
 import pytest
 
@@ -218,6 +219,8 @@ def test_arguments_are_those_of_the_checks():
         ("it's", 2),
         ("a_b c-d 12.5", 5),
         ("Xin chào thế giới!", 4),
+        (unicodedata.normalize("NFD", "Xin chào thế giới!"), 4),
+        ("यह एक छोटी कहानी है", 5),
     ],
 )
 def test_words_are_runs_of_letters_digits_and_underscores(text, count):

@@ -20,8 +20,8 @@ from heed.evaluate.checkers.ifeval.instructions import CHECKS, wrong_arguments
 from heed.evaluate.rules import quoted
 from heed.settings import nearest
 
-NEEDED = ("langdetect", "punkt")
-"""modules of the extra `ifeval`: pure Python, their data within, nothing is downloaded"""
+NEEDED = ("langdetect", "punkt", "regex")
+"""modules of the extra `ifeval`: their data is within, nothing is downloaded"""
 
 Instruction = tuple[str, Mapping[str, Any]]
 """its name without prefix, and its arguments"""
