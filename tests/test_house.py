@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from heed.config import ChatSettings, MergeSettings, SftSettings, ShowSettings
+from heed.eval_config import CalibrateSettings
 from heed.preference_config import DpoSettings, GrpoSettings, PpoSettings, RewardSettings
 from heed.settings import options
 
@@ -151,6 +152,7 @@ RECIPES = [
     ShowSettings,
     ChatSettings,
     MergeSettings,
+    CalibrateSettings,
 ]
 
 

@@ -17,14 +17,24 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import heed
 from heed.config import DataSource, MergeSettings, SftSettings, ShowSettings
+from heed.eval_config import CalibrateSettings
 from heed.preference_config import DpoSettings, GrpoSettings, PpoSettings, RewardSettings
 from heed.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 ARGUMENTS, PAGE = ROOT / "src" / "heed" / "arguments.py", ROOT / "docs" / "api.md"
-COMMANDS = [SftSettings, RewardSettings, DpoSettings, PpoSettings, GrpoSettings, MergeSettings, ShowSettings]
-NOT_OF_SHOW = ("data", "html", "json")
-"""given as the first argument, or for the command line alone"""
+COMMANDS = [
+    SftSettings,
+    RewardSettings,
+    DpoSettings,
+    PpoSettings,
+    GrpoSettings,
+    MergeSettings,
+    CalibrateSettings,
+    ShowSettings,
+]
+NOT_OF_SHOW = ("data", "html")
+"""given as the first argument, or for the command line alone, as `json` is everywhere"""
 
 HEAD = '''"""The arguments of `heed.sft` and its brothers, for editors and type checkers.
 
@@ -59,10 +69,11 @@ print(run.load().answers(["Name a fruit."]))
 ```
 
 `import heed` loads nothing heavy; torch comes with the first use. The arguments of `heed.sft`, `reward`, `dpo`, `ppo`,
-`grpo`, `merge` and `show` are the settings of those commands, [one table each](settings.md); editors complete them.
-Mistakes are `heed.UserError`s in the same five parts as on the command line. The functions and classes are what heed
-promises to keep. On a machine with other work, set `GOMP_SPINCOUNT=1000` before Python starts, as the command line
-does for itself: threads that wait for one another then sleep instead of spinning ([measured](../bench/RESULTS.md)).
+`grpo`, `merge`, `calibrate` and `show` are the settings of those commands, [one table each](settings.md); editors
+complete them. Mistakes are `heed.UserError`s in the same five parts as on the command line. The functions and classes
+are what heed promises to keep. On a machine with other work, set `GOMP_SPINCOUNT=1000` before Python starts, as the
+command line does for itself: threads that wait for one another then sleep instead of spinning
+([measured](../bench/RESULTS.md)).
 Written by `python tools/make_api.py` from the docstrings; do not edit."""
 
 
@@ -106,7 +117,7 @@ def typed_dict(settings: type[Settings], done: dict[str, str]) -> str:
     lines = [f"class {name}(TypedDict, total=False):", f'    """{(settings.__doc__ or "").splitlines()[0]}"""', ""]
     for key, field in settings.model_fields.items():
         key = field.alias or key
-        if settings is ShowSettings and key in NOT_OF_SHOW:
+        if key == "json" or (settings is ShowSettings and key in NOT_OF_SHOW):
             continue
         inner = field.annotation
         if isinstance(inner, type) and issubclass(inner, Settings):

@@ -59,6 +59,9 @@ TESTS = {
     "evaluate/figures.py": "tests/evaluate/test_figures.py",
     "evaluate/measures/perplexity.py": "tests/evaluate/test_perplexity.py",
     "evaluate/calibration.py": "tests/evaluate/test_calibration.py",
+    "evaluate/reliability.py": "tests/evaluate/test_reliability.py",
+    "evaluate/scaling.py": "tests/evaluate/test_scaling.py",
+    "evaluate/guarantees.py": "tests/evaluate/test_guarantees.py",
     "evaluate/bias.py": "tests/evaluate/test_bias.py",
     "evaluate/knowledge.py": "tests/evaluate/test_knowledge.py",
     "models/attention/flex.py": "tests/models/test_tree_attention.py",
@@ -145,6 +148,8 @@ POLICY, PREFERENCE = "objectives/policy.py", "objectives/preference.py"
 ROWS, ROW, DRAW = "models/attention/rows.py", "models/attention/row_attention.py", "models/decode/draw.py"
 INTERVALS, CALIBRATION = "evaluate/intervals.py", "evaluate/calibration.py"
 BIAS, KNOWLEDGE = "evaluate/bias.py", "evaluate/knowledge.py"
+RELIABILITY, SCALING = "evaluate/reliability.py", "evaluate/scaling.py"
+GUARANTEES = "evaluate/guarantees.py"
 COMPARISONS, PAIRWISE, KTO = (
     "recipes/preference/comparisons.py",
     "recipes/preference/pairwise.py",
@@ -958,6 +963,49 @@ MUTATIONS = [
     M(CALIBRATION, "bins closed below", 'side="left")', 'side="right")'),
     M(CALIBRATION, "signed calibration error", "abs(one.accuracy - one.confidence)", "(one.accuracy - one.confidence)"),
     M(CALIBRATION, "Brier without the square", "math.fsum((confidence - right) ** 2)", "math.fsum(confidence - right)"),
+    M(RELIABILITY, "leave the bias of bins in", "(gap**2 - share * (1 - share) / (count - 1))", "(gap**2)"),
+    M(RELIABILITY, "take too little bias off", "share * (1 - share) / (count - 1))", "share * (1 - share) / count)"),
+    M(
+        RELIABILITY,
+        "smooth without mirrors",
+        "np.concatenate([mesh, mesh[-2:0:-1]])",
+        "np.pad(mesh, (0, len(mesh) - 2))",
+    ),
+    M(RELIABILITY, "give ties to the wrong answers", "(less + up_to) / 2 / len(pool)", "less / len(pool)"),
+    M(SCALING, "fit the temperature to the chosen's mean", "_moments(logp[among], b)", "_moments(logp, b)"),
+    M(SCALING, "fit to plain targets", "(num_right + 1) / (num_right + 2)", "1.0 - 1e-12"),
+    M(GUARANTEES, "test at alpha in place of delta", "<= (1 - confidence) * (1 + 1e-12)", "<= max_error * (1 + 1e-12)"),
+    M(
+        GUARANTEES,
+        "go on after a threshold failed",
+        "(passed.index(False) if False in passed else len(passed)) - 1",
+        "len(passed) - 1 - passed[::-1].index(True) if True in passed else -1",
+    ),
+    M(
+        GUARANTEES,
+        "forget the new question",
+        "math.floor(max_error * (count + 1) * (1 + 1e-12)) - 1",
+        "math.floor(max_error * count)",
+    ),
+    M(
+        GUARANTEES,
+        "let the last wrong answer be given",
+        "math.nextafter(float(descending[allowed]), math.inf)",
+        "float(descending[allowed])",
+    ),
+    M(
+        GUARANTEES,
+        "compare with right answers too",
+        "np.sort(answers.confidence[~answers.is_right]).tolist()",
+        "np.sort(answers.confidence).tolist()",
+    ),
+    M(GUARANTEES, "forget the new answer's own rank", "p = (1 + len(wrong) - np.", "p = (len(wrong) - np."),
+    M(
+        GUARANTEES,
+        "share answers between grid and calibration",
+        "if not grid.ids.isdisjoint(answers.ids):",
+        "if False:",
+    ),
     M(BIAS, "signed bias", "math.fsum(abs(one.measured - one.planted)", "math.fsum((one.measured - one.planted)"),
     M(
         KNOWLEDGE,

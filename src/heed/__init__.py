@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from heed.api import (
         Run,
         ShownRecords,
+        calibrate,
         dpo,
         grpo,
         load,
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from heed.types import Conversation, Document, Finding, Forest, Judged, Message, Prompt, Ranking, Tokens
 
 _PLACES = {
-    **dict.fromkeys(("sft", "reward", "dpo", "ppo", "grpo", "merge", "write_report"), "heed.api"),
+    **dict.fromkeys(("sft", "reward", "dpo", "ppo", "grpo", "merge", "calibrate", "write_report"), "heed.api"),
     **dict.fromkeys(("read", "show", "load", "Run", "ShownRecords"), "heed.api"),
     "Model": "heed.recipes.library.model",
     "UserError": "heed.errors",
@@ -59,6 +60,7 @@ __all__ = [
     "ShownRecords",
     "Tokens",
     "UserError",
+    "calibrate",
     "dpo",
     "grpo",
     "load",

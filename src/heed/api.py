@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 from heed.config import MergeSettings, ReportSettings, SftSettings, ShowSettings
 from heed.errors import refuse_windows
+from heed.eval_config import CalibrateSettings
 from heed.preference_config import DpoSettings, GrpoSettings, PpoSettings, RewardSettings
 from heed.settings import Settings, flat, load_settings
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from typing import Unpack
 
     from heed.arguments import (
+        CalibrateArguments,
         DpoArguments,
         GrpoArguments,
         MergeArguments,
@@ -176,6 +178,19 @@ def merge(**settings: Unpack[MergeArguments]) -> Path:
     chosen = _settings(MergeSettings, settings, Path())
     recipe.run(chosen, say=lambda line: None)
     return Path(chosen.out)
+
+
+def calibrate(**settings: Unpack[CalibrateArguments]) -> dict[str, Any]:
+    """Make a model's confidence honest and certify a threshold, as `heed calibrate` does; returns `honesty.json`.
+
+        heed.calibrate(run="runs/eval", max_error=0.1)["threshold"]
+
+    Raises:
+        heed.UserError: nothing can be certified, and how many more items it would take.
+    """
+    from heed.recipes import calibrate as recipe
+
+    return dict(recipe.run(_settings(CalibrateSettings, settings, Path())).content)
 
 
 def write_report(*runs: Run | str | os.PathLike[str], out: str | os.PathLike[str] | None = None) -> Path:

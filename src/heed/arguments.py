@@ -525,6 +525,25 @@ class MergeArguments(TypedDict, total=False):
     """run Python code that comes with the model, with all that this account may do"""
 
 
+class CalibrateArguments(TypedDict, total=False):
+    """Make a model's confidence honest, and certify a threshold beyond which it says that it does not know."""
+
+    run: Required[str | os.PathLike[str]]
+    """folder that heed eval has written"""
+    model: str | os.PathLike[str] | None
+    """which of its models, by name [default: the only one]"""
+    task: str | os.PathLike[str] | None
+    """which of its tasks, by name [default: the only one]"""
+    guarantee: Literal["selective", "joint", "batch"]
+    """of the answers given, so many are wrong; of all questions; of answers selected from a batch"""
+    max_error: float
+    """share of wrong answers that is promised at most"""
+    confidence: float
+    """of the selective promise, over the draw of the items; others are on average"""
+    tuning_share: float
+    """share of the items, by hash, on which confidences are scaled and thresholds chosen"""
+
+
 class ShowArguments(TypedDict, total=False):
     """Show conversations or ranked answers of a data set as the model will read them, the trained tokens in colour."""
 

@@ -309,15 +309,31 @@ class ChatSettings(Settings):
         None, description="jinja file, folder, alpaca, chatml or plain [default: the model's own]"
     )
     system: Text | None = Field(None, description="system prompt [default: none]")
+    abstain: bool = Field(
+        False, description="say that it does not know where the confidence is below the threshold of heed calibrate"
+    )
+    honesty: PathText | None = Field(
+        None, description="honesty.json of heed calibrate [default: the one in the model's folder]"
+    )
     max_new_tokens: Whole = Field(512, ge=1, description="tokens of an answer at most")
     temperature: Number = Field(
-        0.7, ge=0, description="0 always takes the likeliest token; 1 samples as the model predicts"
+        0.7,
+        ge=0,
+        description="0 always takes the likeliest token; 1 samples as the model predicts; with --abstain it is 0",
     )
     top_p: Number = Field(0.95, gt=0, le=1, description="sample from the likeliest tokens that hold this probability")
     seed: Whole = Field(0, ge=0, description="fixes the sampling")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="of weights and activations")
     device: Device = Field("auto", description=DEVICE_HELP)
     trust_remote_code: TrustRemoteCode = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _likeliest_where_it_abstains(cls, given: object) -> object:
+        """What is certified is certified of the likeliest answers."""
+        if isinstance(given, Mapping) and given.get("abstain") not in (None, False, "false"):
+            return {"temperature": 0.0, **given}
+        return given
 
 
 class MergeSettings(Settings):

@@ -126,10 +126,11 @@ def test_a_told_answer_ends_with_the_string_too():
     ((free,),) = sample(model, [PROMPTS[0]], stop_ids=[], max_new_tokens=12)
     string = lettered(free.ids)[9:12]
     end = first_end(free.ids, (string,), lettered)
-    told: list[int] = []
-    how = {"stop_ids": [89], "max_new_tokens": 12, "sampling": GREEDY, "on_token": told.append}
+    told: list[tuple[int, float]] = []
+    how = {"stop_ids": [89], "max_new_tokens": 12, "sampling": GREEDY, "on_token": lambda *each: told.append(each)}
     stream(model, PROMPTS[0], stop_strings=[string], decode=lettered, **how)
-    assert told == free.ids[:end]
+    assert [token for token, _ in told] == free.ids[:end]
+    assert [logp for _, logp in told] == pytest.approx(free.logp[:end], abs=1e-5)
 
 
 def test_the_text_before_the_first_string():

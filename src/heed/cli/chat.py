@@ -18,6 +18,7 @@ NOTES = {
     Ending.INTERRUPTED: "stopped",
     Ending.LIMIT: "cut at {limit:,} tokens: a larger --max-new-tokens allows more",
     Ending.POSITIONS: "cut: the conversation fills the model's positions; /new starts anew",
+    Ending.WITHHELD: "an answer is withheld: its confidence is below the certified threshold",
 }
 
 
@@ -51,6 +52,8 @@ def answer(talk: Chat, text: str) -> None:
     """Print the answer piece by piece, and why it ended unless the model ended it."""
     ending = talk.answer(text, show)
     print(flush=True)
+    if talk.confidence is not None:
+        note(f"(confidence {talk.confidence:.2f})")
     if ending in NOTES:
         note(f"({NOTES[ending].format(limit=talk.settings.max_new_tokens)})")
     if ending is Ending.INTERRUPTED and not sys.stdin.isatty():

@@ -17,6 +17,7 @@ from heed.cli.parse import parse
 from heed.cli.usage import overview, usage
 from heed.config import ChatSettings, DemoSettings, MergeSettings, ReportSettings, SftSettings, ShowSettings
 from heed.errors import UserError, refuse_windows
+from heed.eval_config import CalibrateSettings
 from heed.preference_config import DpoSettings, GrpoSettings, PpoSettings, RewardSettings
 from heed.settings import Settings, load_settings, nearest, options
 
@@ -28,11 +29,12 @@ COMMANDS: dict[str, type[Settings]] = {
     "dpo": DpoSettings,
     "grpo": GrpoSettings,
     "show": ShowSettings,
+    "calibrate": CalibrateSettings,
     "chat": ChatSettings,
     "merge": MergeSettings,
     "report": ReportSettings,
 }
-POSITIONAL = {"show": "data", "chat": "model", "merge": "model", "report": "runs"}
+POSITIONAL = {"calibrate": "run", "show": "data", "chat": "model", "merge": "model", "report": "runs"}
 """the option that a word without a flag belongs to"""
 AGAIN = {
     **dict.fromkeys(("sft", "reward", "ppo", "dpo", "grpo"), "; the same command goes on from the last checkpoint"),
@@ -162,6 +164,10 @@ def _run(command: str, words: Sequence[str]) -> None:
         from heed.cli.show import show
 
         show(settings)
+    elif isinstance(settings, CalibrateSettings):
+        from heed.cli.calibrate import calibrate
+
+        calibrate(settings)
     elif isinstance(settings, ChatSettings):
         from heed.cli.chat import chat
 

@@ -70,7 +70,7 @@ def calibration(confidences: Sequence[float], correct: Sequence[bool]) -> Calibr
     Differs from the source: Brier adds up over both outcomes, right and wrong, which is twice as much. Here the event
         is "this answer is right", so the confidence is not the largest of a fixed set of classes as in Guo.
     """
-    confidence, right = _checked(confidences, correct)
+    confidence, right = checked(confidences, correct)
     count = len(confidence)
     edges = np.arange(NUM_BINS + 1) / NUM_BINS
     bin_of = np.searchsorted(edges[1:], confidence, side="left")
@@ -100,7 +100,7 @@ def coverage_curve(confidences: Sequence[float], correct: Sequence[bool]) -> tup
 
     Source: El-Yaniv and Wiener 2010, "On the foundations of noise-free selective classification", JMLR 11.
     """
-    expected_right = _expected_right(*_checked(confidences, correct))
+    expected_right = _expected_right(*checked(confidences, correct))
     count = len(expected_right)
     given = [-(-tenths * count // 10) for tenths in range(1, 11)]  # in whole numbers, so no rounding adds one
     return tuple(
@@ -123,7 +123,7 @@ def area_under_risk_coverage(confidences: Sequence[float], correct: Sequence[boo
         against coverage; the area as in Geifman, Uziel and El-Yaniv 2019, arXiv:1805.08206.
     Differs from the source: nothing but the ties.
     """
-    expected_right = _expected_right(*_checked(confidences, correct))
+    expected_right = _expected_right(*checked(confidences, correct))
     return 1 - math.fsum(expected_right / np.arange(1, len(expected_right) + 1)) / len(expected_right)
 
 
@@ -135,7 +135,7 @@ def _expected_right(confidence: np.ndarray, right: np.ndarray) -> np.ndarray:
     return result
 
 
-def _checked(confidences: Sequence[float], correct: Sequence[bool]) -> tuple[np.ndarray, np.ndarray]:
+def checked(confidences: Sequence[float], correct: Sequence[bool]) -> tuple[np.ndarray, np.ndarray]:
     """Both as (n,) float64."""
     confidence, right = np.asarray(confidences, dtype=np.float64), np.asarray(correct, dtype=np.float64)
     if confidence.ndim != 1 or confidence.shape != right.shape:

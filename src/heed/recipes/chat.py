@@ -22,6 +22,7 @@ from heed.models.decode.sample import Sampling, stream
 from heed.models.intake.access import Access
 from heed.models.intake.vocabulary import fit_vocabulary
 from heed.models.load import LoadedModel, choose_device, load_model, load_tokenizer, num_positions
+from heed.recipes.honesty import Honesty, does_not_know, honesty_for
 from heed.recipes.training.setup import answers_end, wrapped
 from heed.types import Message
 
@@ -42,6 +43,8 @@ class Ending(Enum):
     """the model has no position for a further token"""
     INTERRUPTED = "interrupted"
     """the user had enough"""
+    WITHHELD = "withheld"
+    """the confidence was below the threshold"""
 
 
 @dataclass(eq=False)
@@ -53,6 +56,10 @@ class Chat:
     template: ChatTemplate
     stop_ids: list[int]
     settings: ChatSettings
+    honesty: Honesty | None = None
+    """what is known of how far this model's answers can be trusted"""
+    confidence: float | None = None
+    """that the last answer is right; None where nothing is known of it"""
     messages: list[Message] = field(default_factory=list)
 
     def start_anew(self) -> None:
@@ -62,6 +69,7 @@ class Chat:
     def answer(self, text: str, on_text: Callable[[str], None]) -> Ending:
         """Let the model answer a user's message, and keep both; `on_text` is called with the answer piece by piece.
 
+        Where answers may be withheld, an answer is told when it is whole, or in its place that the model does not know.
         Ctrl-C ends the answer where it is. A `UserError`, or Ctrl-C before anything was said, leaves the conversation
         as it was.
         """
@@ -72,13 +80,16 @@ class Chat:
         spelling = Spelling(self.tokenizer.backend, prompt)
         pieces: list[str] = []
         last: list[int] = []
+        logps: list[float] = []
+        tell = on_text if not self.settings.abstain else lambda piece: None
 
-        def hear(token: int) -> None:
+        def hear(token: int, logp: float) -> None:
             last[:] = [token]
+            logps.append(logp)
             piece = spelling.add(token) if token not in self.stop_ids else spelling.rest()
             if piece:
                 pieces.append(piece)
-                on_text(piece)
+                tell(piece)
 
         limit = self.settings.max_new_tokens
         ending = Ending.LIMIT if room is None or limit <= room else Ending.POSITIONS
@@ -97,10 +108,27 @@ class Chat:
             ending = Ending.STOPPED
         elif ending is not Ending.INTERRUPTED and (piece := spelling.rest()):
             pieces.append(piece)
-            on_text(piece)
+            tell(piece)
+        pieces, ending = self._judged(text, pieces, logps, ending, on_text)
         if pieces or ending is not Ending.INTERRUPTED:
             self.messages = [*asked, Message("assistant", "".join(pieces))]
         return ending
+
+    def _judged(
+        self, text: str, pieces: list[str], logps: list[float], ending: Ending, on_text: Callable[[str], None]
+    ) -> tuple[list[str], Ending]:
+        """What is said in the end: the answer, or where its confidence is too low that the model does not know."""
+        self.confidence = None
+        if ending is Ending.INTERRUPTED:  # what was not told is not said, and half an answer has no confidence
+            return [] if self.settings.abstain else pieces, ending
+        if self.honesty is not None:
+            self.confidence = self.honesty.confidence(logps)
+        if not self.settings.abstain:
+            return pieces, ending
+        if self.honesty is not None and self.confidence is not None and self.honesty.withholds(self.confidence):
+            pieces, ending = [does_not_know(text)], Ending.WITHHELD
+        on_text("".join(pieces))
+        return pieces, ending
 
     def room(self, prompt: Sequence[int]) -> int | None:
         """Tokens that an answer may have after this prompt; None where the model has no limit."""
@@ -193,7 +221,9 @@ def open_chat(settings: ChatSettings, say: Callable[[str], None]) -> Chat:
     if fit_vocabulary(model, saved_tokenizer, settings.model, access):
         tokenizer = wrapped(saved_tokenizer, settings.model, needs_template=settings.template is None)
     loaded = LoadedModel(model, saved_tokenizer)
-    chat = Chat(loaded, tokenizer, template, answers_end(loaded, template, tokenizer), settings)
+    ends = answers_end(loaded, template, tokenizer)
+    honesty = honesty_for(settings, template, tokenizer, say)
+    chat = Chat(loaded, tokenizer, template, ends, settings, honesty)
     if settings.system is not None:
         chat.refuse_special_tokens("--system", settings.system)
     chat.start_anew()

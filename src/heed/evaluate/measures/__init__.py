@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 from heed.evaluate.items import Figure, Scored
 from heed.evaluate.measures.bbq import BBQ
+from heed.evaluate.measures.calibration import calibration
 from heed.evaluate.measures.coreference import COREFERENCE
 from heed.evaluate.measures.ifeval import IFEVAL
 from heed.evaluate.measures.perplexity import PERPLEXITIES
@@ -27,4 +28,5 @@ MEASURES: dict[str, Measure] = {
     **ABSTENTION,
     **REFUSALS,
     **STEREOTYPES,
+    "calibration": calibration,
 }

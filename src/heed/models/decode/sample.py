@@ -1,5 +1,6 @@
 """Let a model answer: many prompts at once, for evaluation and reinforcement, or token by token, for chat."""
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -323,12 +324,13 @@ def stream(
     stop_ids: Sequence[int],
     max_new_tokens: int,
     sampling: Sampling,
-    on_token: Callable[[int], None],
+    on_token: Callable[[int, float], None],
     stop_strings: Sequence[str] = (),
     decode: Callable[[list[int]], str] | None = None,
 ) -> None:
     """Call `on_token` with every token of an answer as soon as it is drawn, those of a stop token or string included.
 
+    With it comes log p of the token under the model at temperature 1, before any limit on what is drawn, in nats.
     Draws from torch's global generator. Nothing but `sampling` has a say in it: penalties and limits that a model's
     generation config brings along are set aside.
     """
@@ -339,11 +341,13 @@ def stream(
     )
     if sampling.temperature > 0:
         settings.update(do_sample=True, temperature=sampling.temperature, top_p=sampling.top_p, top_k=sampling.top_k)
+    listener = _Listener(on_token)
     with attention_named(model, plain_attention_of(model)), _generating_by(model, settings):
         model.generate(
             ids,
             attention_mask=torch.ones_like(ids),
-            streamer=_Listener(on_token),
+            streamer=listener,
+            logits_processor=[listener.hear_logits],
             stopping_criteria=None if stops is None else [_Ended(stops, len(prompt))],
         )
 
@@ -371,15 +375,26 @@ class _Ended:
 
 
 class _Listener:
-    """What `generate` hands tokens to: the prompt first, which is nothing new, then one at a time."""
+    """What `generate` hands tokens to: the prompt first, which is nothing new, then one at a time.
 
-    def __init__(self, on_token: Callable[[int], None]) -> None:
+    The logits that a token is drawn from come before it, and before temperature and limits are applied to them. On a
+    GPU a token may come a step late, so that logits wait for theirs in a queue.
+    """
+
+    def __init__(self, on_token: Callable[[int, float], None]) -> None:
         self.on_token, self.saw_prompt = on_token, False
+        self.waiting: deque[Tensor] = deque()
+
+    def hear_logits(self, ids: Tensor, logits: Tensor) -> Tensor:
+        """Called by `generate` for every token, to change the logits; they stay as they are."""
+        self.waiting.append(torch.log_softmax(logits[0].to(at_least_float32(logits.dtype)), dim=-1))
+        return logits
 
     def put(self, ids: Tensor) -> None:
         """Called by `generate`."""
         if self.saw_prompt:
-            self.on_token(int(ids))
+            token = int(ids)
+            self.on_token(token, float(self.waiting.popleft()[token]))
         self.saw_prompt = True
 
     def end(self) -> None:
