@@ -1666,8 +1666,8 @@ MUTATIONS = [
     M(
         "evaluate/measures/ifeval.py",
         "instructions as if independent",
-        "clusters.setdefault(id(item) if item.cluster is None else item.cluster, []).extend(values)",
-        "clusters |= {(len(clusters), at): [value] for at, value in enumerate(values)}",
+        "clusters = [[value for index in members for value in followed[index]] for members in clusters_of(items)]",
+        "clusters = [[value] for each in followed for value in each]",
     ),
 ]
 

@@ -1,5 +1,6 @@
 """What each checker counts as right, and what it does not."""
 
+import json
 import re
 import string
 import unicodedata
@@ -529,3 +530,40 @@ def test_no_answer_whatever_breaks_a_checker(name, answer, right):
     assert found.verdict
     assert not found.problem
     assert all(value is None or 0 <= value <= 1 or value.is_integer() for value in found.verdict.values())
+
+
+# real data
+
+
+def lines_of(path):
+    return [json.loads(line) for line in path.read_text("utf-8").split("\n") if line]
+
+
+def test_the_right_answers_of_real_data_are_right(shared):
+    worked = [record["answer"] for record in lines_of(shared / "eval" / "gsm8k-test.jsonl")]
+    assert all(verdict("number", text, text)["strict"] and verdict("number", text, text)["flexible"] for text in worked)
+    trivia = lines_of(shared / "eval" / "triviaqa-3000.jsonl")
+    wrong = [one["answer"] for one in trivia if not verdict("alias", one["answer"], *one["aliases"])["exact"]]
+    assert wrong == ["(a"]  # the data's own slip: its aliases are of a statically linked library
+    paragraphs = json.loads((shared / "eval" / "xquad-vi.json").read_text("utf-8"))["data"]
+    answers = [
+        answer["text"]
+        for one in paragraphs
+        for part in one["paragraphs"]
+        for qa in part["qas"]
+        for answer in qa["answers"]
+    ]
+    assert len(answers) >= 1190
+    for spec in ("f1", "f1:vi"):
+        assert all(verdict(spec, decomposed(text), text) == {"f1": 1.0, "exact": True} for text in answers)
+    assert all(verdict("contains", f"Đó là {text}.", text)["contains"] for text in answers)
+
+
+def test_no_right_answer_of_real_data_is_taken_for_not_knowing_or_refusing(shared):
+    answers = [
+        one["answer"]
+        for one in lines_of(shared / "eval" / "triviaqa-3000.jsonl") + lines_of(shared / "eval" / "gsm8k-test.jsonl")
+    ]
+    answers += [alias for one in lines_of(shared / "eval" / "triviaqa-3000.jsonl") for alias in one["aliases"][::10]]
+    taken = {text for text in answers if verdict("abstains", text)["abstains"] or verdict("refusal", text)["refused"]}
+    assert taken == set()

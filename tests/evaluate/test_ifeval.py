@@ -195,7 +195,9 @@ def test_instructions_that_cannot_be_read_are_a_problem_that_says_why(ids, argum
 
 
 def test_all_prompts_of_the_data_can_be_read_and_have_every_kind(shared):
-    records = [json.loads(line) for line in (shared / "eval" / "ifeval-en.jsonl").read_text("utf-8").splitlines()]
+    records = [
+        json.loads(line) for line in (shared / "eval" / "ifeval-en.jsonl").read_text("utf-8").strip().split("\n")
+    ]
     read = [instructions_of(record) for record in records]
     assert len(read) == 541
     assert not [problem for problem in read if isinstance(problem, str)]

@@ -189,7 +189,7 @@ def nltk_data(folder):
 
 
 def records_of(shared):
-    lines = (shared / "eval" / "ifeval-en.jsonl").read_text("utf-8").splitlines()
+    lines = (shared / "eval" / "ifeval-en.jsonl").read_text("utf-8").strip().split("\n")
     return [json.loads(line) for line in lines]
 
 

@@ -18,7 +18,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from heed.evaluate.clustered import clustered_accuracy
+from heed.evaluate.clustered import clustered_share
+from heed.evaluate.grouped import by_group, clusters_of
 from heed.evaluate.items import Figure, Scored, undefined
 
 INSTRUCTION = "instruction="
@@ -26,37 +27,37 @@ INSTRUCTION = "instruction="
 
 
 def instructions(reading: str, items: Sequence[Scored]) -> list[Figure]:
-    """The share of all instructions that are followed, then that of each kind (`instruction=punctuation:no_comma`).
+    """The share of all instructions that are followed: of all items, of each group, then of each kind of instruction.
+
+    Kinds are groups, too: `instruction=punctuation:no_comma`.
 
     Args:
         reading: `strict` or `loose`.
         items: an item whose verdict has no instructions takes no part, and is counted in `why`.
     """
-    followed = {
-        id(item): [(name, value) for key, value in item.verdict.items() if (name := _name(key, reading))]
+    kinds = sorted({_name(key, reading) for item in items for key in item.verdict} - {""})
+    of_kinds = [_figure(reading, kind, items) for kind in kinds]
+    return [*by_group(items, partial(_figure, reading, None)), *of_kinds]
+
+
+def _figure(reading: str, kind: str | None, items: Sequence[Scored]) -> Figure:
+    """Of all kinds of instruction, or of one."""
+    measure, group = f"instruction_{reading}", None if kind is None else f"{INSTRUCTION}{kind}"
+    followed = [
+        [
+            float(bool(value))
+            for key, value in item.verdict.items()
+            if (name := _name(key, reading)) and kind in (None, name)
+        ]
         for item in items
-    }
-    kinds = sorted({name for each in followed.values() for name, _ in each})
-    without = sum(not each for each in followed.values())
-    why = f"{without:,} of {len(items):,} items have no instructions" if without else ""
-    found = []
-    for kind in [None, *kinds]:
-        clusters: dict[object, list[float]] = {}
-        for item in items:
-            values = [float(bool(value)) for name, value in followed[id(item)] if kind in (None, name)]
-            clusters.setdefault(id(item) if item.cluster is None else item.cluster, []).extend(values)
-        found.append(_figure(f"instruction_{reading}", [each for each in clusters.values() if each], kind, why))
-    return found
-
-
-def _figure(measure: str, clusters: Sequence[Sequence[float]], kind: str | None, why: str) -> Figure:
-    group = kind if kind is None else f"{INSTRUCTION}{kind}"
-    if not clusters:
+    ]
+    without = sum(not each for each in followed)
+    why = f"{without:,} of {len(items):,} items have no instructions" if without and kind is None else ""
+    clusters = [[value for index in members for value in followed[index]] for members in clusters_of(items)]
+    if not any(clusters):
         return undefined(measure, why or "there are no items", group=group)
-    share = clustered_accuracy(clusters)
-    return Figure(
-        measure, share.accuracy, share.low, share.high, share.count, group=group, why=why if kind is None else ""
-    )
+    share = clustered_share([each for each in clusters if each])
+    return Figure(measure, share.accuracy, share.low, share.high, share.count, group=group, why=why)
 
 
 def _name(key: str, reading: str) -> str:
