@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from heed.config import ChatSettings, MergeSettings, SftSettings, ShowSettings
-from heed.eval_config import CalibrateSettings
+from heed.eval_config import CalibrateSettings, KnownSettings, StrangeSettings
 from heed.preference_config import DpoSettings, GrpoSettings, PpoSettings, RewardSettings
 from heed.settings import options
 
@@ -153,6 +153,8 @@ RECIPES = [
     ChatSettings,
     MergeSettings,
     CalibrateSettings,
+    KnownSettings,
+    StrangeSettings,
 ]
 
 

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import heed
 from heed.config import DataSource, MergeSettings, SftSettings, ShowSettings
-from heed.eval_config import CalibrateSettings
+from heed.eval_config import CalibrateSettings, KnownSettings
 from heed.preference_config import DpoSettings, GrpoSettings, PpoSettings, RewardSettings
 from heed.settings import Settings
 
@@ -31,6 +31,7 @@ COMMANDS = [
     GrpoSettings,
     MergeSettings,
     CalibrateSettings,
+    KnownSettings,
     ShowSettings,
 ]
 NOT_OF_SHOW = ("data", "html")
@@ -68,12 +69,12 @@ print(run.numbers["nll_per_token"])
 print(run.load().answers(["Name a fruit."]))
 ```
 
-`import heed` loads nothing heavy; torch comes with the first use. The arguments of `heed.sft`, `reward`, `dpo`, `ppo`,
-`grpo`, `merge`, `calibrate` and `show` are the settings of those commands, [one table each](settings.md); editors
-complete them. Mistakes are `heed.UserError`s in the same five parts as on the command line. The functions and classes
-are what heed promises to keep. On a machine with other work, set `GOMP_SPINCOUNT=1000` before Python starts, as the
-command line does for itself: threads that wait for one another then sleep instead of spinning
-([measured](../bench/RESULTS.md)).
+`import heed` loads nothing heavy; torch comes with the first use. The arguments of `heed.sft`, `reward`, `dpo`,
+`ppo`, `grpo`, `merge`, `calibrate`, `known` and `show` are the settings of those commands, [one table
+each](settings.md); editors complete them. Mistakes are `heed.UserError`s in the same five parts as on the command
+line. The functions and classes are what heed promises to keep. On a machine with other work, set
+`GOMP_SPINCOUNT=1000` before Python starts, as the command line does for itself: threads that wait for one another
+then sleep instead of spinning ([measured](../bench/RESULTS.md)).
 Written by `python tools/make_api.py` from the docstrings; do not edit."""
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         calibrate,
         dpo,
         grpo,
+        known,
         load,
         merge,
         ppo,
@@ -35,7 +36,8 @@ if TYPE_CHECKING:
     from heed.types import Conversation, Document, Finding, Forest, Judged, Message, Prompt, Ranking, Tokens
 
 _PLACES = {
-    **dict.fromkeys(("sft", "reward", "dpo", "ppo", "grpo", "merge", "calibrate", "write_report"), "heed.api"),
+    **dict.fromkeys(("sft", "reward", "dpo", "ppo", "grpo", "merge", "write_report"), "heed.api"),
+    **dict.fromkeys(("known", "calibrate"), "heed.api"),
     **dict.fromkeys(("read", "show", "load", "Run", "ShownRecords"), "heed.api"),
     "Model": "heed.recipes.library.model",
     "UserError": "heed.errors",
@@ -63,6 +65,7 @@ __all__ = [
     "calibrate",
     "dpo",
     "grpo",
+    "known",
     "load",
     "merge",
     "ppo",

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 from heed.config import MergeSettings, ReportSettings, SftSettings, ShowSettings
 from heed.errors import refuse_windows
-from heed.eval_config import CalibrateSettings
+from heed.eval_config import CalibrateSettings, KnownSettings
 from heed.preference_config import DpoSettings, GrpoSettings, PpoSettings, RewardSettings
 from heed.settings import Settings, flat, load_settings
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         CalibrateArguments,
         DpoArguments,
         GrpoArguments,
+        KnownArguments,
         MergeArguments,
         PpoArguments,
         RewardArguments,
@@ -191,6 +192,18 @@ def calibrate(**settings: Unpack[CalibrateArguments]) -> dict[str, Any]:
     from heed.recipes import calibrate as recipe
 
     return dict(recipe.run(_settings(CalibrateSettings, settings, Path())).content)
+
+
+def known(**settings: Unpack[KnownArguments]) -> Path:
+    """Ask a base model what it knows, as `heed known` does; returns the file of records that teach it the border.
+
+    heed.sft(model="path/to/base", data=heed.known(model="path/to/base", data="questions.jsonl", out="known"), ...)
+    """
+    from heed.recipes import known as recipe
+
+    out = os.path.expanduser(str(settings.get("out", "")))
+    recipe.run(_settings(KnownSettings, settings, Path(f"{out}-data")))
+    return Path(out) / recipe.RECORDS
 
 
 def write_report(*runs: Run | str | os.PathLike[str], out: str | os.PathLike[str] | None = None) -> Path:

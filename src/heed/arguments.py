@@ -544,6 +544,55 @@ class CalibrateArguments(TypedDict, total=False):
     """share of the items, by hash, on which confidences are scaled and thresholds chosen"""
 
 
+class KnownArguments(TypedDict, total=False):
+    """Ask a base model what it knows, and write records that teach it to say of the rest that it does not know."""
+
+    model: Required[str | os.PathLike[str]]
+    """folder or hub name of the base model"""
+    data: Required[Data]
+    """questions with their answers: a file or hub name; may be given several times"""
+    columns: dict[str, Any]
+    """NAME=COLUMN ...: which columns of the data are meant, where they have no usual name"""
+    out: Required[str | os.PathLike[str]]
+    """folder of the answers; one found there is gone on with if its settings match"""
+    limit: int
+    """questions to ask, from the first; 0 asks all"""
+    max_bad_records: float
+    """share of unusable records up to which they are left out and listed"""
+    trust_remote_code: bool
+    """run Python code that comes with the model, with all that this account may do"""
+    form: str | os.PathLike[str]
+    """how an example stands in the prompt; the first character behind {answer} ends an answer"""
+    check: Literal["starts", "line", "number"]
+    """an answer is right if its first line starts with, or is, an alias; or by its first number"""
+    num_prompts: int
+    """few-shot prompts that each question is asked under"""
+    num_shots: int
+    """examples in each, drawn from the data, never the question itself"""
+    num_samples: int
+    """answers drawn under each prompt, beside the likeliest one"""
+    temperature: float
+    """at which they are drawn"""
+    max_new_tokens: int
+    """tokens of an answer at most"""
+    seed: int
+    """fixes examples and draws"""
+    maybe: Literal["answer", "refuse", "leave-out"]
+    """what is taught where only some likeliest answers are right"""
+    weakly: Literal["answer", "refuse", "leave-out"]
+    """what is taught where only drawn answers are right"""
+    max_agreement: float
+    """unknown questions on which the drawn answers agree more are left out, not refused"""
+    min_agreement: float
+    """known questions on which they agree less are left out"""
+    max_refusals: float
+    """share of refusals among the records at most; those that the model is least certain of stay"""
+    dtype: Literal["float32", "bfloat16"]
+    """of weights and activations"""
+    device: str | os.PathLike[str]
+    """auto, cpu, cuda or cuda:N; auto takes the GPU if there is one"""
+
+
 class ShowArguments(TypedDict, total=False):
     """Show conversations or ranked answers of a data set as the model will read them, the trained tokens in colour."""
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from heed.settings import Number, PathText, Settings, Text
+from heed.config import DEVICE_HELP, Columns, Device, Sources, TrustRemoteCode, columns_in_data
+from heed.settings import Number, PathText, Settings, Text, Whole
+
+Between = Literal["answer", "refuse", "leave-out"]
+Share = Annotated[Number, Field(ge=0, le=1)]
 
 
 class CalibrateSettings(Settings):
@@ -34,3 +38,86 @@ class CalibrateSettings(Settings):
         description="share of the items, by hash, on which confidences are scaled and thresholds chosen",
     )
     print_json: bool = Field(False, alias="json", description="print honesty.json, and nothing else")
+
+
+class KnownSettings(Settings):
+    """Ask a base model what it knows, and write records that teach it to say of the rest that it does not know.
+
+    heed known --model MODEL --data QUESTIONS.jsonl --out known
+    heed sft --model MODEL --data known/records.jsonl --template chatml --out RUN
+    """
+
+    common = "model data columns out form check num_prompts num_shots num_samples limit max_refusals device"
+
+    model: PathText = Field(title="Model, data, run", description="folder or hub name of the base model")
+    data: Sources = Field(
+        min_length=1, description="questions with their answers: a file or hub name; may be given several times"
+    )
+    columns: Columns = Field({})
+    out: PathText = Field(description="folder of the answers; one found there is gone on with if its settings match")
+    limit: Whole = Field(0, ge=0, description="questions to ask, from the first; 0 asks all")
+    max_bad_records: Share = Field(
+        0.0005, description="share of unusable records up to which they are left out and listed"
+    )
+    trust_remote_code: TrustRemoteCode = False
+    form: Text = Field(
+        r"Question: {question}\nAnswer: {answer}\n\n",
+        title="Asking",
+        description="how an example stands in the prompt; the first character behind {answer} ends an answer",
+    )
+    check: Literal["starts", "line", "number"] = Field(
+        "starts",
+        description="an answer is right if its first line starts with, or is, an alias; or by its first number",
+    )
+    num_prompts: Whole = Field(4, ge=1, description="few-shot prompts that each question is asked under")
+    num_shots: Whole = Field(4, ge=0, description="examples in each, drawn from the data, never the question itself")
+    num_samples: Whole = Field(4, ge=1, description="answers drawn under each prompt, beside the likeliest one")
+    temperature: Number = Field(0.5, gt=0, description="at which they are drawn")
+    max_new_tokens: Whole = Field(32, ge=1, description="tokens of an answer at most")
+    seed: Whole = Field(0, ge=0, description="fixes examples and draws")
+    maybe: Between = Field(
+        "answer", title="Teaching", description="what is taught where only some likeliest answers are right"
+    )
+    weakly: Between = Field("leave-out", description="what is taught where only drawn answers are right")
+    max_agreement: Share = Field(
+        1.0, description="unknown questions on which the drawn answers agree more are left out, not refused"
+    )
+    min_agreement: Share = Field(0.0, description="known questions on which they agree less are left out")
+    max_refusals: Share = Field(
+        0.5, description="share of refusals among the records at most; those that the model is least certain of stay"
+    )
+    dtype: Literal["float32", "bfloat16"] = Field("float32", title="Machine", description="of weights and activations")
+    device: Device = Field("auto", description=DEVICE_HELP)
+    print_json: bool = Field(False, alias="json", description="print results.json and nothing else")
+
+    _place_columns = columns_in_data
+
+
+class StrangeSettings(Settings):
+    """Fit a detector of prompts that are unlike those a model was tuned on; heed chat and heed eval then tell.
+
+    heed strange --model RUN --background TEXT.txt
+    """
+
+    common = "model data background out limit device"
+
+    model: PathText = Field(title="Model, data", description="run folder, or folder of another tuned model")
+    data: Sources = Field((), description="data whose prompts are usual [default: what the run was tuned on]")
+    background: Sources = Field(
+        (), description="text or prompts of every other kind: with it, strange is told from merely rare [default: none]"
+    )
+    columns: Columns = Field({})
+    out: PathText | None = Field(None, description="folder of strange.npz and strange.json [default: the model's]")
+    template: PathText | None = Field(
+        None, description="jinja file, folder, alpaca, chatml or plain [default: the model's own]"
+    )
+    limit: Whole = Field(4000, ge=0, description="prompts that are read, and as many of the background; 0 reads all")
+    calibration_share: Number = Field(
+        0.25, gt=0, lt=1, description="share of the prompts kept apart, with which others are compared"
+    )
+    seed: Whole = Field(0, ge=0, description="fixes which prompts are kept apart")
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="of weights and activations")
+    device: Device = Field("auto", description=DEVICE_HELP)
+    trust_remote_code: TrustRemoteCode = False
+
+    _place_columns = columns_in_data

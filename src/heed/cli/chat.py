@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from heed.config import ChatSettings
 from heed.errors import UserError
 from heed.recipes.chat import Chat, Ending, open_chat
+from heed.recipes.strange import SURE
 
 HELP = "/new starts anew, Ctrl-C stops an answer, Ctrl-D or /quit leaves"
 QUIT, NEW = "/quit", "/new"
@@ -54,6 +55,8 @@ def answer(talk: Chat, text: str) -> None:
     print(flush=True)
     if talk.confidence is not None:
         note(f"(confidence {talk.confidence:.2f})")
+    if talk.p_strange is not None and talk.p_strange <= SURE:
+        note(f"(this prompt is unlike those that the model was tuned on: p = {talk.p_strange:.3f})")
     if ending in NOTES:
         note(f"({NOTES[ending].format(limit=talk.settings.max_new_tokens)})")
     if ending is Ending.INTERRUPTED and not sys.stdin.isatty():

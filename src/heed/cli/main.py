@@ -17,7 +17,7 @@ from heed.cli.parse import parse
 from heed.cli.usage import overview, usage
 from heed.config import ChatSettings, DemoSettings, MergeSettings, ReportSettings, SftSettings, ShowSettings
 from heed.errors import UserError, refuse_windows
-from heed.eval_config import CalibrateSettings
+from heed.eval_config import CalibrateSettings, KnownSettings, StrangeSettings
 from heed.preference_config import DpoSettings, GrpoSettings, PpoSettings, RewardSettings
 from heed.settings import Settings, load_settings, nearest, options
 
@@ -31,14 +31,23 @@ COMMANDS: dict[str, type[Settings]] = {
     "show": ShowSettings,
     "calibrate": CalibrateSettings,
     "chat": ChatSettings,
+    "known": KnownSettings,
+    "strange": StrangeSettings,
     "merge": MergeSettings,
     "report": ReportSettings,
 }
-POSITIONAL = {"calibrate": "run", "show": "data", "chat": "model", "merge": "model", "report": "runs"}
+POSITIONAL = {
+    "calibrate": "run",
+    "show": "data",
+    "chat": "model",
+    "strange": "model",
+    "merge": "model",
+    "report": "runs",
+}
 """the option that a word without a flag belongs to"""
 AGAIN = {
     **dict.fromkeys(("sft", "reward", "ppo", "dpo", "grpo"), "; the same command goes on from the last checkpoint"),
-    "demo": "; the same command goes on from where it was",
+    **dict.fromkeys(("demo", "known"), "; the same command goes on from where it was"),
 }
 """what is said of a command that was stopped with Ctrl-C"""
 
@@ -172,6 +181,14 @@ def _run(command: str, words: Sequence[str]) -> None:
         from heed.cli.chat import chat
 
         chat(settings)
+    elif isinstance(settings, KnownSettings):
+        from heed.cli.known import known
+
+        known(settings)
+    elif isinstance(settings, StrangeSettings):
+        from heed.cli.strange import strange
+
+        strange(settings)
     elif isinstance(settings, MergeSettings):
         from heed.recipes import merge
 

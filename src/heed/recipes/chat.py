@@ -18,11 +18,13 @@ from heed.data.rendering.render import ChatTemplate
 from heed.data.rendering.stops import forbidden_pattern
 from heed.data.tokens import Tokenizer, fit_template
 from heed.errors import UserError
+from heed.evaluate.strange import Detector
 from heed.models.decode.sample import Sampling, stream
 from heed.models.intake.access import Access
 from heed.models.intake.vocabulary import fit_vocabulary
 from heed.models.load import LoadedModel, choose_device, load_model, load_tokenizer, num_positions
 from heed.recipes.honesty import Honesty, does_not_know, honesty_for
+from heed.recipes.strange import find_detector, state_of_prompt
 from heed.recipes.training.setup import answers_end, wrapped
 from heed.types import Message
 
@@ -61,6 +63,10 @@ class Chat:
     confidence: float | None = None
     """that the last answer is right; None where nothing is known of it"""
     messages: list[Message] = field(default_factory=list)
+    detector: Detector | None = None
+    """tells prompts that are unlike those the model was tuned on"""
+    p_strange: float | None = None
+    """of the last prompt, from 0 to 1; small: it is strange"""
 
     def start_anew(self) -> None:
         """Forget everything but the system prompt."""
@@ -77,6 +83,8 @@ class Chat:
         asked = [*self.messages, Message("user", text)]
         prompt = self.tokenizer.encode(inference_prompt(asked, self.template))
         room = self.room(prompt)
+        if self.detector is not None:
+            self.p_strange = self.detector.p_value(state_of_prompt(self.loaded.model, prompt))
         spelling = Spelling(self.tokenizer.backend, prompt)
         pieces: list[str] = []
         last: list[int] = []
@@ -224,6 +232,10 @@ def open_chat(settings: ChatSettings, say: Callable[[str], None]) -> Chat:
     ends = answers_end(loaded, template, tokenizer)
     honesty = honesty_for(settings, template, tokenizer, say)
     chat = Chat(loaded, tokenizer, template, ends, settings, honesty)
+    found = find_detector(settings.model, template, tokenizer)
+    chat.detector = found.detector
+    if found.note:
+        say(found.note)
     if settings.system is not None:
         chat.refuse_special_tokens("--system", settings.system)
     chat.start_anew()

@@ -11,6 +11,7 @@ from heed.evaluate.items import Figure, Scored
 from heed.evaluate.measures.bbq import BBQ
 from heed.evaluate.measures.calibration import calibration
 from heed.evaluate.measures.coreference import COREFERENCE
+from heed.evaluate.measures.honesty import HONESTY, honesty
 from heed.evaluate.measures.ifeval import IFEVAL
 from heed.evaluate.measures.perplexity import PERPLEXITIES
 from heed.evaluate.measures.refusals import REFUSALS
@@ -29,4 +30,5 @@ MEASURES: dict[str, Measure] = {
     **REFUSALS,
     **STEREOTYPES,
     "calibration": calibration,
+    HONESTY: honesty,
 }

@@ -28,6 +28,7 @@ from heed.models.load import LoadedModel, choose_device, load_with_tokenizer, nu
 from heed.models.score import autocast
 from heed.models.self_check import ChosenScore, choose_score
 from heed.objectives.ragged import sum_by_sequence
+from heed.recipes.library.states import last_states
 from heed.recipes.training.micro_batches import MicroBatching
 from heed.recipes.training.setup import answers_end, wrapped
 from heed.types import Finding, Forest, Message, Origin, Prompt, Tokens
@@ -119,6 +120,26 @@ class Model:
             return sum_by_sequence(logp.double(), forest.sequence.to(logp.device), forest.num_sequences)
 
         return self._per_answer(prompt, answer, of_forest)
+
+    def states(self, prompts: Sequence[PromptLike]) -> np.ndarray:
+        """(n, width) float64, the final hidden state of each prompt's last token, from which its answer would begin.
+
+        It is the state that the model's head reads: after the last normalisation. What prompts begin with alike is
+        computed once.
+        """
+        self._refuse_reward_model("states")
+        ids = [self._prompt_ids(prompt, number) for number, prompt in enumerate(prompts, 1)]
+        scores = self._scores
+        with autocast(self.loaded.device, self.dtype):
+            return last_states(scores, ids, max_tokens=self._max_tokens)
+
+    def can_be_asked(self, prompt: PromptLike) -> bool:
+        """Whether the template takes a prompt, and the model has a position left for an answer to it."""
+        try:
+            self._prompt_ids(prompt, 1)
+        except UserError:
+            return False
+        return True
 
     def reward(self, prompt: PromptLike, answer: str | Sequence[str]) -> Any:
         """What a reward model thinks of an answer, a float: higher is better; of a list of answers a list of floats.

@@ -1,0 +1,1 @@
+"""What a base model knows: questions out of records, answers under few-shot prompts."""
