@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from heed.config import ChatSettings, MergeSettings, SftSettings, ShowSettings
-from heed.eval_config import CalibrateSettings, KnownSettings, StrangeSettings
+from heed.eval_config import CalibrateSettings, EvalSettings, KnownSettings, StrangeSettings
 from heed.preference_config import DpoSettings, GrpoSettings, PpoSettings, RewardSettings
 from heed.settings import options
 
@@ -151,6 +151,7 @@ RECIPES = [
     GrpoSettings,
     ShowSettings,
     ChatSettings,
+    EvalSettings,
     MergeSettings,
     CalibrateSettings,
     KnownSettings,

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import heed
 from heed.config import DataSource, MergeSettings, SftSettings, ShowSettings
-from heed.eval_config import CalibrateSettings, KnownSettings
+from heed.eval_config import CalibrateSettings, EvalSettings, KnownSettings
 from heed.preference_config import DpoSettings, GrpoSettings, PpoSettings, RewardSettings
 from heed.settings import Settings
 
@@ -29,12 +29,16 @@ COMMANDS = [
     DpoSettings,
     PpoSettings,
     GrpoSettings,
+    EvalSettings,
     MergeSettings,
     CalibrateSettings,
     KnownSettings,
     ShowSettings,
 ]
-NOT_OF_SHOW = ("data", "html")
+LEFT_OUT: dict[type[Settings], tuple[str, ...]] = {
+    ShowSettings: ("data", "html"),
+    EvalSettings: ("list",),
+}
 """given as the first argument, or for the command line alone, as `json` is everywhere"""
 
 HEAD = '''"""The arguments of `heed.sft` and its brothers, for editors and type checkers.
@@ -70,8 +74,8 @@ print(run.load().answers(["Name a fruit."]))
 ```
 
 `import heed` loads nothing heavy; torch comes with the first use. The arguments of `heed.sft`, `reward`, `dpo`,
-`ppo`, `grpo`, `merge`, `calibrate`, `known` and `show` are the settings of those commands, [one table
-each](settings.md); editors complete them. Mistakes are `heed.UserError`s in the same five parts as on the command
+`ppo`, `grpo`, `eval`, `merge`, `calibrate`, `known` and `show` are the settings of those commands, [one
+table each](settings.md); editors complete them. Mistakes are `heed.UserError`s in the same five parts as on the command
 line. The functions and classes are what heed promises to keep. On a machine with other work, set
 `GOMP_SPINCOUNT=1000` before Python starts, as the command line does for itself: threads that wait for one another
 then sleep instead of spinning ([measured](../bench/RESULTS.md)).
@@ -118,7 +122,7 @@ def typed_dict(settings: type[Settings], done: dict[str, str]) -> str:
     lines = [f"class {name}(TypedDict, total=False):", f'    """{(settings.__doc__ or "").splitlines()[0]}"""', ""]
     for key, field in settings.model_fields.items():
         key = field.alias or key
-        if key == "json" or (settings is ShowSettings and key in NOT_OF_SHOW):
+        if key == "json" or key in LEFT_OUT.get(settings, ()):
             continue
         inner = field.annotation
         if isinstance(inner, type) and issubclass(inner, Settings):

@@ -174,21 +174,21 @@ PARTNERS, REFERENCE = "recipes/preference/partners.py", "recipes/preference/refe
 
 MUTATIONS = [
     M(BUILD, "no shift by one", "path[np.flatnonzero(tokens.weight) - 1]", "path[np.flatnonzero(tokens.weight)]"),
-    M(BUILD, "sequences in the order given", "key=lambda i: sort_key(sequences[i].ids)) if share", "key=int) if share"),
+    M(BUILD, "sequences in the order given", "key=lambda i: sort_key(read[i])) if share", "key=int) if share"),
     M(BUILD, "bytes the wrong way round", '.astype(">i4")', '.astype("<i4")'),
     M(BUILD, "one token too few shared", "int(different[0]) if", "max(0, int(different[0]) - 1) if"),
     M(BUILD, "a contained sequence shares nothing", "if len(different) else length", "if len(different) else 0"),
     M(
         BUILD,
         "positions in the buffer",
-        "position.append(np.arange(num_shared, len(tokens)))",
+        "position.append(np.arange(num_shared, len(read[index])))",
         "position.append(np.arange(num_tokens, num_tokens + num_new))",
     ),
     M(
         BUILD,
         "shared though not asked",
-        "common_prefix(previous, tokens.ids) if share else 0",
-        "common_prefix(previous, tokens.ids)",
+        "common_prefix(previous, read[index]) if share else 0",
+        "common_prefix(previous, read[index])",
     ),
     M(BUILD, "the last path is not closed", "    closings.append((path, num_tokens))\n", ""),
     M(
@@ -205,8 +205,8 @@ MUTATIONS = [
     ),
     M(BUILD, "weights in float32", "                np.float64\n", "                np.float32\n"),
     M(BUILD, "any first token", "or tokens.weight[0] != 0", ""),
-    M(BUILD, "empty sequences", "len(tokens) == 0 or", ""),
-    M(BUILD, "shared tokens are not counted", "sum(len(tokens) for tokens in sequences)", "num_tokens"),
+    M(BUILD, "empty sequences", "len(tokens) < (1 if reads_last else 2) or", ""),
+    M(BUILD, "shared tokens are not counted", "sum(map(len, read))", "num_tokens"),
     M(
         BUILD,
         "the second to last token is the last",

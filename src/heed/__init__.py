@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         ShownRecords,
         calibrate,
         dpo,
+        eval,
         grpo,
         known,
         load,
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from heed.types import Conversation, Document, Finding, Forest, Judged, Message, Prompt, Ranking, Tokens
 
 _PLACES = {
-    **dict.fromkeys(("sft", "reward", "dpo", "ppo", "grpo", "merge", "write_report"), "heed.api"),
+    **dict.fromkeys(("sft", "reward", "dpo", "ppo", "grpo", "eval", "merge", "write_report"), "heed.api"),
     **dict.fromkeys(("known", "calibrate"), "heed.api"),
     **dict.fromkeys(("read", "show", "load", "Run", "ShownRecords"), "heed.api"),
     "Model": "heed.recipes.library.model",
@@ -64,6 +65,7 @@ __all__ = [
     "UserError",
     "calibrate",
     "dpo",
+    "eval",
     "grpo",
     "known",
     "load",

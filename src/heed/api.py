@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 from heed.config import MergeSettings, ReportSettings, SftSettings, ShowSettings
 from heed.errors import refuse_windows
-from heed.eval_config import CalibrateSettings, KnownSettings
+from heed.eval_config import CalibrateSettings, EvalSettings, KnownSettings
 from heed.preference_config import DpoSettings, GrpoSettings, PpoSettings, RewardSettings
 from heed.settings import Settings, flat, load_settings
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from heed.arguments import (
         CalibrateArguments,
         DpoArguments,
+        EvalArguments,
         GrpoArguments,
         KnownArguments,
         MergeArguments,
@@ -181,6 +182,18 @@ def merge(**settings: Unpack[MergeArguments]) -> Path:
     return Path(chosen.out)
 
 
+def known(**settings: Unpack[KnownArguments]) -> Path:
+    """Ask a base model what it knows, as `heed known` does; returns the file of records that teach it the border.
+
+    heed.sft(model="path/to/base", data=heed.known(model="path/to/base", data="questions.jsonl", out="known"), ...)
+    """
+    from heed.recipes import known as recipe
+
+    out = os.path.expanduser(str(settings.get("out", "")))
+    recipe.run(_settings(KnownSettings, settings, Path(f"{out}-data")))
+    return Path(out) / recipe.RECORDS
+
+
 def calibrate(**settings: Unpack[CalibrateArguments]) -> dict[str, Any]:
     """Make a model's confidence honest and certify a threshold, as `heed calibrate` does; returns `honesty.json`.
 
@@ -194,16 +207,14 @@ def calibrate(**settings: Unpack[CalibrateArguments]) -> dict[str, Any]:
     return dict(recipe.run(_settings(CalibrateSettings, settings, Path())).content)
 
 
-def known(**settings: Unpack[KnownArguments]) -> Path:
-    """Ask a base model what it knows, as `heed known` does; returns the file of records that teach it the border.
+def eval(**settings: Unpack[EvalArguments]) -> dict[str, Any]:
+    """Measure models on tasks, as `heed eval` does; returns what `results.json` in its `out` holds.
 
-    heed.sft(model="path/to/base", data=heed.known(model="path/to/base", data="questions.jsonl", out="known"), ...)
+    results = heed.eval(model=["path/to/base", "runs/first"], task=["arc=arc.jsonl"], out="runs/eval")
     """
-    from heed.recipes import known as recipe
+    from heed.recipes import eval as recipe
 
-    out = os.path.expanduser(str(settings.get("out", "")))
-    recipe.run(_settings(KnownSettings, settings, Path(f"{out}-data")))
-    return Path(out) / recipe.RECORDS
+    return recipe.run(_settings(EvalSettings, settings, Path()))
 
 
 def write_report(*runs: Run | str | os.PathLike[str], out: str | os.PathLike[str] | None = None) -> Path:
@@ -291,6 +302,8 @@ def _settings(cls: type[AnySettings], given: Mapping[str, Any], folder: Path) ->
             plain[key] = _sources(value, folder)
         elif isinstance(value, os.PathLike | Run):
             plain[key] = str(value)
+        elif isinstance(value, list | tuple):
+            plain[key] = [str(each) if isinstance(each, os.PathLike | Run) else each for each in value]
     return load_settings(cls, None, plain)
 
 

@@ -510,6 +510,45 @@ class GrpoArguments(TypedDict, total=False):
     """Distance from the model it starts from (KL, nats per answer)"""
 
 
+class EvalArguments(TypedDict, total=False):
+    """Measure models on tasks: accuracy, calibration, knowledge, bias, every number with its interval."""
+
+    model: Sequence[str | os.PathLike[str]]
+    """run folder, model folder, adapter or hub name; several are compared, each with the first"""
+    task: Sequence[str | os.PathLike[str]]
+    """NAME=FILE_OR_FOLDER, NAME alone (its data from the hub), or a task file MINE.yaml"""
+    out: str | os.PathLike[str]
+    """folder of the results; one found there is gone on with"""
+    num_shots: int | None
+    """worked examples before every question [default: the task's]"""
+    shots: Literal["fixed", "per-item"]
+    """the same examples before all questions, or others before each"""
+    limit: int | None
+    """items of each task at most, chosen by hash [default: all]"""
+    seed: int
+    """fixes which examples are taken"""
+    template: str | os.PathLike[str]
+    """chat template that questions are asked in: own, none, alpaca, chatml, plain or a jinja file"""
+    bos: Literal["auto", "on", "off"]
+    """BOS before a prompt without a template; auto: as the tokenizer does"""
+    too_long: Literal["error", "drop-shots", "drop"]
+    """a prompt that the model cannot read: stop, ask it with fewer examples, or leave it out"""
+    max_bad_records: int
+    """records of a task that may be left out because they cannot be asked; more are an error"""
+    tax: Sequence[str | os.PathLike[str]]
+    """a text file, or a task as for --task: what tuning must not cost, told in a table of its own"""
+    max_new_tokens: int | None
+    """tokens of an answer at most [default: the task's]"""
+    max_tokens: int | None
+    """tokens per forward; memory depends on it, no result does [default: by device and model]"""
+    dtype: Literal["float32", "bfloat16"]
+    """of weights and activations"""
+    device: str | os.PathLike[str]
+    """auto, cpu, cuda or cuda:N; auto takes the GPU if there is one"""
+    trust_remote_code: bool
+    """run Python code that comes with the model, with all that this account may do"""
+
+
 class MergeArguments(TypedDict, total=False):
     """Fold an adapter into its base model, and check that the logits agree."""
 

@@ -2,15 +2,93 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from heed.config import DEVICE_HELP, Columns, Device, Sources, TrustRemoteCode, columns_in_data
+from heed.errors import UserError
 from heed.settings import Number, PathText, Settings, Text, Whole
 
 Between = Literal["answer", "refuse", "leave-out"]
 Share = Annotated[Number, Field(ge=0, le=1)]
+TooLong = Annotated[
+    Literal["error", "drop-shots", "drop"],
+    Field(description="a prompt that the model cannot read: stop, ask it with fewer examples, or leave it out"),
+]
+
+
+def _several(value: object) -> object:
+    """Let a single one stand without a list."""
+    return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
+
+
+Several = BeforeValidator(_several)
+
+
+class EvalSettings(Settings):
+    """Measure models on tasks: accuracy, calibration, knowledge, bias, every number with its interval.
+
+    heed eval --model BASE --model RUN --task arc=arc.jsonl --task bbq=bbq-age.jsonl
+    heed eval --model RUN --task MINE.yaml --num-shots 5 --limit 300
+    heed eval --list
+    """
+
+    common = "model task out num_shots limit template too_long device list"
+    renamed: ClassVar = {"models": "model", "tasks": "task"}
+
+    model: Annotated[tuple[PathText, ...], Several] = Field(
+        (), description="run folder, model folder, adapter or hub name; several are compared, each with the first"
+    )
+    task: Annotated[tuple[Text, ...], Several] = Field(
+        (), description="NAME=FILE_OR_FOLDER, NAME alone (its data from the hub), or a task file MINE.yaml"
+    )
+    out: PathText = Field("runs/eval", description="folder of the results; one found there is gone on with")
+    list_tasks: bool = Field(False, alias="list", description="show the tasks that heed brings, and nothing else")
+    num_shots: Whole | None = Field(
+        None, ge=0, description="worked examples before every question [default: the task's]"
+    )
+    shots: Literal["fixed", "per-item"] = Field(
+        "fixed", description="the same examples before all questions, or others before each"
+    )
+    limit: Whole | None = Field(None, ge=1, description="items of each task at most, chosen by hash [default: all]")
+    seed: Whole = Field(0, ge=0, description="fixes which examples are taken")
+    template: PathText = Field(
+        "own", description="chat template that questions are asked in: own, none, alpaca, chatml, plain or a jinja file"
+    )
+    bos: Literal["auto", "on", "off"] = Field(
+        "auto", description="BOS before a prompt without a template; auto: as the tokenizer does"
+    )
+    too_long: TooLong = "error"
+    max_bad_records: Whole = Field(
+        0, ge=0, description="records of a task that may be left out because they cannot be asked; more are an error"
+    )
+    tax: Annotated[tuple[Text, ...], Several] = Field(
+        (), description="a text file, or a task as for --task: what tuning must not cost, told in a table of its own"
+    )
+    max_new_tokens: Whole | None = Field(None, ge=1, description="tokens of an answer at most [default: the task's]")
+    max_tokens: Whole | None = Field(
+        None,
+        ge=1,
+        description="tokens per forward; memory depends on it, no result does [default: by device and model]",
+    )
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="of weights and activations")
+    device: Device = Field("auto", description=DEVICE_HELP)
+    trust_remote_code: TrustRemoteCode = False
+    print_json: bool = Field(False, alias="json", description="print results.json, and nothing else")
+
+    @model_validator(mode="after")
+    def _something_to_measure(self) -> EvalSettings:
+        if self.list_tasks or (self.model and (self.task or self.tax)):
+            return self
+        missing = "--model" if not self.model else "--task"
+        raise UserError(
+            f"there is nothing to measure: {missing} is missing",
+            where="command line",
+            found=f"{len(self.model)} models and {len(self.task)} tasks",
+            expected="one model and one task at least",
+            fix="heed eval --model MODEL --task arc=FILE; heed eval --list shows the tasks",
+        )
 
 
 class CalibrateSettings(Settings):

@@ -232,21 +232,6 @@ def test_ctrl_c_ends_with_130_and_says_how_to_go_on(monkeypatch, capsys):
     assert "same command" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("given", "left"),
-    [
-        ({}, "1000"),
-        ({"GOMP_SPINCOUNT": "7"}, "7"),
-        ({"OMP_WAIT_POLICY": "ACTIVE"}, "None"),
-    ],
-)
-def test_threads_wait_briefly_unless_the_user_has_said_how(given, left):
-    code = "import os; from heed.cli.main import main; main(['--version']); print(os.environ.get('GOMP_SPINCOUNT'))"
-    plain = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
-    done = subprocess.run([sys.executable, "-c", code], env=plain | given, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == left
-
-
 def test_windows_is_refused_in_five_parts_and_still_gets_help(monkeypatch, capsys):
     monkeypatch.setattr(sys, "platform", "win32")
     assert main(["sft", "--help"]) == 0

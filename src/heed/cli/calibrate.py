@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 
 from heed.eval_config import CalibrateSettings
-from heed.recipes.calibrate import Calibrated, run
+from heed.recipes import calibrate as recipe
+from heed.recipes.calibrate import Calibrated
 
 
-def calibrate(settings: CalibrateSettings) -> None:
+def run(settings: CalibrateSettings) -> None:
     """Calibrate, and tell what came of it."""
-    found = run(settings)
+    found = recipe.run(settings)
     if settings.print_json:
         print(json.dumps(found.content, ensure_ascii=False, indent=2))
     else:

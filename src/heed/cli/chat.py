@@ -23,7 +23,7 @@ NOTES = {
 }
 
 
-def chat(settings: ChatSettings) -> None:
+def run(settings: ChatSettings) -> None:
     """Talk until the input ends: to a person at a terminal, or line by line, each a user's message, to a pipe.
 
     Answers go to standard output, everything else to standard error. In a pipe a message that cannot be answered

@@ -26,7 +26,7 @@ METHOD_NAMES = {
 STAGE_NAMES = {"base": "base", "base_few_shot": "base, few-shot", "sft": "tuned", "ppo": "after PPO"}
 
 
-def demo(settings: DemoSettings) -> None:
+def run(settings: DemoSettings) -> None:
     """Run the demonstration and print what came of it."""
     console = Console(highlight=False)
 

@@ -23,7 +23,7 @@ MEANING = {
 }
 
 
-def known(settings: KnownSettings) -> None:
+def run(settings: KnownSettings) -> None:
     """Ask, and print what came of it."""
     results = recipe.run(settings, lambda line: print(line, file=sys.stderr, flush=True))
     if settings.print_json:

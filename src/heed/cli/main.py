@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import ctypes
+import importlib
 import io
 import os
 import shutil
@@ -14,10 +15,12 @@ import sys
 from collections.abc import Sequence
 
 from heed.cli.parse import parse
+from heed.cli.settings_of_eval import is_eval
 from heed.cli.usage import overview, usage
+from heed.cli.waiting import wait_briefly_if_busy
 from heed.config import ChatSettings, DemoSettings, MergeSettings, ReportSettings, SftSettings, ShowSettings
 from heed.errors import UserError, refuse_windows
-from heed.eval_config import CalibrateSettings, KnownSettings, StrangeSettings
+from heed.eval_config import CalibrateSettings, EvalSettings, KnownSettings, StrangeSettings
 from heed.preference_config import DpoSettings, GrpoSettings, PpoSettings, RewardSettings
 from heed.settings import Settings, load_settings, nearest, options
 
@@ -31,11 +34,18 @@ COMMANDS: dict[str, type[Settings]] = {
     "show": ShowSettings,
     "calibrate": CalibrateSettings,
     "chat": ChatSettings,
+    "eval": EvalSettings,
     "known": KnownSettings,
     "strange": StrangeSettings,
     "merge": MergeSettings,
     "report": ReportSettings,
 }
+RUN = {
+    **{name: f"heed.recipes.{name}:run" for name in ("sft", "reward", "ppo", "dpo", "grpo")},
+    **{name: f"heed.cli.{name}:run" for name in ("demo", "show", "chat", "calibrate", "eval", "known", "strange")},
+    **{name: f"heed.cli.{name}:run" for name in ("merge", "report")},
+}
+"""what each command calls with its settings: a recipe, or what prints what a recipe found"""
 POSITIONAL = {
     "calibrate": "run",
     "show": "data",
@@ -47,22 +57,18 @@ POSITIONAL = {
 """the option that a word without a flag belongs to"""
 AGAIN = {
     **dict.fromkeys(("sft", "reward", "ppo", "dpo", "grpo"), "; the same command goes on from the last checkpoint"),
-    **dict.fromkeys(("demo", "known"), "; the same command goes on from where it was"),
+    **dict.fromkeys(("demo", "eval", "known"), "; the same command goes on from where it was"),
 }
 """what is said of a command that was stopped with Ctrl-C"""
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 """of glibc's malloc.h"""
 
-SPINNING = "GOMP_SPINCOUNT"
-"""how often a thread of libgomp looks for work before it sleeps"""
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # nothing leaves the machine
-    wait_briefly()
     keep_freed_memory()
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         # What is read and shown is text in any language, whatever the terminal's locale says.
@@ -109,16 +115,6 @@ def keep_freed_memory() -> None:
     mallopt(M_TRIM_THRESHOLD, -1)  # and never shrink the heap
 
 
-def wait_briefly() -> None:
-    """Let OpenMP's threads sleep soon when they wait for one another, unless the user has said how they wait.
-
-    On a machine with other work, a thread that is kept from its core would else keep all others spinning. libgomp reads
-    this when torch is loaded. Measured by bench/busy.py.
-    """
-    if not {SPINNING, "OMP_WAIT_POLICY"} & os.environ.keys():
-        os.environ[SPINNING] = "1000"
-
-
 def _command(words: Sequence[str]) -> None:
     if not words or words[0] in ("-h", "--help", "help"):
         print(overview(COMMANDS), end="")
@@ -147,60 +143,16 @@ def _run(command: str, words: Sequence[str]) -> None:
         print(usage(command, cls, columns=columns, topic=said.topic), end="")
         return
     refuse_windows()
+    if cls is ShowSettings and said.settings_file is not None and is_eval(said.settings_file):
+        from heed.cli.show_eval import show_eval
+
+        show_eval(said.settings_file, said.overrides)
+        return
     settings = load_settings(cls, said.settings_file, said.overrides)
     # Imported here, so that help and mistakes are answered before torch is loaded.
-    if isinstance(settings, SftSettings):
-        from heed.recipes import sft
-
-        sft.run(settings)
-    elif isinstance(settings, RewardSettings):
-        from heed.recipes import reward
-
-        reward.run(settings)
-    elif isinstance(settings, DpoSettings):
-        from heed.recipes import dpo
-
-        dpo.run(settings)
-    elif isinstance(settings, PpoSettings):
-        from heed.recipes import ppo
-
-        ppo.run(settings)
-    elif isinstance(settings, GrpoSettings):
-        from heed.recipes import grpo
-
-        grpo.run(settings)
-    elif isinstance(settings, ShowSettings):
-        from heed.cli.show import show
-
-        show(settings)
-    elif isinstance(settings, CalibrateSettings):
-        from heed.cli.calibrate import calibrate
-
-        calibrate(settings)
-    elif isinstance(settings, ChatSettings):
-        from heed.cli.chat import chat
-
-        chat(settings)
-    elif isinstance(settings, KnownSettings):
-        from heed.cli.known import known
-
-        known(settings)
-    elif isinstance(settings, StrangeSettings):
-        from heed.cli.strange import strange
-
-        strange(settings)
-    elif isinstance(settings, MergeSettings):
-        from heed.recipes import merge
-
-        merge.run(settings, say=print)
-    elif isinstance(settings, ReportSettings):
-        from heed.recipes import report
-
-        print(f"the report: {report.run(settings)}")
-    elif isinstance(settings, DemoSettings):
-        from heed.cli.demo import demo
-
-        demo(settings)
+    wait_briefly_if_busy()
+    module, _, function = RUN[command].partition(":")
+    getattr(importlib.import_module(module), function)(settings)
 
 
 def _tell(error: UserError) -> int:

@@ -17,7 +17,7 @@ from heed.cli.page import counts, page, visible
 from heed.config import ShowSettings
 from heed.errors import UserError
 from heed.recipes import show as recipe
-from heed.recipes.show import Shown
+from heed.recipes.show import Piece, Shown
 from heed.types import Finding
 
 TRAINED = ("black on #a6e3a1", "black on #7fce86")
@@ -31,7 +31,7 @@ SHARED = "underline "
 """what another answer begins with, too"""
 
 
-def show(settings: ShowSettings) -> None:
+def run(settings: ShowSettings) -> None:
     """Run the recipe and print what it yields, where and how the settings say."""
     items = recipe.run(settings, say=lambda line: print(line, file=sys.stderr))
     if settings.print_json:
@@ -110,9 +110,14 @@ def _print(items: Iterable[Shown | Finding], console: Console) -> None:
 
 def drawn(item: Shown, *, coloured: bool) -> Text:
     """The text, trained pieces set off from context, every piece from the next."""
+    return drawn_pieces(item.pieces, coloured=coloured)
+
+
+def drawn_pieces(pieces: Iterable[Piece], *, coloured: bool) -> Text:
+    """Pieces of text, those with a weight set off from context, every piece from the next."""
     text = Text()
     inside = False
-    for number, piece in enumerate(item.pieces):
+    for number, piece in enumerate(pieces):
         trained = piece.weight != 0
         if trained is not inside and not coloured:
             text.append(OPEN if trained else CLOSE)

@@ -10,7 +10,7 @@ from heed.eval_config import StrangeSettings
 from heed.recipes import strange as recipe
 
 
-def strange(settings: StrangeSettings) -> None:
+def run(settings: StrangeSettings) -> None:
     """Fit, and say on what."""
     about = recipe.run(settings, lambda line: print(line, file=sys.stderr, flush=True))
     print(

@@ -24,7 +24,7 @@ class Likelihood:
     context: str
     """as the task writes it, without few-shot examples; empty: nothing stands before but BOS"""
     continuation: str
-    """with the delimiter that divides it from the context"""
+    """without the delimiter that divides it from the context"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +91,8 @@ class Item:
     """indices of the right options; or the texts that are right answers; empty where no answer is right"""
     labels: tuple[str, ...] = ()
     """names of the options where they have some (`stereotype`, `unknown` ...)"""
-    shot: str = ""
-    """the record as an example in the few-shot part of another's prompt: context, delimiter and right answer"""
+    shot: tuple[str, str] | None = None
+    """the record as a few-shot example of another's prompt: context and right answer; None: it cannot be one"""
     cluster: str | None = None
     """what it has in common with others: a paragraph, a template; None: it stands alone"""
     groups: Mapping[str, str] = field(default_factory=dict)

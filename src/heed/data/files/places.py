@@ -293,12 +293,20 @@ def _hub_splits(name: str) -> list[str]:
         return []
 
 
-def _hub(name: str, path: str, split: str, notes: Counter[str]) -> Any:
+def hub_raws(name: str, config: str | None, split: str, notes: Counter[str]) -> Raws:
+    """Every record of one split of a data set on the hub, of one of its configurations where it has several."""
+    path = f"{name}:{split}"
+    rows = _hub(name, path, split, notes, config)
+    return ((Origin(path, number), without_nulls(row)) for number, row in enumerate(rows, 1))
+
+
+def _hub(name: str, path: str, split: str, notes: Counter[str], config: str | None = None) -> Any:
     import datasets
 
     names = [] if split else _hub_splits(name)
     try:
-        return datasets.load_dataset(name, split=_split_named(names, split, path, notes) if names else split or TRAIN)
+        chosen = _split_named(names, split, path, notes) if names else split or TRAIN
+        return datasets.load_dataset(name, config, split=chosen)
     except UserError:
         raise
     # The library, its hub client and its network client each raise errors of their own making.

@@ -1,0 +1,203 @@
+"""Measure models on tasks, side by side, and keep every item.
+
+records -> items -> tokens -> forests or answers -> verdicts -> figures and differences -> results.json, report
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from heed import files
+from heed.eval_config import EvalSettings
+from heed.evaluate.items import Scored
+from heed.evaluate.kinds import scored
+from heed.models.intake.content import weights_sha256
+from heed.recipes.evaluation.ask import LeftOut, Question, ask_answers, ask_likelihoods, questions_of
+from heed.recipes.evaluation.model import MeasuredModel, open_measured
+from heed.recipes.evaluation.records import OpenTask, open_task
+from heed.recipes.evaluation.results import differences_of, figures_of, left_out_rows
+from heed.recipes.evaluation.store import Store, folder_name, line_of, scored_of
+from heed.report.page import write_report
+from heed.train.progress import Progress
+
+Say = Callable[[str], None]
+LINES_AT_A_TIME = 64
+RESULTS, CONFIG = "results.json", "config.yaml"
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """One model on one task."""
+
+    items: tuple[Scored, ...]
+    left_out: tuple[LeftOut, ...]
+    num_wrong_bos: int
+    """items whose prompt began with BOS more than once"""
+
+
+def run(settings: EvalSettings, *, say: Say = lambda line: None) -> dict[str, Any]:
+    """Measure every model on every task; what a run before this one has measured in the same folder is kept.
+
+    Returns:
+        what `results.json` holds.
+
+    Raises:
+        UserError: a model, a task or its data cannot be used, or the folder holds other measurements.
+    """
+    tasks = open_tasks(settings, say)
+    out = Path(settings.out)
+    with files.writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+    files.write_text(out / CONFIG, _dumped(settings))
+    models: list[dict[str, Any]] = []
+    measured: list[list[Measured]] = []
+    for number, name in enumerate(settings.model):
+        model = open_measured(name, settings, say)
+        say(str(model.words))
+        described: dict[str, Any] = {
+            "name": name,
+            "template": model.words.template_name,
+            "kind": "language",
+            "weights_sha256": weights_sha256(name),
+            **{f"{what.replace(' ', '_')}_sha256": value for what, value in model.words.content().items()},
+            "folder": folder_name(name, number),
+        }
+        measured.append([measure(model, described, task, settings, out / described["folder"], say) for task in tasks])
+        models.append(described)
+        del model  # before the next one comes into memory
+    results = {
+        "format": 1,
+        "models": models,
+        "tasks": [told_of(task) for task in tasks],
+        "figures": [
+            row
+            for m, of_model in enumerate(measured)
+            for t, each in enumerate(of_model)
+            for row in figures_of(m, tasks[t], each.items)
+        ],
+        "differences": differences_of(tasks, [[each.items for each in of_model] for of_model in measured]),
+        "left_out": left_out_rows(tasks, [[each.left_out for each in of_model] for of_model in measured]),
+    }
+    files.write_json(out / RESULTS, results)
+    write_report([out], None)
+    return results
+
+
+def open_tasks(settings: EvalSettings, say: Say) -> list[OpenTask]:
+    """All tasks, each with its items. Mistakes are told before a model is loaded."""
+    return [
+        open_task(
+            written,
+            limit=settings.limit,
+            num_shots=settings.num_shots,
+            max_bad_records=settings.max_bad_records,
+            is_tax=is_tax,
+            say=say,
+        )
+        for is_tax, several in ((False, settings.task), (True, settings.tax))
+        for written in several
+    ]
+
+
+def measure(
+    model: MeasuredModel, described: Mapping[str, Any], task: OpenTask, settings: EvalSettings, folder: Path, say: Say
+) -> Measured:
+    """Ask a model what it has not been asked yet, and give back every item's verdict, in the order of the file."""
+    notes: Counter[str] = Counter()
+    questions, left_out = questions_of(task, model, settings, notes)
+    for note, count in notes.items():
+        if count:
+            say(f"{task.name}: {count:,} {note}")
+    wrong_bos = sum(question.requests[0][0].num_bos > 1 for question in questions)
+    if wrong_bos:
+        say(f"{task.name}: {wrong_bos:,} prompts begin with BOS twice; the template or --bos adds one too many")
+    store = Store.open(folder / task.name, asked_of(described, task, settings))
+    kept = {line["id"] for line in store.lines()}
+    missing = [question for question in questions if question.item.id not in kept]
+    if missing:
+        ask(model, task, missing, len(questions), settings, store)
+    by_id = {line["id"]: scored_of(line) for line in store.lines()}
+    return Measured(tuple(by_id[question.item.id] for question in questions), tuple(left_out), wrong_bos)
+
+
+def ask(
+    model: MeasuredModel,
+    task: OpenTask,
+    questions: Sequence[Question],
+    num_all: int,
+    settings: EvalSettings,
+    store: Store,
+) -> None:
+    """Put the questions to the model and keep each answer with its verdict."""
+    done = num_all - len(questions)
+    with Progress(f"{task.name}, {model.name}", total=num_all, start=done, unit="items") as progress:
+        answered = (
+            ask_answers(questions, task, model, settings)
+            if task.task.kind == "generation"
+            else ask_likelihoods(questions, model, settings, progress.say)
+        )
+        lines: list[dict[str, Any]] = []
+        try:
+            for question, outcomes in answered:
+                lines.append(line_of(question, outcomes, scored(task.task, question.item, outcomes)))
+                done += 1
+                if len(lines) == LINES_AT_A_TIME:
+                    store.append(lines)
+                    lines = []
+                progress.update(done)
+        finally:
+            store.append(lines)
+
+
+def asked_of(described: Mapping[str, Any], task: OpenTask, settings: EvalSettings) -> dict[str, Any]:
+    """What decides the outcomes of items: where one of these differs, it is another measurement.
+
+    Not the limit, the forwards' size or other tasks and models: an item's outcome does not depend on them.
+    """
+    return {
+        "model": described["name"],
+        "weights": described["weights_sha256"],
+        "template": described.get("chat_template_sha256"),
+        "tokenizer": described.get("tokenizer_sha256"),
+        "data": task.data_sha256,
+        "task": json.loads(
+            task.task.model_dump_json(
+                exclude={"data", "shots_from", "about", "hub", "source", "measures", "groups", "cluster"}
+            )
+        ),
+        "examples": settings.shots if task.task.num_shots else None,
+        "seed": settings.seed if task.task.num_shots else None,
+        "bos": settings.bos,
+        "too long": settings.too_long,
+        "new tokens": settings.max_new_tokens,
+        "dtype": settings.dtype,
+    }
+
+
+def told_of(task: OpenTask) -> dict[str, Any]:
+    """A task as `results.json` has it."""
+    return {
+        "name": task.name,
+        "kind": task.task.kind,
+        "about": task.task.about,
+        "data": task.data,
+        "data_sha256": task.data_sha256,
+        "num_items": len(task.items),
+        "num_records": task.num_records,
+        "num_findings": len(task.findings),
+        "num_shots": task.task.num_shots,
+        "primary": task.task.primary,
+        "measures": list(task.task.measures),
+        "is_tax": task.is_tax,
+    }
+
+
+def _dumped(settings: EvalSettings) -> str:
+    from heed.settings import dump
+
+    return dump(settings)
