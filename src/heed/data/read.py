@@ -92,6 +92,14 @@ def read_rankings(
         yield shape, noun
 
 
+def read_comparable_with_fields(
+    path: str, columns: Mapping[str, str] | None = None, notes: Counter[str] | None = None
+) -> Iterator[tuple[Noun, Raw] | Finding]:
+    """As `read_comparable`, each with all fields of its record: what groups it, and who annotated it."""
+    for _, item in _items(path, columns, notes, _scored_with_fields):
+        yield item
+
+
 def read_judged(
     path: str, columns: Mapping[str, str] | None = None, notes: Counter[str] | None = None
 ) -> Iterator[tuple[str, Judged | Ranking | Finding]]:
@@ -185,6 +193,11 @@ def _nouns(raw: Raw, origin: Origin, notes: Counter[str]) -> tuple[str, Sequence
 def _scored(raw: Raw, origin: Origin, notes: Counter[str]) -> tuple[str, Sequence[Noun]]:
     shape, nouns = _nouns(raw, origin, notes)
     return shape, [with_scores_of_pair(noun, raw) if isinstance(noun, Ranking) else noun for noun in nouns]
+
+
+def _scored_with_fields(raw: Raw, origin: Origin, notes: Counter[str]) -> tuple[str, Sequence[tuple[Noun, Raw]]]:
+    shape, nouns = _scored(raw, origin, notes)
+    return shape, [(noun, raw) for noun in nouns]
 
 
 def _prompts(raw: Raw, origin: Origin, notes: Counter[str]) -> tuple[str, Sequence[Prompt]]:
