@@ -72,6 +72,8 @@ TESTS = {
     "models/attention/forest_attention.py": "tests/models/test_families.py tests/models/test_self_check.py",
     "models/score.py": "tests/models/test_token_logp.py tests/models/test_families.py tests/models/test_adapters.py",
     "models/heads/token_logp.py": "tests/models/test_token_logp.py",
+    "models/heads/likelihood.py": "tests/models/test_likelihood.py",
+    "models/likelihood.py": "tests/models/test_likelihood.py",
     "models/heads/scalar.py": "tests/models/test_scalar.py",
     "models/adapters/switch.py": "tests/models/test_roles.py",
     "models/roles.py": "tests/models/test_roles.py",
@@ -145,6 +147,7 @@ STEP, OPTIMISER, SCHEDULE, SFT = "train/step.py", "train/optimiser.py", "train/s
 LAYOUT, LOAD, ADAPTERS = "models/attention/layout.py", "models/load.py", "models/adapters/lora.py"
 SUPERVISED, TRAINED = "objectives/supervised.py", "models/trained.py"
 TOKEN_LOGP, SCALAR = "models/heads/token_logp.py", "models/heads/scalar.py"
+LIKELY, LIKELIHOOD = "models/heads/likelihood.py", "models/likelihood.py"
 ROLES, SWITCH = "models/roles.py", "models/adapters/switch.py"
 RAGGED, KL, ADVANTAGE = "objectives/ragged.py", "objectives/kl.py", "objectives/advantage.py"
 POLICY, PREFERENCE = "objectives/policy.py", "objectives/preference.py"
@@ -213,6 +216,7 @@ MUTATIONS = [
         "last[index] = path[-1]",
         "last[index] = path[max(-2, -len(path))]",
     ),
+    M(BUILD, "last tokens are read", "tokens.ids if reads_last else tokens.ids[:-1]", "tokens.ids"),
     M(BUILD, "trees next to each other are one node", "np.diff(ends, prepend=-1)", "np.diff(ends, prepend=-1) > 0"),
     M(PLAN, "budget overrun by one", "if self.num_tokens <= max_tokens:", "if self.num_tokens <= max_tokens + 1:"),
     M(PLAN, "budget not used up", "if self.num_tokens <= max_tokens:", "if self.num_tokens < max_tokens:"),
@@ -258,6 +262,25 @@ MUTATIONS = [
         "num_forwards // multiple_of * multiple_of",
     ),
     M(PLAN, "processes forgotten", "    num_forwards = -(-num_forwards // multiple_of) * multiple_of\n", ""),
+    M(PLAN, "a beginning that is handed over is counted", "size = length - carried[index]", "size = length"),
+    M(PLAN, "all in common is handed over", "size = length - carried[index]", "size = new"),
+    M(PLAN, "what costs nothing begins a forward", "if new and size > budget:", "if size > budget:"),
+    M(PLAN, "cuts are not even", "return forwards(high)", "return forwards(max_tokens)"),
+    M(LIKELY, "equally likely is likeliest", "likeliest[row] == target", "chosen == 0"),
+    M(LIKELY, "not divided by the sum", "chosen - shifted.exp_().sum(dim=-1).log()[row]", "chosen"),
+    M(LIKELY, "the sum of another row", ".log()[row], likeliest", ".log()[0 * row], likeliest"),
+    M(LIKELIHOOD, "positions begin anew", "layout.position[None, known:]", "layout.position[None, known:] - known"),
+    M(
+        LIKELIHOOD,
+        "the last path is taken for the first",
+        "is_known = length <= known and bool((path < known).all())",
+        "is_known = length <= known",
+    ),
+    M(LIKELIHOOD, "states of the first path", "Beginning(states[path], layers)", "Beginning(states[:length], layers)"),
+    M(LIKELIHOOD, "handed over untried", "if carries(score, longest) else None", "if score.way is BY_FOREST else None"),
+    M(LIKELIHOOD, "nothing is handed over", "SHORTEST_BEGINNING if carries(score, longest) else None", "None"),
+    M(LIKELIHOOD, "greedy if any is", "bool(greedy.all())", "bool(greedy.any())"),
+    M(LIKELIHOOD, "a window is never outgrown", "window is not None and len(longest) > window", "False"),
     M(
         WEIGHTS,
         "each branch a conversation",

@@ -118,3 +118,31 @@ def test_pairs_that_the_two_sides_would_cut_differently_are_left_out(pairs: Modu
     assert [pair["prompt"] for pair in kept] == ["Say yes."]
     assert left_out == {"too_long": 1, "token_across_the_edge": 1}
     assert tokenizer.decode(kept[0]["chosen_ids"], skip_special_tokens=False) == " yes<|endoftext|>"
+
+
+def test_heed_alone_under_lm_eval_gives_one_json_line(shared: Path) -> None:
+    if not (shared / "eval").is_dir():
+        pytest.skip("the evaluation files are not here")
+    small = [
+        "--layers",
+        "1",
+        "--width",
+        "64",
+        "--questions",
+        "2",
+        "--beside-questions",
+        "1",
+        "--threads",
+        "1",
+        "--rows",
+    ]
+    command = [sys.executable, str(BENCH / "eval.py"), "--shared", str(shared), *small]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (line,) = done.stdout.splitlines()
+    result = json.loads(line)
+    assert result["heed"]["cpu_seconds"] > 0
+    assert result["heed"]["peak_memory_bytes"] > 2**20
+    assert result["cpu_ratio"] is result["hf"] is None
+    assert 500 <= result["task"]["prefix_tokens"] <= 700
+    assert 75 <= result["task"]["question_tokens"] <= 125

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from trees import prefixes_of, sequences, tokens
 
 from heed.forest.build import build
-from heed.forest.plan import SharedSize, deal, even_budget, plan
+from heed.forest.plan import SharedSize, cut, deal, even_budget, plan
 
 GROUPS = st.lists(sequences(max_sequences=3), min_size=1, max_size=8)
 BUDGET = st.integers(1, 30)
@@ -127,3 +127,39 @@ def test_every_group_is_dealt_to_exactly_one_process_within_the_budget(groups, m
         assert len(forward) == 1 or size_of([groups[i] for i in forward], share) <= max_tokens
     counts = [len(of_process) for of_process in dealt]
     assert max(counts) - min(counts) <= 1, "no process waits for another that has two forwards more"
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 30), st.floats(0, 1), st.booleans()), min_size=1, max_size=40),
+    st.integers(1, 60),
+)
+def test_a_cut_keeps_the_order_and_the_budget_and_needs_no_more_forwards_than_it_must(sequences, max_tokens):
+    lengths = [length for length, _, _ in sequences]
+    shared = [0]
+    for before, (length, share, _) in zip(lengths, sequences[1:], strict=False):
+        shared.append(int(share * min(before, length)))
+    carried = [n if is_carried else 0 for n, (_, _, is_carried) in zip(shared, sequences, strict=True)]
+    parts = cut(lengths, shared, max_tokens, carried=carried)
+    assert [index for part in parts for index in part] == list(range(len(lengths)))
+
+    def size(part):
+        first, *others = part
+        return lengths[first] - carried[first] + sum(lengths[i] - shared[i] for i in others)
+
+    for part in parts:
+        alone = [i for i in part[1:] if lengths[i] > shared[i]]
+        assert size(part) <= max_tokens or not alone
+    for part, following in pairwise(parts):
+        assert lengths[following[0]] > shared[following[0]], "what costs nothing begins no forward"
+        assert part
+    size, fewest = max_tokens + 1, 0
+    for length, common, known in zip(lengths, shared, carried, strict=True):
+        size += length - common
+        if length > common and size > max_tokens:
+            fewest, size = fewest + 1, length - known
+    assert len(parts) == fewest
+
+
+def test_forwards_are_cut_evenly():
+    lengths, none = [10] * 11, [0] * 11
+    assert [len(part) for part in cut(lengths, none, 100, carried=none)] == [6, 5]

@@ -1,16 +1,11 @@
 """How likely many sequences are: transformers' own logits one by one say the same, and no prefix is computed twice."""
 
-from itertools import pairwise
-
 import numpy as np
 import pytest
 import torch
 from families import FALLBACK, FOREST, VOCABULARY, WINDOW, casts_in, tiny
-from hypothesis import given
-from hypothesis import strategies as st
 from transformers import AttentionInterface
 
-from heed.forest.plan import cut
 from heed.models import likelihood
 from heed.models.heads import language
 from heed.models.heads.likelihood import likely_of_logits
@@ -250,28 +245,3 @@ def test_nothing_is_recorded_for_a_gradient():
     by_number(model, BY_OWN_HEAD, few_shot_task(), 100, shares=False)
     assert recorded
     assert not any(recorded)
-
-
-@given(
-    st.lists(st.tuples(st.integers(1, 30), st.floats(0, 1), st.booleans()), min_size=1, max_size=40),
-    st.integers(1, 60),
-)
-def test_a_cut_keeps_the_order_and_the_budget_and_needs_no_more_forwards_than_it_must(sequences, max_tokens):
-    lengths = [length for length, _, _ in sequences]
-    shared = [0]
-    for before, (length, share, _) in zip(lengths, sequences[1:], strict=False):
-        shared.append(int(share * min(before, length)))
-    carried = [n if is_carried else 0 for n, (_, _, is_carried) in zip(shared, sequences, strict=True)]
-    parts = cut(lengths, shared, max_tokens, carried=carried)
-    assert [index for part in parts for index in part] == list(range(len(lengths)))
-
-    def size(part):
-        first, *others = part
-        return lengths[first] - carried[first] + sum(lengths[i] - shared[i] for i in others)
-
-    for part in parts:
-        alone = [i for i in part[1:] if lengths[i] > shared[i]]
-        assert size(part) <= max_tokens or not alone
-    for part, following in pairwise(parts):
-        assert lengths[following[0]] > shared[following[0]], "what costs nothing begins no forward"
-        assert part
