@@ -120,6 +120,7 @@ def test_pairs_that_the_two_sides_would_cut_differently_are_left_out(pairs: Modu
     assert tokenizer.decode(kept[0]["chosen_ids"], skip_special_tokens=False) == " yes<|endoftext|>"
 
 
+@pytest.mark.slow
 def test_heed_alone_under_lm_eval_gives_one_json_line(shared: Path) -> None:
     if not (shared / "eval").is_dir():
         pytest.skip("the evaluation files are not here")
