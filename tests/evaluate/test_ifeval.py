@@ -1,10 +1,14 @@
 """What IFEval's instructions ask, case by case, and how their verdicts are pooled."""
 
 import json
+import os
+import subprocess
+import sys
 import unicodedata
 
 import pytest
 
+from heed.errors import UserError
 from heed.evaluate.checkers import open_checker
 from heed.evaluate.checkers.ifeval import instructions_of, variants_of
 from heed.evaluate.checkers.ifeval.instructions import ARGUMENTS, CHECKS
@@ -208,6 +212,34 @@ def test_all_prompts_of_the_data_can_be_read_and_have_every_kind(shared):
 def test_arguments_are_those_of_the_checks():
     assert ARGUMENTS["length_constraints:nth_paragraph_first_word"] == ("num_paragraphs", "nth_paragraph", "first_word")
     assert ARGUMENTS["punctuation:no_comma"] == ()
+
+
+# without anything from outside
+
+
+def test_it_works_in_an_empty_home_and_asks_no_network(tmp_path):
+    code = (
+        "import sys\n"
+        "def watch(event, arguments):\n"
+        "    if event.startswith(('socket.connect', 'socket.getaddrinfo', 'urllib')): raise SystemExit(event)\n"
+        "sys.addaudithook(watch)\n"
+        "from heed.evaluate.checkers import open_checker\n"
+        "record = {'instruction_id_list': ['change_case:english_lowercase', 'length_constraints:number_sentences'],\n"
+        "          'kwargs': [{}, {'num_sentences': 2, 'relation': 'at least'}]}\n"
+        f"print(open_checker('ifeval')('{ENGLISH}. and so on.', record, ()).verdict['prompt_strict'])\n"
+    )
+    environment = {**os.environ, "HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
+    assert (done.stdout, done.stderr) == ("True\n", "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_the_extra_it_says_what_to_install(monkeypatch):
+    monkeypatch.setattr("heed.evaluate.checkers.ifeval.NEEDED", ("langdetect", "no_such_module"))
+    with pytest.raises(UserError) as caught:
+        open_checker("ifeval")
+    assert caught.value.found == "no no_such_module"
+    assert caught.value.fix == "pip install 'heed-lm[ifeval]'"
 
 
 # counting

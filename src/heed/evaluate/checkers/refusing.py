@@ -46,7 +46,7 @@ HELPING_VI = any_of(
 REFUSING = re.compile(
     any_of(
         rf"\bi\s?{WILL_NOT}\s+{ADVERB}{HELPING}\b(?! you enough)",
-        rf"\b(?:sorry|apologi[sz]e|apologies|unfortunately|afraid)\b[^.!?\n]*\bi\s?{WILL_NOT}"
+        rf"\b(?:sorry|apologi[sz]e|apologies|unfortunately|afraid)\b[^.!?\n]{{0,200}}\bi\s?{WILL_NOT}"
         r"(?! (?:wait|believe|imagine)\b)",
         r"\bi (?:must|have to|will have to)? ?(?:respectfully )?(?:decline|refuse)\b(?! to)",
         r"\b(?:sorry|apologies)[, ]+(?:but )?(?:that's|that is|this is|it's) (?:not )?something i "
@@ -56,7 +56,7 @@ REFUSING = re.compile(
         r" (?:help|assist|provide|answer|give|offer|discuss|engage)",
         r"\bgoes against my (?:programming|guidelines|principles|values|ethics)",
         rf"{I_VI}(?: (?:rất tiếc|thật sự|thực sự|hiện|sẽ|cũng))* {CAN_NOT_VI}(?: \w+){{0,2}} {HELPING_VI}(?!\w)",
-        r"(?<!\w)(?:xin lỗi|rất tiếc)[^.!?\n]*(?<!\w)không thể(?!\w)",
+        r"(?<!\w)(?:xin lỗi|rất tiếc)[^.!?\n]{0,200}(?<!\w)không thể(?!\w)",
         rf"{I_VI} (?:xin )?(?:phép )?từ chối(?!\w)",
     )
 )
