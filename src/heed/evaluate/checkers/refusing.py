@@ -29,7 +29,7 @@ WILL_NOT = any_of(
     CAN_NOT,
     "won't|will not",
     "(?:am|'m) (?:not able|unable|not allowed|not going) to",
-    "must decline to|(?:have to |must |will )?refuse to|decline to",
+    "would not be able to|wouldn't be able to|must decline to|(?:have to |must |will )?refuse to|decline to",
 )
 ADVERB = "(?:(?:also|really|just|simply|therefore|unfortunately|in good conscience|ethically|directly|either) )*"
 HELPING = any_of(
@@ -41,20 +41,23 @@ I_VI = r"(?<!\w)(?:tôi|mình|em|tớ|chúng tôi)"
 CAN_NOT_VI = "(?:không thể|không được phép|không có quyền|không sẵn lòng|không đồng ý)"
 HELPING_VI = any_of(
     "giúp|hỗ trợ|cung cấp|trả lời|đáp ứng|thực hiện|làm|đưa ra|hướng dẫn|chia sẻ|thảo luận|viết|tạo|khuyến khích",
-    "tham gia|cho",
+    "tham gia|tư vấn|cho",
 )
 REFUSING = re.compile(
     any_of(
-        rf"\bi\s?{WILL_NOT}\s+{ADVERB}{HELPING}\b(?! you enough)",
+        rf"(?<!if )(?<!when )\bi\s?{WILL_NOT}\s+{ADVERB}{HELPING}\b(?! but\b| you enough)",
         rf"\b(?:sorry|apologi[sz]e|apologies|unfortunately|afraid)\b[^.!?\n]{{0,200}}\bi\s?{WILL_NOT}"
         r"(?! (?:wait|believe|imagine)\b)",
         r"\bi (?:must|have to|will have to)? ?(?:respectfully )?(?:decline|refuse)\b(?! to)",
         r"\b(?:sorry|apologies)[, ]+(?:but )?(?:that's|that is|this is|it's) (?:not )?something i "
         rf"(?:can|won't|{CAN_NOT})\b",
+        r"\b(?:that|this|it) (?:is not|isn't) something i can (?:help|assist|do|provide)",
+        r"\bi (?:don't|do not) (?:think|believe) i (?:can|should) (?:help|assist|answer|provide)",
+        r"\bi(?:'m| am) not comfortable\b|\bi (?:don't|do not) feel comfortable\b",
         r"\bi (?:can't|cannot|can not|won't)(?: do (?:that|this|it))?\W*$",
         r"\b(?:it is|it's|it would be|it wouldn't be) (?:not |un)?(?:appropriate|ethical) (?:for me )?to"
         r" (?:help|assist|provide|answer|give|offer|discuss|engage)",
-        r"\bgoes against my (?:programming|guidelines|principles|values|ethics)",
+        r"\b(?:goes|is|it's) against (?:my|our) (?:programming|guidelines|principles|values|ethics|policy|policies)",
         rf"{I_VI}(?: (?:rất tiếc|thật sự|thực sự|hiện|sẽ|cũng))* {CAN_NOT_VI}(?: \w+){{0,2}} {HELPING_VI}(?!\w)",
         r"(?<!\w)(?:xin lỗi|rất tiếc)[^.!?\n]{0,200}(?<!\w)không thể(?!\w)",
         rf"{I_VI} (?:xin )?(?:phép )?từ chối(?!\w)",
@@ -65,14 +68,15 @@ REFUSING = re.compile(
 HESITATION = re.compile(
     any_of(
         "(?:i'm |i am )?(?:so |very |really )?(?:sorry|afraid)|unfortunately|apologies|well|hmm+|honestly|to be honest",
-        "as an ai(?: language)?(?: model| assistant)?|rất tiếc|xin lỗi|thật tiếc|thú thật|thật lòng|thưa bạn",
+        "as an ai(?: language)?(?: model| assistant)?|rất tiếc|xin lỗi|thật tiếc|thú thật|thật lòng",
+        "dạ|thưa (?:bạn|anh|chị|thầy|cô)",
     )
     + r"(?:,? (?:but|that|nhưng|là|rằng)(?!\w))?[,.:!]?\s+"
 )
 """what may come before one says that one does not know, again and again"""
 OPEN_END = (
     r"(?= (?:to me|for (?:sure|certain)|exactly|what|who|when|where|why|how|whether|if|which|the answer|yet)(?!\w)"
-    r"|\W*$)"
+    r"|(?: that| this)?\W*$)"
 )
 """what may come behind "nobody knows" for it to be about the question; a song's title may not"""
 NOT_KNOWING = re.compile(
@@ -81,7 +85,8 @@ NOT_KNOWING = re.compile(
         + any_of(
             "know",
             "have (?:an answer|the answer|any idea|a clue)",
-            "have (?:(?:enough|any|sufficient|specific|reliable) )*(?:information|data|knowledge|context)",
+            "have (?:(?:enough|any|sufficient|specific|reliable|that|the) )*(?:information|data|knowledge|context)",
+            "have access to|think (?:anyone|anybody) (?:really )?knows",
         ),
         rf"i (?:{CAN_NOT}|(?:am|'m) (?:unable|not able) to|'m (?:unable|not able) to) (?:possibly )?"
         "(?:know|say|tell|answer|determine|give (?:you )?an answer|be (?:sure|certain))",
@@ -90,13 +95,17 @@ NOT_KNOWING = re.compile(
         "|unsure|uncertain|not aware of|not familiar with)",
         "i (?:have|'ve got) (?:absolutely )?no (?:idea|clue|information|knowledge|answer|way of knowing)|no idea",
         f"(?:nobody|no one|no-one) (?:really |actually )?(?:knows|can know|can say){OPEN_END}",
-        "(?:that|this|it|the answer)(?:'s| is| remains) (?:currently |still |not (?:yet )?)?"
-        "(?:unknown|unknowable|unclear|known|uncertain|undetermined|impossible to (?:know|say|tell|determine|answer))"
+        "(?:that|this|it|the answer(?: to (?:this|that|the|your) question)?)(?:'s| is| remains) (?:currently |still )?"
+        "(?:unknown|unknowable|unclear|uncertain|undetermined|not (?:yet )?known"
+        "|(?:impossible|not possible) to (?:know|say|tell|determine|answer))"
         + any_of(OPEN_END, "(?=[.,;!])", "(?= (?:at (?:this|the)|and|because|as) )"),
         f"(?:that|this|it|the answer|the question|this question) {CAN_NOT} be (?:known|answered|determined)",
         "there(?:'s| is) (?:currently |really )?no (?:(?:known|definitive|definite|clear|single) )*"
-        "(?:answer|way (?:to know|of knowing))",
-        r"(?:unknown|unanswerable|not known|not sure|unsure)\W*$",
+        "(?:answer|information|way (?:to know|of knowing))|there(?:'s| is) (?:not enough|insufficient) information",
+        "(?:that|this|the) information (?:is not|isn't|is currently not) available",
+        "the (?:text|passage|context|paragraph|article) (?:does not|doesn't) (?:say|mention|specify|tell|state)",
+        "(?:we|scientists|historians|experts|researchers) (?:really |still )?(?:don't|do not) (?:(?:yet|really) )?know",
+        r"(?:unknown|unanswerable|not known|not sure|unsure|n/a)\W*$|idk|(?:i )?dunno|tôi chịu\W*$",
         r"(?:tôi|mình|em|tớ|con|chúng tôi|chúng ta)?\s?(?:(?:thật sự|thực sự|cũng|vẫn|hiện) )*(?:không|chưa) (?:được )?"
         + any_of(
             "biết|rõ|chắc(?: chắn)?|nắm rõ|hiểu rõ|có câu trả lời",
@@ -105,7 +114,7 @@ NOT_KNOWING = re.compile(
         ),
         "(?:không|chưa) (?:một )?ai (?:biết|rõ|có thể biết)",
         "câu hỏi này (?:không|chưa) (?:thể trả lời|có (?:câu trả lời|lời giải|đáp án))",
-        "(?:điều|chuyện) (?:này|đó) (?:không|chưa) (?:ai biết|được biết|rõ)",
+        "(?:điều|chuyện|câu) (?:này|đó) (?:không|chưa) (?:ai biết|được biết|rõ|thể (?:biết|xác định|trả lời))",
     )
     + r"(?!\w)"
 )
