@@ -275,6 +275,6 @@ def _note(line: Mapping[str, Any], name: str) -> str:
             told.append(f"{key} {quantity(value)}")
     if isinstance(strange := line.get("p_strange"), int | float):
         told.append(f"strange prompt p {quantity(strange)}")
-    if (num_bos := line.get("num_bos")) not in (None, 1):
+    if isinstance(num_bos := line.get("num_bos"), int) and num_bos > 1:
         told.append(f"BOS {num_bos} times")
     return f"{name}: {', '.join(told)}" if told else ""

@@ -31,10 +31,15 @@ NAMES = {
     "auroc": "AUROC",
 }
 NUM_STRANGE_BINS = 10
-CAPTION = (
+LEAD = (
+    "The confidence of a choice is its probability among the options, that of a written answer the geometric mean of "
+    "the probabilities of its tokens, that of a reward model σ of the difference of two rewards."
+)
+READING = (
     "On the diagonal an answer given with probability p is right in p of the cases; points below it are surer than "
     "they should be. Columns count answers. A risk that rises to the right means that confidence tells right from "
-    "wrong. No threshold read off it is certified. Whiskers are 95% intervals of each point alone, clusters together."
+    "wrong; no threshold read off it is certified. Whiskers are 95% intervals of each point alone, clusters together. "
+    "The debiased ECE is the root mean square distance from the diagonal, less what chance adds to it."
 )
 
 ItemsOf = Mapping[tuple[int, str], KeptItems]
@@ -68,11 +73,7 @@ def confidence_section(found: EvalResults, items: ItemsOf, run: Path, of: str) -
     drawn: list[Item] = []
     for task, group in zip(tasks, groups, strict=True):
         drawn += group if num_panels <= MAX_OPEN_PANELS else [Details(f"{task.name}", tuple(group))]
-    lead = (
-        "The confidence of a choice is its probability among the options, that of a written answer the geometric mean "
-        "of the probabilities of its tokens, that of a reward model σ of the difference of two rewards."
-    )
-    return Section("confidence", f"Is its confidence deserved?{of}", lead, tuple(drawn))
+    return Section("confidence", f"Is its confidence deserved?{of}", LEAD, (Note(READING), *drawn))
 
 
 def judged(items: Sequence[Kept]) -> list[Kept]:
@@ -89,12 +90,11 @@ def _task_items(
     legend = model_legend(found, list(of_model))
     if drawn:
         legend += (("certified", "certified point, on the calibration answers"),)
-    caption = CAPTION
-    if any(_told(found, task, m, "ece_debiased") for m in of_model):
-        caption += " The debiased ECE is the root mean square distance from the diagonal, less what chance adds to it."
+    names = short_models(found.models)
+    counts = ", ".join(f"{len(items):,} of {names[m]}" for m, items in of_model.items())
+    caption = f"Answers with a confidence and known to be right or wrong: {counts}; items in all: {task.num_items:,}."
     panels = (*_reliability(found, task, of_model), _risk(found, task, of_model, drawn))
     group: list[Figure | Table | Note] = [Figure(task.name, panels, caption, legend)]
-    names = short_models(found.models)
     for m, held in certified.items():
         what = f"not drawn, for {held.problem}" if held.problem else f"{held.sentence} n = {held.count:,}"
         group.append(Note(f"{HONESTY} of {names[m]}, {held.guarantee}: {what}"))

@@ -82,6 +82,11 @@ def eval_notes(run: RunRecords) -> list[str]:
     if found is None or not found.models or not found.tasks:
         return []
     asked = [task for task in found.tasks if task.kind != "known"]  # `heed known` keeps its answers in files of its own
-    wanted = [(m, task.name) for task in asked for m in range(len(found.models))]
+    wanted = [
+        (m, task.name)
+        for task in asked
+        for m in range(len(found.models))
+        if any(each.count for each in found.figures if (each.model, each.task) == (m, task.name))
+    ]
     missing = sum(items_path(run.folder, found.models[m], m, task) is None for m, task in wanted)
     return [f"the items of {missing:,} of {len(wanted):,} measurements are not in the folder"] if missing else []
