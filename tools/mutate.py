@@ -62,6 +62,11 @@ TESTS = {
     "evaluate/reliability.py": "tests/evaluate/test_reliability.py",
     "evaluate/scaling.py": "tests/evaluate/test_scaling.py",
     "evaluate/guarantees.py": "tests/evaluate/test_guarantees.py",
+    "report/eval_results.py": "tests/report/test_eval_table.py",
+    "report/eval_confidence.py": "tests/report/test_eval_page.py",
+    "report/eval_browser.py": "tests/report/test_eval_page.py",
+    "report/eval_differences.py": "tests/report/test_eval_page.py tests/report/test_forest.py",
+    "report/forest.py": "tests/report/test_forest.py",
     "evaluate/bias.py": "tests/evaluate/test_bias.py",
     "evaluate/knowledge.py": "tests/evaluate/test_knowledge.py",
     "evaluate/slick.py": "tests/evaluate/test_slick.py",
@@ -174,8 +179,38 @@ IFEVAL, INSTRUCTIONS = "evaluate/checkers/ifeval/__init__.py", "evaluate/checker
 CLUSTERED, EXACT, COMPARISON = "evaluate/clustered.py", "evaluate/exact.py", "evaluate/comparison.py"
 FIGURES, PERPLEXITY = "evaluate/figures.py", "evaluate/measures/perplexity.py"
 PARTNERS, REFERENCE = "recipes/preference/partners.py", "recipes/preference/reference.py"
+SHOWN, CONFIDENCE, BROWSER = "report/eval_results.py", "report/eval_confidence.py", "report/eval_browser.py"
+COMPARED, FOREST = "report/eval_differences.py", "report/forest.py"
 
 MUTATIONS = [
+    M(SHOWN, "a difference without its sign", "'−' if value < 0 else", "'' if value < 0 else"),
+    M(SHOWN, "a p of zero", '"<0.001" if p < 0.001', '"0" if p < 0.001'),
+    M(SHOWN, "what is undefined is nan", 'return "undefined"\n    if math.isinf', 'return "nan"\n    if math.isinf'),
+    M(CONFIDENCE, "accuracy for risk", "[1 - each.accuracy for each in points]", "[each.accuracy for each in points]"),
+    M(CONFIDENCE, "whatever weights were certified", 'problem = "it is of other weights"', 'problem = ""'),
+    M(CONFIDENCE, "risk of all answers", 'risk=int(value["wrong"]) / given', 'risk=int(value["wrong"]) / count'),
+    M(CONFIDENCE, "interval upside down", "min(1 - found.high, risk)", "min(found.low, risk)"),
+    M(BROWSER, "mended and broken exchanged", '"mended" if last > first', '"mended" if last < first'),
+    M(
+        BROWSER,
+        "items by their place",
+        "by_hash([answers[0] for answers in several], budget)",
+        "[a[0] for a in several]",
+    ),
+    M(
+        COMPARED,
+        "p not raised for many tests",
+        "each.p_holm <= LEVEL]\n        higher",
+        "each.p <= LEVEL]\n        higher",
+    ),
+    M(COMPARED, "second minus first", "scale * each.difference,", "-scale * each.difference,"),
+    M(
+        FOREST,
+        "an interval drawn half",
+        "across(low), middle, across(high), middle,",
+        "across(each.value), middle, across(high), middle,",
+    ),
+    M(FOREST, "a band to one side", "across(reference - row.unseen), across", "across(reference), across"),
     M(BUILD, "no shift by one", "path[np.flatnonzero(tokens.weight) - 1]", "path[np.flatnonzero(tokens.weight)]"),
     M(BUILD, "sequences in the order given", "key=lambda i: sort_key(read[i])) if share", "key=int) if share"),
     M(BUILD, "bytes the wrong way round", '.astype(">i4")', '.astype("<i4")'),

@@ -25,8 +25,9 @@ from made_up_eval import (
 )  # fmt: skip
 
 from heed.errors import UserError
+from heed.evaluate.calibration import Coverage
 from heed.report.eval_browser import shared_beginning
-from heed.report.eval_confidence import judged
+from heed.report.eval_confidence import judged, risk_interval
 from heed.report.eval_items import Kept, kept_items
 from heed.report.eval_results import eval_results
 from heed.report.page import write_report
@@ -133,6 +134,18 @@ def test_a_difference_beyond_chance_is_counted_by_its_direction(tmp_path):
 
 def test_the_debiased_calibration_error_is_told_below_each_reliability_diagram(whole):
     assert words(whole[1]).count("debiased ECE 8.1% [3.0, 12.0]") >= 3
+
+
+def test_a_calibration_error_that_the_results_lack_is_made_from_the_items(tmp_path):
+    value = write_eval(tmp_path / "eval", num_tasks=1)
+    value["figures"] = [each for each in value["figures"] if each["measure"] == "acc"]
+    write_results(tmp_path / "eval", value)
+    items = (tmp_path / "eval" / value["models"][0]["folder"] / "arc" / "items.jsonl").read_text(encoding="utf-8")
+    lines = [json.loads(line) for line in items.splitlines()]
+    brier = sum((line["confidence"] - line["verdict"]["acc"]) ** 2 for line in lines) / len(lines)
+    told = words(page_of(tmp_path / "eval"))
+    assert f"Brier score {brier:.3f} [" in told
+    assert re.search(r"Reliability, base debiased ECE \d+\.\d% \[", told)
 
 
 def test_every_bin_of_a_reliability_diagram_has_its_interval(whole):
@@ -341,6 +354,24 @@ def test_what_heed_known_found_is_a_page_of_its_categories(tmp_path):
     assert "base: highly known 33%, maybe known 5%, weakly known 12%, unknown 50%" in page
     assert "known (highly known): base 33.0%" in words(page)
     assert "not in the folder" not in page
+
+
+def test_with_every_answer_given_the_risk_is_the_share_of_wrong_answers(whole):
+    value, page = whole
+    for m, name in enumerate(("base", "sft")):
+        (acc,) = (
+            e for e in value["figures"] if (e["model"], e["task"], e["measure"], e["group"]) == (m, "arc", "acc", None)
+        )
+        assert re.search(rf"{name} \d+% at 10% coverage, {100 * (1 - acc['value']):.0f}% at 100%", page)
+
+
+def test_the_interval_of_a_risk_is_wilsons_on_the_wrong_among_the_surest_answers():
+    def kept(number, is_right):
+        return Kept(f"{number}", 1.0, is_right, 1 - number / 100, float("nan"), None, None, 0)
+
+    items = [kept(number, number not in (0, 3)) for number in range(20)]
+    low, high = risk_interval(items, Coverage(0.5, 0.8))  # two of the ten surest are wrong
+    assert (low, high) == pytest.approx((0.05668, 0.50984), abs=1e-4)
 
 
 def certificate(told: dict, **others) -> str:

@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from heed.evaluate.calibration import Coverage, calibration, coverage_curve
 from heed.evaluate.clustered import clustered_accuracy
+from heed.evaluate.intervals import Mean
+from heed.evaluate.reliability import Estimate, brier_score, debiased_ece
 from heed.report import charts
 from heed.report.charts import Axis, Series
 from heed.report.eval_items import Kept, KeptItems
 from heed.report.eval_overview import model_class, model_legend
-from heed.report.eval_results import CALIBRATION, EvalModel, EvalResults, EvalTask, short_models, shown_interval
+from heed.report.eval_results import EvalModel, EvalResults, EvalTask, short_models, shown_interval
 from heed.report.parts import Details, Figure, Item, Note, Panel, Section, Table
 from heed.report.svg import percent
 
@@ -30,6 +32,9 @@ NAMES = {
     "log_score": "log score",
     "auroc": "AUROC",
 }
+MADE: Mapping[str, Callable[..., Estimate | Mean]] = {"ece_debiased": debiased_ece, "brier": brier_score}
+"""measures that are made here where the results have none"""
+UNITS = {"ece_debiased": "share", "brier": "score"}
 NUM_STRANGE_BINS = 10
 LEAD = (
     "The confidence of a choice is its probability among the options, that of a written answer the geometric mean of "
@@ -106,7 +111,7 @@ def _reliability(found: EvalResults, task: EvalTask, of_model: Mapping[int, Sequ
     names = short_models(found.models)
     panels = []
     for m, items in of_model.items():
-        bins = calibration([each.confidence for each in items], [bool(each.is_right) for each in items]).bins
+        bins = calibration(*_answers(items)).bins
         intervals = []
         for each in bins:
             among = [
@@ -115,7 +120,7 @@ def _reliability(found: EvalResults, task: EvalTask, of_model: Mapping[int, Sequ
             shares = clustered_accuracy(in_clusters(among))
             intervals.append((shares.low, shares.high))
         is_reward = found.models[m].kind == "reward"
-        note = "; ".join(filter(None, (_told(found, task, m, measure) for measure in CALIBRATION)))
+        note = summary(found, task, m, items)
         picture = charts.reliability(
             [(each.low, each.high, each.confidence, each.accuracy, each.count) for each in bins],
             model_class(m),
@@ -128,13 +133,28 @@ def _reliability(found: EvalResults, task: EvalTask, of_model: Mapping[int, Sequ
     return panels
 
 
-def _told(found: EvalResults, task: EvalTask, model: int, measure: str) -> str:
-    figure = found.figure(task.name, model, measure)
-    if figure is None:
-        return ""
-    if math.isnan(figure.value):
-        return f"{NAMES[measure]} undefined: {figure.why}"
-    return f"{NAMES[measure]} {shown_interval(figure.value, figure.low, figure.high, figure.unit)}"
+def summary(found: EvalResults, task: EvalTask, model: int, items: Sequence[Kept]) -> str:
+    """The calibration error and the proper scores as the results have them; the first two are made where they lack."""
+    told = []
+    for measure, name in NAMES.items():
+        figure = found.figure(task.name, model, measure)
+        if figure is not None:
+            value = shown_interval(figure.value, figure.low, figure.high, figure.unit)
+            told.append(f"{name} {value}{f': {figure.why}' if math.isnan(figure.value) else ''}")
+        elif measure in MADE:
+            clusters = [f"in {each.cluster}" if each.cluster is not None else f"is {each.id}" for each in items]
+            try:
+                made = MADE[measure](*_answers(items), clusters)
+            except ValueError:  # too few answers, or clusters, for an interval
+                continue
+            middle = made.mean if isinstance(made, Mean) else made.value
+            told.append(f"{name} {shown_interval(middle, made.low, made.high, UNITS[measure])}")
+    return "; ".join(told)
+
+
+def _answers(items: Sequence[Kept]) -> tuple[list[float], list[bool]]:
+    """The confidence of each answer, and whether it is right."""
+    return [each.confidence for each in items], [bool(each.is_right) for each in items]
 
 
 def in_clusters(items: Sequence[Kept]) -> list[list[float]]:
@@ -155,7 +175,7 @@ def _risk(
     names = short_models(found.models)
     series, spoken = [], []
     for m, items in of_model.items():
-        points = coverage_curve([each.confidence for each in items], [bool(each.is_right) for each in items])
+        points = coverage_curve(*_answers(items))
         ends = [risk_interval(items, each) for each in points]
         xs, ys = [each.coverage for each in points], [1 - each.accuracy for each in points]
         lows, highs = [low for low, _ in ends], [high for _, high in ends]
