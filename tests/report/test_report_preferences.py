@@ -244,6 +244,24 @@ def test_what_the_two_sides_did_is_put_in_words(chosen, rejected, says):
     assert says in describe_logp({"chosen": chosen, "rejected": rejected})
 
 
+@pytest.mark.parametrize("left_out", ["accuracy", "margin"])
+def test_what_is_no_number_at_the_end_is_not_told_as_how_the_run_ended(tmp_path, left_out):
+    write_pair_run(tmp_path / "a")
+    path = tmp_path / "a" / "metrics.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    write_lines(path, [{**line, left_out: None} if line["step"] == 50 else line for line in lines])
+    says = verdict_of(written(tmp_path / "a"))
+    if left_out == "margin":  # the margin of an earlier step is not that of the end
+        assert says == "The policy prefers the chosen answer in 70% of held-out pairs."
+    else:
+        assert says == (
+            "The policy preferred the chosen answer in 66% of held-out pairs, by a margin of 0.72 on average, "
+            "at step 40; what was measured after that is no number."
+        )
+        write_pair_run(tmp_path / "b")
+        assert "a 66% at step 40, and no number after it." in verdict_of(written(tmp_path / "a", tmp_path / "b"))
+
+
 def test_one_side_alone_is_not_judged():
     assert describe_logp({"chosen": -6.0}) == ""
 

@@ -120,24 +120,39 @@ def describe_rewards(moved: Mapping[str, float]) -> str:
 
 
 def pair_verdict(runs: Sequence[RunRecords]) -> str:
-    """`The policy prefers the chosen answer in 68% of held-out pairs, by a margin of 0.42 on average.`"""
+    """`The policy prefers the chosen answer in 68% of held-out pairs, by a margin of 0.42 on average.`
+
+    Where the last measurement is no number, the last that is one is told with its step: it is not how the run ended.
+    """
     known = []
     for run in runs:
         curves = run.curves.get("held_out", {})
-        ends = {key: curves[key].finite().values for key in ("accuracy", "margin") if key in curves}
-        if len(ends.get("accuracy", ())) and curves["accuracy"].steps[-1] > 0:
-            known.append((run, float(ends["accuracy"][-1]), ends.get("margin")))
+        ends = {key: curves[key].finite() for key in ("accuracy", "margin") if key in curves}
+        if "accuracy" in ends and len(ends["accuracy"].steps) and ends["accuracy"].steps[-1] > 0:
+            step = int(ends["accuracy"].steps[-1])
+            is_end = step == curves["accuracy"].steps[-1]
+            known.append((run, float(ends["accuracy"].values[-1]), step, is_end, ends.get("margin")))
     if not known:
         return ""
     if len(known) > 1:
         ranked = sorted(known, key=lambda each: -each[1])
+        shares = [
+            percent(accuracy) + ("" if is_end else f" at step {step:,}, and no number after it")
+            for _, accuracy, step, is_end, _ in ranked
+        ]
         return (
-            f"{ranked[0][0].name} prefers the chosen answer of held-out pairs most often, in {percent(ranked[0][1])}; "
-            + ", ".join(f"{run.name} {percent(accuracy)}" for run, accuracy, _ in ranked[1:])
+            f"{ranked[0][0].name} prefers the chosen answer of held-out pairs most often, in {shares[0]}; "
+            + ", ".join(f"{each[0].name} {share}" for each, share in zip(ranked[1:], shares[1:], strict=True))
             + "."
         )
-    run, accuracy, margin = known[0]
-    measured = final_accuracy(run)
+    run, accuracy, step, is_end, margin = known[0]
+    measured = final_accuracy(run) if is_end else None
     share = percent(accuracy) if measured is None else interval(measured)
-    wide = f", by a margin of {quantity(float(margin[-1]))} on average" if margin is not None and len(margin) else ""
-    return f"The policy prefers the chosen answer in {share} of held-out pairs{wide}."
+    at_step = margin.values[margin.steps == step] if margin is not None else ()
+    wide = f", by a margin of {quantity(float(at_step[0]))} on average" if len(at_step) else ""
+    if is_end:
+        return f"The policy prefers the chosen answer in {share} of held-out pairs{wide}."
+    return (
+        f"The policy preferred the chosen answer in {share} of held-out pairs{wide}, at step {step:,}; what was "
+        "measured after that is no number."
+    )
