@@ -46,14 +46,31 @@ def writing(path: Path) -> Iterator[None]:
         if full is not None:
             raise full from error
         if isinstance(error, OSError) and error.errno in NOT_ALLOWED:
-            raise UserError(
-                "this place cannot be written",
-                where=str(path),
-                found=os.strerror(error.errno),
-                expected="a folder in which this user may create files",
-                fix="give another folder: --out FOLDER",
-            ) from error
+            raise _unwritable(path, error) from error
         raise
+
+
+def make_folder(path: Path, *, on_behalf_of: Path | None = None) -> None:
+    """Make a folder and those above it, if they are not there; whatever the system has against it is the user's error.
+
+    Args:
+        on_behalf_of: the folder that the user named, where this one is to take its place.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        named = on_behalf_of or path
+        raise full_disk(error, named) or _unwritable(named, error) from error
+
+
+def _unwritable(path: Path, error: OSError) -> UserError:
+    return UserError(
+        "this place cannot be written",
+        where=str(path),
+        found=os.strerror(error.errno) if error.errno else str(error),
+        expected="a folder in which this user may create files",
+        fix="give another folder: --out FOLDER",
+    )
 
 
 def full_disk(error: BaseException, path: Path | None = None) -> UserError | None:
@@ -150,7 +167,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     temporary = _temporary(path)
     with writing(path):
         remove(temporary)
-        temporary.mkdir(parents=True)
+        make_folder(temporary, on_behalf_of=path)
         try:
             yield temporary
             sync_tree(temporary)

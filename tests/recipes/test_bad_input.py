@@ -149,10 +149,34 @@ def test_a_conversation_longer_than_the_user_allows_is_told_from_one_longer_than
     assert error["fix"].startswith("a larger --max-length; or --too-long drop")
 
 
-def test_a_folder_with_a_name_too_long_for_the_disk_is_refused(instruct, write, tmp_path, capsys):
-    words = ["--model", str(instruct), "--data", str(write([GOOD])), "--out", str(tmp_path / ("x" * 300))]
+def loop_of_links(tmp_path):
+    (tmp_path / "a").symlink_to(tmp_path / "b")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    return tmp_path / "a" / "run"
+
+
+def link_to_nothing(tmp_path):
+    (tmp_path / "a").symlink_to(tmp_path / "gone")
+    return tmp_path / "a"
+
+
+IMPOSSIBLE = {
+    "where nothing can be made": lambda tmp_path: "/proc/run",
+    "below a device": lambda tmp_path: "/dev/null/run",
+    "links in a circle": loop_of_links,
+    "a link to nothing": link_to_nothing,
+    "a longer name than the disk allows": lambda tmp_path: tmp_path / ("x" * 300),
+}
+
+
+@pytest.mark.parametrize("place", IMPOSSIBLE.values(), ids=IMPOSSIBLE.keys())
+def test_a_folder_that_cannot_be_made_is_refused_whatever_the_reason(instruct, write, tmp_path, capsys, place):
+    words = ["--model", str(instruct), "--data", str(write([GOOD])), "--out", str(place(tmp_path))]
     assert main(["sft", *words]) == 2
-    assert "cannot be written" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "error: this place cannot be written" in told
+    assert "Traceback" not in told
+    assert f"  where:    {words[-1]}" in told
 
 
 def test_no_record_left_is_refused(instruct, refused, write):

@@ -71,7 +71,7 @@ def _write_page(items: Iterable[Shown | Finding], path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(page(shown), encoding="utf-8")
-    except (FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
+    except OSError as error:
         raise UserError(
             "the page cannot be written",
             where=str(path),

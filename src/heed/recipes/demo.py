@@ -124,7 +124,7 @@ def once(out: Path, stage: str, work: Callable[[], dict[str, Any]]) -> None:
     path = out / "stages" / f"{stage}.json"
     if path.is_file():
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
+    files.make_folder(path.parent)
     memory.start_measuring()
     began = time.perf_counter()
     found = work()
@@ -160,7 +160,7 @@ def write_tasks(path: Path, tasks: list[Task]) -> None:
                 fix="--out FOLDER names another folder; or remove this one to begin anew",
             )
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
+    files.make_folder(path.parent)
     files.write_text(path, text)
 
 

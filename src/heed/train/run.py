@@ -261,7 +261,7 @@ def open_run(
         nonlocal lock
         with files.writing(folder):
             settle(folder, config_yaml, read)  # before anything is written, even the lock
-            folder.mkdir(parents=True, exist_ok=True)
+            files.make_folder(folder)
             lock, lock_notes = _take_lock(folder)
         found = settle(folder, config_yaml, read)  # again: another process may have started its run meanwhile
         files.remove_stale(folder)

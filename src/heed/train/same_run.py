@@ -133,14 +133,14 @@ def contents_of(folder: Path) -> dict[str, str]:
 
 
 def read_config(out: str | Path) -> dict[str, Any] | None:
-    """The settings of the run in a folder; None where there is no run, as under a name too long for the disk."""
+    """The settings of the run in a folder; None where there is no run, as under a name that no folder can have."""
     path = Path(out) / CONFIG
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        if error.errno != errno.ENAMETOOLONG:
+        if error.errno not in (errno.ENAMETOOLONG, errno.ELOOP):
             raise
         return None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

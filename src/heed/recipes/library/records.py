@@ -25,7 +25,7 @@ def write_records(records: Iterable[Any], folder: Path) -> Path:
         UserError: a record is no mapping, or holds what JSON cannot say.
     """
     content = hashlib.sha256()
-    folder.mkdir(parents=True, exist_ok=True)
+    files.make_folder(folder)
     lines = []
     for number, record in enumerate(records, 1):
         line = _line(record, number)
