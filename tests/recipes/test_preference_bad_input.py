@@ -11,6 +11,7 @@ from refusals import parts_of_refusal
 from tastes import heed, lines
 
 from conftest import OWN_TEMPLATE, make_model, make_tokenizer
+from heed.cli.main import main
 from heed.recipes import dpo
 
 GOOD = [{"prompt": f"Which is it, {i}?", "chosen": "It is green.", "rejected": "It is red."} for i in range(6)]
@@ -133,6 +134,28 @@ def test_single_answers_are_no_rankings(instruct, write, refused):
 
 
 # ---- rewards
+
+
+@pytest.mark.parametrize("rank", [4, 0], ids=["an adapter", "a model of its own"])
+def test_a_reward_model_that_is_to_write_words_is_told_as_one_and_the_fix_cures(
+    tmp_path, tuned, green_reward, write, refused, capsys, rank
+):
+    reward = green_reward
+    if rank == 0:
+        reward = tmp_path / "full"
+        data = tastes.write(tmp_path / "ranked.jsonl", tastes.liking_green())
+        assert heed("reward", model=tuned, data=data, out=reward, steps=1, batch_size=6, held_out_share=0) == 0
+        capsys.readouterr()
+    data = write([{"instruction": "Which is it?", "output": "It is green."}], "told.jsonl")
+    for command, records in (("sft", data), ("dpo", write(GOOD))):
+        parts = refused(command, model=reward, data=records, leaves=True)
+        assert parts["error"] == "this is a reward model, which scores answers and writes none"
+        assert parts["where"] == f"--model {reward}"
+    assert main(["chat", "--model", str(reward), "--device", "cpu"]) == 2
+    assert "this is a reward model" in capsys.readouterr().err
+    cure = parts["fix"].split()[1].rstrip(",")
+    assert cure == str(tuned)
+    assert heed("sft", model=cure, data=data, out=tmp_path / "run", steps=1, batch_size=1, held_out_share=0) == 0
 
 
 def rule(folder: Path, body: str) -> str:

@@ -25,7 +25,7 @@ from heed.models.intake.vocabulary import fit_vocabulary
 from heed.models.load import LoadedModel, choose_device, load_model, load_tokenizer, num_positions
 from heed.recipes.honesty import Honesty, does_not_know, honesty_for
 from heed.recipes.strange import find_detector, state_of_prompt
-from heed.recipes.training.setup import answers_end, wrapped
+from heed.recipes.training.setup import answers_end, refuse_reward_model, wrapped
 from heed.types import Message
 
 INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
@@ -220,6 +220,7 @@ class Spelling:
 def open_chat(settings: ChatSettings, say: Callable[[str], None]) -> Chat:
     """Load the model and settle the template it is spoken to in; `say` is told which."""
     access = Access(settings.trust_remote_code, say)
+    refuse_reward_model(settings.model)
     saved_tokenizer = load_tokenizer(settings.model, access)
     tokenizer = wrapped(saved_tokenizer, settings.model, needs_template=settings.template is None)
     template = choose_template(settings, tokenizer, say)

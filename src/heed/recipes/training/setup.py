@@ -14,9 +14,11 @@ from heed.data.rendering.choice import EndOfTurn, choose_template
 from heed.data.rendering.render import ChatTemplate, SpecialText
 from heed.data.rendering.stops import stop_tokens
 from heed.data.tokens import Tokenizer, fit_template
-from heed.errors import UserError
+from heed.errors import UserError, typed
+from heed.models.adapters.folder import base_of, is_adapter
 from heed.models.adapters.lora import add_adapter, keep_base
 from heed.models.adapters.targets import adapted_layers
+from heed.models.heads.scalar import is_reward_model
 from heed.models.intake.access import CAREFUL, Access
 from heed.models.intake.dtypes import checkpoint_dtype
 from heed.models.intake.vocabulary import rowless_tokens, without_row
@@ -34,6 +36,7 @@ from heed.models.stops import stop_ids
 from heed.models.trained import ALL, HEAD, choose_trained
 from heed.recipes.training.content import words_content
 from heed.recipes.training.loop import Place
+from heed.train.same_run import read_config
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +96,23 @@ def _no_default(name: str, templates: list[str]) -> UserError:
     )
 
 
+def refuse_reward_model(name: str) -> None:
+    """Raise if a model that is to write words is a reward model.
+
+    Its weights are not read for it: they may load without the head, or not fit, and neither says what is wrong.
+    """
+    if not is_reward_model(name):
+        return
+    before = (read_config(name) or {}).get("model") or (base_of(name) if is_adapter(name) else None)
+    raise UserError(
+        "this is a reward model, which scores answers and writes none",
+        where=f"--model {typed(name)}",
+        found="a model with a scalar head",
+        expected="a language model",
+        fix=f"--model {typed(str(before))}, which it was trained from" if before else "--model of a heed sft run",
+    )
+
+
 class TuningSettings(Protocol):
     """What the settings of a recipe that tunes one model say of it."""
 
@@ -142,6 +162,7 @@ def open_base(
         frozen: whether its weights stay as they are, and so in the dtype of their checkpoint.
         reads_plain_text: as `choose_template` takes it.
     """
+    refuse_reward_model(name)
     dtype = checkpoint_dtype(name) if frozen else torch.float32
     say, loaded = access.say, load_with_tokenizer(name, device, dtype, access)
     model, saved_tokenizer = loaded.model, loaded.tokenizer
