@@ -413,7 +413,7 @@ def test_the_first_minibatch_has_ratio_1_and_nothing_clipped(family, adapter):
     rollout = draw_rollout(models, PROMPTS, num_samples=2, max_new_tokens=9, seed=1)
     outputs = role_outputs(models, rollout)
     score = torch.from_numpy(np.random.default_rng(0).normal(size=len(rollout.answers)))
-    experiences = experiences_of(rollout, outputs, *ppo.credit(score, outputs, beta=0.1, **GAE))
+    experiences = experiences_of(rollout, outputs, *ppo.advantages_of(score, outputs, beta=0.1, **GAE))
     first = shuffled_minibatches(experiences, 2, seed=0, step=1, epoch=0)[0]
     batches = micro_batches_of(first, models.batching, token_mean_weights)
     term = Term(batches, policy_loss_of(models, clip=CLIP))
@@ -426,7 +426,7 @@ def test_the_first_minibatch_has_ratio_1_and_nothing_clipped(family, adapter):
     assert numbers["loss"] == pytest.approx(-advantage.mean(), abs=1e-5)
 
 
-# -- credit -----------------------------------------------------------------------------------------------------------
+# -- advantages -------------------------------------------------------------------------------------------------------
 
 
 def by_definition(score, outputs, *, beta, gamma, lam):
@@ -457,9 +457,9 @@ def scores(seed):
     return torch.from_numpy(np.random.default_rng(seed).normal(size=len(ANSWERS)))
 
 
-def test_ppos_credit_is_the_definitions():
+def test_ppos_advantages_and_returns_are_the_definitions():
     outputs, score = outputs_of(LENGTHS, 4), scores(5)
-    found = ppo.credit(score, outputs, beta=0.3, **GAE)
+    found = ppo.advantages_of(score, outputs, beta=0.3, **GAE)
     advantage, returns = map(np.concatenate, by_definition(score, outputs, beta=0.3, **GAE))
     whitened = (advantage - advantage.mean()) / math.sqrt(advantage.var() + 1e-8)
     np.testing.assert_allclose(found[0], whitened, rtol=1e-9, atol=1e-9)
@@ -499,20 +499,20 @@ def test_the_score_is_credited_at_the_stop_token_and_nowhere_else():
     nothing, one = torch.zeros(len(ANSWERS), dtype=torch.float64), torch.zeros(len(ANSWERS), dtype=torch.float64)
     one[0] = 1.0
     # By how much returns change: with values of 0 that is 0.9 * 0.95 to the power of the distance to the end.
-    before, after = (ppo.credit(score, outputs, beta=0.3, **GAE)[1] for score in (nothing, one))
+    before, after = (ppo.advantages_of(score, outputs, beta=0.3, **GAE)[1] for score in (nothing, one))
     n = ANSWERS[0].num_tokens
     assert ANSWERS[0].tokens.ids[-1] == END
     np.testing.assert_allclose((after - before)[:n], (0.9 * 0.95) ** np.arange(n - 1, -1, -1), rtol=1e-9)
     assert torch.equal(after[n:], before[n:])
 
 
-def test_other_answers_change_an_answers_credit_through_whitening_alone():
+def test_other_answers_change_an_answers_advantages_through_whitening_alone():
     outputs, score = outputs_of(LENGTHS, 7), scores(8)
-    together, returns = ppo.credit(score, outputs, beta=0.2, **GAE)
+    together, returns = ppo.advantages_of(score, outputs, beta=0.2, **GAE)
     num_first = len(GROUPS[0])
     n = sum(LENGTHS[:num_first])
     columns = (x[:n] for x in (outputs.logp, outputs.reference_logp, outputs.entropy, outputs.value, outputs.sequence))
-    apart, returns_apart = ppo.credit(score[:num_first], RoleOutputs(*columns), beta=0.2, **GAE)
+    apart, returns_apart = ppo.advantages_of(score[:num_first], RoleOutputs(*columns), beta=0.2, **GAE)
     assert (together[:n] - apart).abs().max() > 0.05
     # The one is the other but for a shift and a scale.
     slope, shift = np.polyfit(apart, together[:n], 1)
@@ -522,17 +522,17 @@ def test_other_answers_change_an_answers_credit_through_whitening_alone():
 
 
 @pytest.mark.parametrize("adapter", [False, True])
-def test_credit_does_not_depend_on_the_cut(adapter):
-    credits = []
+def test_advantages_do_not_depend_on_the_cut(adapter):
+    advantages = []
     for max_tokens, share in ((ALL, True), (SEVERAL, True), (ONE_GROUP, False)):
         models = models_of(made("llama", torch.float64, adapter=adapter), share=share, max_tokens=max_tokens)
         with CastsToFloat64():
             outputs = role_outputs(models, ROLLOUT)
-        credits.append(ppo.credit(scores(2), outputs, beta=0.1, **GAE)[0].numpy())
-    np.testing.assert_allclose(credits[1], credits[0], atol=1e-9)
-    np.testing.assert_allclose(credits[2], credits[0], atol=1e-9)
-    assert credits[0].mean() == pytest.approx(0, abs=1e-9)
-    assert credits[0].var() == pytest.approx(1)
+        advantages.append(ppo.advantages_of(scores(2), outputs, beta=0.1, **GAE)[0].numpy())
+    np.testing.assert_allclose(advantages[1], advantages[0], atol=1e-9)
+    np.testing.assert_allclose(advantages[2], advantages[0], atol=1e-9)
+    assert advantages[0].mean() == pytest.approx(0, abs=1e-9)
+    assert advantages[0].var() == pytest.approx(1)
 
 
 GROUP_ADVANTAGES = {
@@ -545,7 +545,7 @@ GROUP_ADVANTAGES = {
 @pytest.mark.parametrize("kind", GROUP_ADVANTAGES)
 def test_every_token_of_an_answer_has_its_advantage_in_the_group(kind):
     score, price, sequence = scores(10), scores(11), outputs_of(LENGTHS, 9).sequence
-    found = grpo.credit(score, price, ROLLOUT.group, sequence, kind=kind).split(LENGTHS)
+    found = grpo.advantages_of(score, price, ROLLOUT.group, sequence, kind=kind).split(LENGTHS)
     expected = [
         GROUP_ADVANTAGES[kind](score[of_group].numpy()) - GROUP_ADVANTAGES["leave-one-out"](price[of_group].numpy())
         for of_group in (ROLLOUT.group == i for i in range(len(GROUPS)))

@@ -122,7 +122,7 @@ def take_phase(training: Training, step: int, place: Place) -> dict[str, float]:
     began = time.perf_counter()
     kl_in_reward = settings.kl.beta if settings.kl.within == "reward" else 0.0
     price = kl_in_reward * outputs.kl_per_sequence()
-    advantage = credit(score, price, rollout.group, outputs.sequence, kind=settings.advantage)
+    advantage = advantages_of(score, price, rollout.group, outputs.sequence, kind=settings.advantage)
     experiences = experiences_of(rollout, outputs, advantage, returns=torch.zeros_like(advantage))
 
     # A few passes of clipped optimiser steps.
@@ -148,7 +148,7 @@ def take_phase(training: Training, step: int, place: Place) -> dict[str, float]:
     }
 
 
-def credit(score: Tensor, price: Tensor, group: Tensor, sequence: Tensor, *, kind: str) -> Tensor:
+def advantages_of(score: Tensor, price: Tensor, group: Tensor, sequence: Tensor, *, kind: str) -> Tensor:
     """(N,) advantage of every token: its answer's, against the other answers to the prompt.
 
     The KL is compared with the mean of the others', and is not divided by the deviation of the scores: where those are

@@ -181,10 +181,12 @@ def take_phase(training: Training, step: int, place: Place) -> dict[str, float]:
         return metrics
     began = time.perf_counter()
 
-    # The credit of every token, advantages for the policy and returns for the value, in the running size of rewards.
+    # Of every token: an advantage for the policy and a return for the value, in the running size of rewards.
     outputs = count_in_size_of(training, score - beta * outputs.kl_per_sequence(), outputs)
     unit = training.scale.size
-    advantage, returns = credit(score / unit, outputs, beta=beta / unit, gamma=settings.gamma, lam=settings.gae_lambda)
+    advantage, returns = advantages_of(
+        score / unit, outputs, beta=beta / unit, gamma=settings.gamma, lam=settings.gae_lambda
+    )
     experiences = experiences_of(rollout, outputs, advantage, returns)
 
     # A few passes of clipped steps; then the price of the KL follows its target.
@@ -240,6 +242,10 @@ def count_in_size_of(training: Training, earned: Tensor, outputs: RoleOutputs) -
     was multiplied with (van Hasselt et al. 2016, arXiv:1602.07714, "Pop", without a shift). Every process holds all
     answers, so the size is the same on each.
 
+    The optimiser's moments stay as they are: they tell how large gradients have been, and errors that are counted in the
+    running size of rewards are about 1 in the new unit as they were in the old one. Moments brought into the new unit
+    would expect gradients `ratio` to `ratio`² times smaller than those that come.
+
     Returns:
         the outputs with their values in the new unit.
     """
@@ -250,7 +256,9 @@ def count_in_size_of(training: Training, earned: Tensor, outputs: RoleOutputs) -
     return replace(outputs, value=outputs.value / ratio)
 
 
-def credit(score: Tensor, outputs: RoleOutputs, *, beta: float, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
+def advantages_of(
+    score: Tensor, outputs: RoleOutputs, *, beta: float, gamma: float, lam: float
+) -> tuple[Tensor, Tensor]:
     """(N,) advantage and return of every token: GAE of score - beta KL, the advantages whitened.
 
     Every process holds all answers of the phase, so the moments are those of all.

@@ -70,12 +70,12 @@ class Exam:
     @staticmethod
     def of(world: LabWorld, *, seed: int, per_family: int) -> Exam:
         """The questions of a seed."""
-        asked = knowledge_questions(world, seed=seed)
+        questions = knowledge_questions(world, seed=seed)
         text = base_text(world, seed=HELD_OUT_TEXT_SEED, num_documents=NUM_FORGETTING_DOCUMENTS, with_rare_facts=False)
         return Exam(
             world,
             held_out_tasks(world, seed=seed, per_family=per_family),
-            {told: [task for _, task in tasks] for told, tasks in asked.items()},
+            {told: [task for _, task in tasks] for told, tasks in questions.items()},
             tuple(text),
         )
 
@@ -147,8 +147,8 @@ def as_talk(task: Task) -> str:
 
     Of the forms that were tried this is the one in which the base model answers best; see bench/RESULTS.md.
     """
-    asked = " ".join(" ".join(message.content.split()) for message in task.messages)
-    return f"“{asked}” asked Lan. “"
+    question = " ".join(" ".join(message.content.split()) for message in task.messages)
+    return f"“{question}” asked Lan. “"
 
 
 CLOSING = "”"
@@ -176,12 +176,12 @@ def examine(exam: Exam, examined: Examined, on_done: Callable[[int], None]) -> d
     answered = iter(examined.answer(exam.tasks, on_done))
     splits = {name: [next(answered) for _ in tasks] for name, tasks in exam.splits.items()}
     facts = {told: [next(answered) for _ in tasks] for told, tasks in exam.knowledge.items()}
-    given = {**splits, **{str(told): answers for told, answers in facts.items()}}
+    marked = {**splits, **{str(told): answers for told, answers in facts.items()}}
     return {
-        "splits": {name: asdict(accuracy([a.correct for a in given])) for name, given in splits.items()},
+        "splits": {name: asdict(accuracy([a.correct for a in marked])) for name, marked in splits.items()},
         "families": _by_family(exam, splits),
         "honesty": {
-            **_sureness([a for given in splits.values() for a in given]),
+            **_sureness([a for marked in splits.values() for a in marked]),
             "knowledge": asdict(
                 knowledge(
                     told_often=[outcome_of_told(a.text, a.correct) for a in facts["often"]],
@@ -192,7 +192,7 @@ def examine(exam: Exam, examined: Examined, on_done: Callable[[int], None]) -> d
             "bias": _preference(examined),
             "forgetting": _forgetting(examined, exam.held_out_text),
         },
-        "answers": {name: [asdict(a) for a in answers] for name, answers in given.items()},
+        "answers": {name: [asdict(a) for a in answers] for name, answers in marked.items()},
     }
 
 

@@ -134,9 +134,9 @@ def by_dpo(ground: Ground, to: Path, beta: float) -> dict[str, Any]:
 def by_choice(ground: Ground) -> dict[str, Any]:
     """Taking the best of 1, 2, 4... answers of the tuned model by the reward model."""
     tasks = ground.held_out
-    given = answers(ground.model, tasks, num_samples=MOST_ANSWERS, seed=3, title="answering")
-    scores = [of_request.tolist() for of_request in scores_by(ground.judge, given)]
-    gold = np.stack(gold_of_each(ground.world, tasks, given), axis=1).tolist()
+    sampled = answers(ground.model, tasks, num_samples=MOST_ANSWERS, seed=3, title="answering")
+    scores = [of_request.tolist() for of_request in scores_by(ground.judge, sampled)]
+    gold = np.stack(gold_of_each(ground.world, tasks, sampled), axis=1).tolist()
     points = [
         {
             "score": float(np.mean([mean_of_best(s, s, n) for s in scores])),
@@ -161,17 +161,17 @@ def as_compared(found: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
 def arrived(ground: Ground, model: str) -> dict[str, float]:
     """Score, gold and KL of a model's answers to held-out requests, one to each."""
     tasks = ground.held_out
-    given = answers(model, tasks, num_samples=1, seed=3, title="answering")
-    [gold] = gold_of_each(ground.world, tasks, given)
-    further = logp_of(model, given) - logp_of(ground.model, given)
+    sampled = answers(model, tasks, num_samples=1, seed=3, title="answering")
+    [gold] = gold_of_each(ground.world, tasks, sampled)
+    further = logp_of(model, sampled) - logp_of(ground.model, sampled)
     return {
-        "score": float(np.mean(scores_by(ground.judge, given))),
+        "score": float(np.mean(scores_by(ground.judge, sampled))),
         "gold": float(gold.mean()),
         "kl_per_sequence": float(further.mean()),
     }
 
 
-def logp_of(model_folder: str, given: Groups) -> np.ndarray:
+def logp_of(model_folder: str, sampled: Groups) -> np.ndarray:
     """(S,) log-probability of each first answer under a model, in nats."""
     model = load_model(model_folder, torch.device("cpu"))
     speed_up(model)
@@ -181,5 +181,5 @@ def logp_of(model_folder: str, given: Groups) -> np.ndarray:
         return sum_by_sequence(logp.double(), forest.sequence, forest.num_sequences)
 
     batching = MicroBatching(TOKENS_PER_FORWARD, True, World())
-    sequences = [[answer.tokens for answer in group] for group in given]
+    sequences = [[answer.tokens for answer in group] for group in sampled]
     return np.array([first[0] for first in batching.per_sequence(sequences, of_forest)])

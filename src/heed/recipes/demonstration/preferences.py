@@ -105,15 +105,15 @@ class Size:
 def learn_from_preferences(out: Path, world: LabWorld, size: Size, once: Once) -> None:
     """From the tuned model in `out` to the policy in it, and what that did to the gold reward."""
     data, sft, annotators = out / "data", str(out / "sft"), Annotators()
-    asked = requests(world, seed=1, count=size.requests, held_out=False)
+    tasks = requests(world, seed=1, count=size.requests, held_out=False)
     held_out = requests(world, seed=1, count=size.held_out, held_out=True)
 
     def rank() -> dict[str, Any]:
-        given = answers(sft, asked, num_samples=NUM_ANSWERS, seed=1, title="answering")
+        sampled = answers(sft, tasks, num_samples=NUM_ANSWERS, seed=1, title="answering")
         measured = answers(sft, held_out, num_samples=NUM_ANSWERS, seed=2, title="answering")
-        write_rankings(data / RANKINGS, world, asked, given, annotators, seed=1)
+        write_rankings(data / RANKINGS, world, tasks, sampled, annotators, seed=1)
         write_rankings(data / HELD_OUT_RANKINGS, world, held_out, measured, annotators, seed=2)
-        write_requests(data / REQUESTS, asked)
+        write_requests(data / REQUESTS, tasks)
         files.write_json(data / HELD_OUT_ANSWERS, as_json(measured))
         return {"noise_ceiling": ceiling(world, held_out, measured, annotators)}
 
@@ -186,9 +186,9 @@ def answers(model_folder: str, tasks: Sequence[Task], *, num_samples: int, seed:
         )
 
 
-def texts_of(given: Groups) -> list[list[str]]:
+def texts_of(sampled: Groups) -> list[list[str]]:
     """What was answered to each request, in words."""
-    return [[answer.text for answer in group] for group in given]
+    return [[answer.text for answer in group] for group in sampled]
 
 
 def topics_of(world: LabWorld, task: Task) -> list[Noun]:
@@ -197,28 +197,28 @@ def topics_of(world: LabWorld, task: Task) -> list[Noun]:
 
 
 def write_rankings(
-    path: Path, world: LabWorld, tasks: Sequence[Task], given: Groups, annotators: Annotators, *, seed: int
+    path: Path, world: LabWorld, tasks: Sequence[Task], sampled: Groups, annotators: Annotators, *, seed: int
 ) -> None:
     """The annotators' rankings of the answers, as `heed reward` and `heed dpo` read them."""
     rng = random.Random(seed)
     records = [
         preference_record(task.messages[-1].content, topics_of(world, task), texts, annotators, rng)
-        for task, texts in zip(tasks, texts_of(given), strict=True)
+        for task, texts in zip(tasks, texts_of(sampled), strict=True)
     ]
-    path.parent.mkdir(parents=True, exist_ok=True)
+    files.make_folder(path.parent)
     files.write_text(path, "".join(f"{json.dumps(r, ensure_ascii=False)}\n" for r in records if r is not None))
 
 
 def write_requests(path: Path, tasks: Sequence[Task]) -> None:
     """Requests as prompts for `heed ppo`, with what they are about."""
     lines = [{"prompt": task.messages[-1].content, "topics": list(task.accepted)} for task in tasks]
-    path.parent.mkdir(parents=True, exist_ok=True)
+    files.make_folder(path.parent)
     files.write_text(path, "".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in lines))
 
 
-def ceiling(world: LabWorld, tasks: Sequence[Task], given: Groups, annotators: Annotators) -> float:
+def ceiling(world: LabWorld, tasks: Sequence[Task], sampled: Groups, annotators: Annotators) -> float:
     """The accuracy that the annotators' own errors allow a reward model on these answers."""
-    groups = [judged(topics_of(world, task), texts) for task, texts in zip(tasks, texts_of(given), strict=True)]
+    groups = [judged(topics_of(world, task), texts) for task, texts in zip(tasks, texts_of(sampled), strict=True)]
     return noise_ceiling(annotators, groups)
 
 
@@ -246,18 +246,18 @@ def gold_of(world: LabWorld, tasks: Sequence[Task], texts: Sequence[str]) -> np.
     return np.array([merits(topics_of(world, task), text).gold for task, text in zip(tasks, texts, strict=True)])
 
 
-def gold_of_each(world: LabWorld, tasks: Sequence[Task], given: Groups) -> list[np.ndarray]:
+def gold_of_each(world: LabWorld, tasks: Sequence[Task], sampled: Groups) -> list[np.ndarray]:
     """The gold reward of the first answers to all requests, (S,), of the second ones, and so on."""
-    return [gold_of(world, tasks, texts) for texts in zip(*texts_of(given), strict=True)]
+    return [gold_of(world, tasks, texts) for texts in zip(*texts_of(sampled), strict=True)]
 
 
-def scores_by(reward_folder: str, given: Groups) -> list[np.ndarray]:
+def scores_by(reward_folder: str, sampled: Groups) -> list[np.ndarray]:
     """(K,) the reward model's score of each of a request's K answers."""
     scorer = load_reward_model(reward_folder, torch.device("cpu"))
     speed_up(scorer.loaded.model)
     batching = MicroBatching(TOKENS_PER_FORWARD, True, World())
     return batching.per_sequence(
-        [[answer.tokens for answer in group] for group in given],
+        [[answer.tokens for answer in group] for group in sampled],
         lambda forest: scorer.rewards(forest_states(scorer.loaded.model, forest), forest),
     )
 
@@ -308,9 +308,9 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def as_json(given: Groups) -> list[list[dict[str, Any]]]:
+def as_json(sampled: Groups) -> list[list[dict[str, Any]]]:
     """Answers for a file, to be measured again later."""
-    return [[as_object(answer) for answer in group] for group in given]
+    return [[as_object(answer) for answer in group] for group in sampled]
 
 
 def as_object(answer: Answer) -> dict[str, Any]:
