@@ -70,6 +70,8 @@ def test_models_that_never_differ_leave_a_doubt_as_large_as_the_test_could_not_h
     d = found.smallest_visible  # six of a hundred items, in 80% of cases
     assert sum(math.comb(100, k) * d**k * (1 - d) ** (100 - k) for k in range(6)) == pytest.approx(0.2, abs=1e-9)
     assert 0.07 < d < 0.09
+    one_apart = compare_shares("acc", [[1]] * 100, [[0]] + [[1]] * 99)
+    assert one_apart.smallest_visible == d  # and not 2.8 standard errors of 0.01
 
 
 def test_five_items_could_have_seen_nothing():

@@ -52,7 +52,7 @@ def test_where_the_adapter_is_off_the_table_is_the_bases():
     with torch.no_grad(), adapter_on(switchable_layers(plain), None):
         _, base = forest_score(plain, build(ITEMS))
     torch.testing.assert_close(off, base, rtol=1e-12, atol=1e-12)
-    assert not torch.allclose(on, base, atol=0.1)
+    assert float((on - base).abs().mean()) > 1  # in nats: rows that are 1 off say other words
 
 
 def small_llama(tied: bool) -> t.LlamaConfig:

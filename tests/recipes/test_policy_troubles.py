@@ -64,7 +64,8 @@ def test_equal_rewards_leave_all_numbers_finite(tmp_path, learn, command):
             assert line["share_of_groups_without_signal"] == 1
             assert line["grad_norm"] == pytest.approx(0, abs=1e-6)
         else:
-            assert line["reward_scale"] == pytest.approx(0.1, rel=0.5)
+            # What four steps pay for their KL is less than half a percent of it; the first pays nothing.
+            assert line["reward_scale"] == pytest.approx(0.1, rel=5e-3 if line["step"] > 1 else 1e-6)
 
 
 @every_command
