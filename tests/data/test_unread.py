@@ -33,6 +33,21 @@ def test_a_misspelt_field_is_named_once_with_its_count(read_all):
     assert note.split(": ")[1] == "trian"
 
 
+@pytest.mark.parametrize("record", [{"instruction": "q", "output": "a"}, {"messages": TURNS}])
+def test_what_is_read_of_a_message_alone_is_named_where_it_stands_beside_one(read_all, record):
+    [noun], notes = read_all({**record, "weight": 0, "train": False})
+    assert noun.messages[-1].weight == 1
+    assert [note.split(": ")[1] for note in notes] == [
+        "train (of a message it is read), weight (of a message it is read)"
+    ]
+
+
+@pytest.mark.parametrize("field", ["is_correct", "rejected_answer"])
+def test_a_judgement_that_no_shape_has_is_named(read_all, field):
+    _, notes = read_all({"question": "q", "answer": "a", field: "b"})
+    assert [note.split(": ")[1] for note in notes] == [field]
+
+
 def test_fields_that_all_differ_do_not_make_endless_notes(read_all):
     _, notes = read_all(*({"prompt": "q", "response": "a", f"field{n}": 1} for n in range(500)))
     assert len(notes) < 50

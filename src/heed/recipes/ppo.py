@@ -242,9 +242,9 @@ def count_in_size_of(training: Training, earned: Tensor, outputs: RoleOutputs) -
     was multiplied with (van Hasselt et al. 2016, arXiv:1602.07714, "Pop", without a shift). Every process holds all
     answers, so the size is the same on each.
 
-    The optimiser's moments stay as they are: they tell how large gradients have been, and errors that are counted in the
-    running size of rewards are about 1 in the new unit as they were in the old one. Moments brought into the new unit
-    would expect gradients `ratio` to `ratio`² times smaller than those that come.
+    The optimiser's moments stay as they are: they tell how large gradients have been, and errors counted in the running
+    size of rewards are about 1 in the new unit as they were in the old one. Moments brought into the new unit would
+    expect gradients `ratio` to `ratio`² times smaller than those that come.
 
     Returns:
         the outputs with their values in the new unit.

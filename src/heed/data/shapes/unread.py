@@ -29,6 +29,9 @@ TOLD_TO_TEMPLATES = frozenset(
 )
 """further fields of a message that chat templates read, or that services write into every message"""
 
+OF_MESSAGES = frozenset(["weight", "train"])
+"""fields that are read in a message and not in the record around it"""
+
 MOST_NOTES = 40
 """fields of records that all differ are not listed without end"""
 
@@ -48,7 +51,8 @@ def note_unread(
     beside = BESIDE if "instances" in needs or (first in PROMPT_NAMES and isinstance(raw[first], str)) else ()
     fields = [k for k in raw if not (k in needs or k in READ or k in beside or k in BOOKKEEPING or raw[k] is None)]
     if fields:
-        _count("records with fields that nothing reads", fields, notes)
+        named = [f"{key} (of a message it is read)" if key in OF_MESSAGES else key for key in fields]
+        _count("records with fields that nothing reads", named, notes)
     said = {key: None for noun in nouns for m in _messages(noun) for key in m.extra if key not in TOLD_TO_TEMPLATES}
     if said:
         _count("records with fields of messages that only a chat template could read", list(said), notes)
