@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from heed.evaluate.clustered import clustered_share
+from heed.evaluate.clustered import clustered_mean, clustered_share
 from heed.evaluate.exact import clopper_pearson, mcnemar
 from heed.evaluate.figures import differences, figures
 from heed.evaluate.intervals import mean
@@ -54,6 +54,14 @@ def test_items_of_a_cluster_go_together():
     expected = clustered_share([[True] * 4] * 5 + [[False] * 4] * 5)
     assert (found.low, found.high) == (expected.low, expected.high)
     assert found.low < clopper_pearson(20, 40)[0] - 0.1
+
+
+def test_real_values_of_a_cluster_go_together():
+    values = [0.1, 0.2, 0.6, 0.7, 0.3, 0.4]
+    (found,) = figures([scored(i, cluster=str(i // 2), f1=value) for i, value in enumerate(values)], ["f1"])
+    expected = clustered_mean([values[:2], values[2:4], values[4:]])
+    assert (found.low, found.high) == pytest.approx((max(expected.low, 0), min(expected.high, 1)))
+    assert found.high - found.low > 1.5 * (mean(values).high - mean(values).low)
 
 
 def test_every_group_has_its_row_after_that_of_all():
