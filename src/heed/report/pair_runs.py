@@ -148,8 +148,8 @@ def pair_verdict(runs: Sequence[RunRecords]) -> str:
     run, accuracy, step, is_end, margin = known[0]
     measured = final_accuracy(run) if is_end else None
     share = percent(accuracy) if measured is None else interval(measured)
-    at_step = margin.values[margin.steps == step] if margin is not None else ()
-    wide = f", by a margin of {quantity(float(at_step[0]))} on average" if len(at_step) else ""
+    at_step = [] if margin is None else margin.values[margin.steps == step].tolist()
+    wide = f", by a margin of {quantity(at_step[0])} on average" if at_step else ""
     if is_end:
         return f"The policy prefers the chosen answer in {share} of held-out pairs{wide}."
     return (
