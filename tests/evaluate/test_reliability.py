@@ -184,3 +184,9 @@ def test_what_is_undefined_says_why():
     assert figures["brier"].value == 0.25
     nothing = MEASURES["calibration"]([scored(None, True, 0)])
     assert all(figure.value is None and figure.why for figure in nothing)
+
+
+def test_every_figure_is_a_measure_by_its_own_name():
+    items = [scored(c, bool(r), n) for n, (c, r) in enumerate(zip(*drawn(2, 60), strict=True))]
+    together = MEASURES["calibration"](items)
+    assert [MEASURES[figure.measure](items) for figure in together] == [[figure] for figure in together]

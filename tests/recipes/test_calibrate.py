@@ -385,3 +385,53 @@ def test_templates_of_the_same_words_have_the_same_hash(instruct):
     tokenizer = wrapped(load_tokenizer(str(instruct)), str(instruct), needs_template=True)
     one, two = (fit_template(ChatTemplate.load(name), tokenizer) for name in ("alpaca", "chatml"))
     assert words_content(one, tokenizer) == words_content(one, tokenizer) != words_content(two, tokenizer)
+
+
+# ---- the whole way
+
+TASK = """
+about: Colours, in its own words
+kind: generation
+measures: [contains, calibration]
+data: data.jsonl
+generation: {max_new_tokens: 12, checker: contains}
+shapes: [{fields: [question], context: "{{ question }}", right: "{{ answer }}"}]
+"""
+
+
+def test_from_eval_to_a_chat_that_abstains(tuned, tmp_path, write, capsys):
+    model = Path(shutil.copytree(tuned, tmp_path / "model"))
+    things = ["sky", "grass", "snow", "coal", "blood", "lemon", "door", "hat", "cup", "road"]
+    questions = [f"Name the colour of {thing} number {number}." for thing in things for number in range(12)]
+    write([{"question": each, "answer": "e"} for each in questions])  # any colour but pink has one
+    (tmp_path / "colours.yaml").write_text(TASK)
+    out = tmp_path / "eval"
+    words = ["--model", str(model), "--task", str(tmp_path / "colours.yaml"), "--out", str(out), "--device", "cpu"]
+    assert main(["eval", *words]) == 0
+    assert calibrate(out, "--guarantee", "joint", "--max-error", "0.5") == 0
+    found = honesty_of(model)
+    assert found["certified"]
+    assert found["model"]["weights_sha256"] == weights_sha256(str(model))
+    folder = json.loads((out / "results.json").read_text())["models"][0]["folder"]
+    lines = [json.loads(line) for line in (out / folder / "colours" / "items.jsonl").read_text().splitlines()]
+    chat, said = opened(model, temperature=0, max_new_tokens=12)
+    assert any("honesty.json: The share of questions" in line for line in said)
+    for line in lines[:3]:
+        chat.start_anew()
+        pieces: list[str] = []
+        chat.answer(line["fields"]["question"], pieces.append)
+        assert "".join(pieces) == line["answer"]
+        assert chat.honesty is not None
+        raw = line["confidence"]
+        expected = raw if chat.honesty.scaling is None else chat.honesty.scaling.confidence(raw)
+        assert chat.confidence == pytest.approx(expected, abs=1e-4), "the same in a chat as it was measured"
+    capsys.readouterr()
+
+
+def test_what_stood_around_the_questions_is_told(model, tmp_path):
+    run = write_run(tmp_path / "eval", model, {"colours": generated(600)})
+    rules = {"generation": {"stop": ["\n"], "description": ""}, "description": "Be brief."}
+    (run / "1-model" / "colours" / "asked.json").write_text(json.dumps({"task": rules}))
+    assert calibrate(run) == 0
+    _, lines = opened(model)
+    assert any("asked with a description before each and answers ended by a text" in line for line in lines)

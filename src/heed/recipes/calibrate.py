@@ -38,7 +38,7 @@ from heed.evaluate.scaling import Platt, Temperature, fit_platt, fit_temperature
 from heed.models.intake.content import weights_sha256
 from heed.recipes.honesty import CHOSEN, FORMAT, GENERATED, HONESTY, scaling_as_json
 
-RESULTS, ITEMS, CONFIG = "results.json", "items.jsonl", "config.yaml"
+RESULTS, ITEMS, ASKED, CONFIG = "results.json", "items.jsonl", "asked.json", "config.yaml"
 FEWEST_TO_FIT = 10
 """tuning answers, right and wrong ones among them, below which no scaling is fitted"""
 SUMMED = ("acc", "mc1", "mc2")
@@ -112,7 +112,7 @@ def run(settings: CalibrateSettings) -> Calibrated:
             "data": task["data"],
             "data_sha256": task.get("data_sha256"),
             "items_sha256": hashlib.sha256(place.read_bytes()).hexdigest(),
-            "num_shots": task["num_shots"],
+            "asked_with": asked_with(out / model["folder"] / task["name"], task),
             "tuning_share": settings.tuning_share,
             "num_tuning": len(tuning),
             "num_calibration": len(calibration),
@@ -254,6 +254,18 @@ def dtype_of(out: Path) -> str:
         return str(yaml.safe_load((out / CONFIG).read_text(encoding="utf-8")).get("dtype", "float32"))
     except OSError:
         return "float32"
+
+
+def asked_with(folder: Path, task: Mapping[str, Any]) -> list[str]:
+    """What stood around the questions, and would be missing where a model is simply asked one."""
+    try:
+        rules = json.loads((folder / ASKED).read_text(encoding="utf-8"))["task"]
+    except (OSError, ValueError, KeyError):
+        rules = {}
+    generation = rules.get("generation") or {}
+    found = [f"{task['num_shots']:,} examples before each"] if task["num_shots"] else []
+    found += ["a description before each"] if rules.get("description") or generation.get("description") else []
+    return found + (["answers ended by a text"] if generation.get("stop") else [])
 
 
 def refuse_changed(model: Mapping[str, Any], folder: Path) -> None:

@@ -47,6 +47,8 @@ class Honesty:
         """A line for the user: what holds, and of what."""
         task, sentence = self.content["data"]["task"], self.content["sentence"]
         of = f"of single questions like those of '{task}', answered at temperature 0"
+        if self.content["data"]["asked_with"]:
+            of += f", which were asked with {' and '.join(self.content['data']['asked_with'])}, and here are not"
         return f"{self.place}: {sentence} {of[0].upper()}{of[1:]}; confidences beside answers are of these too"
 
     def confidence(self, logp: Sequence[float]) -> float:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from heed.evaluate.items import Figure, Scored
 from heed.evaluate.measures.bbq import BBQ
-from heed.evaluate.measures.calibration import calibration
+from heed.evaluate.measures.calibration import CALIBRATION
 from heed.evaluate.measures.coreference import COREFERENCE
 from heed.evaluate.measures.honesty import HONESTY, honesty
 from heed.evaluate.measures.ifeval import IFEVAL
@@ -29,6 +29,6 @@ MEASURES: dict[str, Measure] = {
     **ABSTENTION,
     **REFUSALS,
     **STEREOTYPES,
-    "calibration": calibration,
+    **CALIBRATION,
     HONESTY: honesty,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from heed.evaluate import reliability
 from heed.evaluate.intervals import Mean
@@ -24,16 +25,17 @@ FIGURES: dict[str, tuple[Of, str]] = {
 """name of a figure -> what makes it, and its unit"""
 
 
-def calibration(items: Sequence[Scored]) -> list[Figure]:
+def calibration(items: Sequence[Scored], names: Sequence[str] = tuple(FIGURES)) -> list[Figure]:
     """Calibration errors, proper scores and AUROC of the items that have a confidence and a truth (`is_right`)."""
     told = [each for each in items if each.confidence is not None and each.verdict.get(TRUTH) is not None]
     if not told:
-        return [undefined(name, "no answer has both a confidence and a truth") for name in FIGURES]
+        return [undefined(name, "no answer has both a confidence and a truth") for name in names]
     confidences = [each.confidence for each in told if each.confidence is not None]
     correct = [bool(each.verdict[TRUTH]) for each in told]
     clusters = [f"in {each.cluster}" if each.cluster is not None else f"is {each.id}" for each in told]
     figures = []
-    for name, (of, unit) in FIGURES.items():
+    for name in names:
+        of, unit = FIGURES[name]
         try:
             found = of(confidences, correct, clusters)
         except ValueError as error:
@@ -42,3 +44,10 @@ def calibration(items: Sequence[Scored]) -> list[Figure]:
         value = found.mean if isinstance(found, Mean) else found.value
         figures.append(Figure(name, value, found.low, found.high, len(told), unit))
     return figures
+
+
+CALIBRATION: dict[str, Callable[[Sequence[Scored]], list[Figure]]] = {
+    "calibration": calibration,
+    **{name: partial(calibration, names=(name,)) for name in FIGURES},
+}
+"""all figures together, and each by its own name"""
