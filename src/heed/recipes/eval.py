@@ -18,6 +18,7 @@ from heed.evaluate.items import Scored
 from heed.evaluate.kinds import scored
 from heed.models.intake.content import weights_sha256
 from heed.recipes.evaluation.ask import LeftOut, Question, ask_answers, ask_likelihoods, questions_of
+from heed.recipes.evaluation.checked import check_again, checked_ones, open_first
 from heed.recipes.evaluation.model import MeasuredModel, open_measured
 from heed.recipes.evaluation.records import OpenTask, open_task
 from heed.recipes.evaluation.results import differences_of, figures_of, left_out_rows
@@ -90,7 +91,7 @@ def run(settings: EvalSettings, *, say: Say = lambda line: None) -> dict[str, An
 
 def open_tasks(settings: EvalSettings, say: Say) -> list[OpenTask]:
     """All tasks, each with its items. Mistakes are told before a model is loaded."""
-    return [
+    tasks = [
         open_task(
             written,
             limit=settings.limit,
@@ -102,6 +103,9 @@ def open_tasks(settings: EvalSettings, say: Say) -> list[OpenTask]:
         for is_tax, several in ((False, settings.task), (True, settings.tax))
         for written in several
     ]
+    for one in tasks:
+        open_first(one.task)
+    return tasks
 
 
 def measure(
@@ -117,12 +121,18 @@ def measure(
     if wrong_bos:
         say(f"{task.name}: {wrong_bos:,} prompts begin with BOS twice; the template or --bos adds one too many")
     store = Store.open(folder / task.name, asked_of(described, task, settings))
+    check_again(task.task, questions, store)
     kept = {line["id"] for line in store.lines()}
     missing = [question for question in questions if question.item.id not in kept]
     if missing:
         ask(model, task, missing, len(questions), settings, store)
     by_id = {line["id"]: scored_of(line) for line in store.lines()}
-    return Measured(tuple(by_id[question.item.id] for question in questions), tuple(left_out), wrong_bos)
+    found, failed = checked_ones(questions, [by_id[question.item.id] for question in questions])
+    if failed:
+        say(
+            f"{task.name}: {len(failed):,} answers could not be checked and are left out; the first: {failed[0].problem}"
+        )
+    return Measured(tuple(found), (*left_out, *failed), wrong_bos)
 
 
 def ask(

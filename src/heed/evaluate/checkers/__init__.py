@@ -6,6 +6,6 @@ A task names its checker: `generation: {checker: number}`. See `open_checker` fo
 """
 
 from heed.evaluate.checkers.checked import Checked, Checker
-from heed.evaluate.checkers.opening import NAMES, open_checker
+from heed.evaluate.checkers.opening import NAMES, is_users, open_checker
 
-__all__ = ["NAMES", "Checked", "Checker", "open_checker"]
+__all__ = ["NAMES", "Checked", "Checker", "is_users", "open_checker"]

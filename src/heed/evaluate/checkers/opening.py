@@ -65,7 +65,7 @@ def open_checker(spec: str, *, folder: Path = Path()) -> Checker:
         return _f1(spec, rest.strip())
     if name == "regex":
         return taken_by(_pattern(spec, rest.strip()))
-    if re.search(r"\.py:[^/\\]*$", spec):
+    if is_users(spec):
         return open_users_checker(spec, folder=folder)
     near = nearest(name, list(PLAIN))
     raise UserError(
@@ -75,6 +75,11 @@ def open_checker(spec: str, *, folder: Path = Path()) -> Checker:
         expected=f"{FORMS}, or FILE.py:FUNCTION, a file with {CHECKER.example}",
         fix=f"checker: {near}" if near else "checker: exact",
     )
+
+
+def is_users(spec: str) -> bool:
+    """Whether it is a function in a file of the user's, which may change from one run to the next."""
+    return re.search(r"\.py:[^/\\]*$", spec.strip()) is not None and not spec.strip().startswith("regex:")
 
 
 def _exact(spec: str, rest: str) -> Checker:

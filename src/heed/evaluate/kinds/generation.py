@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 
-from heed.evaluate.checkers import Checker, open_checker
+from heed.evaluate.checkers import Checker, is_users, open_checker
 from heed.evaluate.items import Generated, Generation, Item, Outcome, Scored
 from heed.evaluate.kinds.record import Reading
 from heed.evaluate.task import Task
 from heed.types import Finding
+
+PROBLEM = "problem"
+"""key of a verdict that says why the checker could not judge the answer"""
 
 
 def item_of(reading: Reading) -> Item | Finding:
@@ -33,6 +37,8 @@ def scored(task: Task, item: Item, outcomes: Sequence[Outcome]) -> Scored:
     assert isinstance(found, Generated)
     checked = opened(task.generation.checker)(found.text, item.record, tuple(map(str, item.right)))
     verdict: dict[str, float | bool | str | None] = {**checked.verdict, "is_cut": found.is_cut}
+    if checked.problem:
+        verdict[PROBLEM] = checked.problem
     if "is_right" not in verdict and isinstance(truth := verdict.get(task.primary), bool | int):
         verdict["is_right"] = bool(truth)
     confidence = float(np.exp(found.logp.mean())) if len(found.logp) and np.isfinite(found.logp).all() else None
@@ -49,9 +55,14 @@ def scored(task: Task, item: Item, outcomes: Sequence[Outcome]) -> Scored:
     )
 
 
-@lru_cache(maxsize=32)
 def opened(name: str) -> Checker:
-    """The checker of that name; a user's file is run once."""
+    """The checker of that name; a user's file is run once, and again when it has changed."""
+    file = Path(name.rpartition(":")[0])
+    return _opened(name, file.stat().st_mtime_ns if is_users(name) and file.is_file() else 0)
+
+
+@lru_cache(maxsize=32)
+def _opened(name: str, changed: int) -> Checker:
     return open_checker(name)
 
 

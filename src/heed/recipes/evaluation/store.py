@@ -68,6 +68,11 @@ class Store:
             text = "\n".join(json.dumps(plain(line), ensure_ascii=False, allow_nan=False) for line in lines)
             files.append_line(self.folder / ITEMS, text.encode("utf-8", "replace").decode())
 
+    def rewrite(self, lines: Sequence[Mapping[str, Any]]) -> None:
+        """Keep these items in place of all others."""
+        text = "".join(f"{json.dumps(plain(line), ensure_ascii=False, allow_nan=False)}\n" for line in lines)
+        files.write_bytes(self.folder / ITEMS, text.encode("utf-8", "replace"))
+
     def lines(self) -> Iterator[dict[str, Any]]:
         """Every item that is kept."""
         path = self.folder / ITEMS
