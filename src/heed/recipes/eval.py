@@ -129,9 +129,7 @@ def measure(
     by_id = {line["id"]: scored_of(line) for line in store.lines()}
     found, failed = checked_ones(questions, [by_id[question.item.id] for question in questions])
     if failed:
-        say(
-            f"{task.name}: {len(failed):,} answers could not be checked and are left out; the first: {failed[0].problem}"
-        )
+        say(f"{task.name}: {len(failed):,} answers that could not be checked are left out: {failed[0].problem}")
     return Measured(tuple(found), (*left_out, *failed), wrong_bos)
 
 

@@ -1,4 +1,4 @@
-"""Answers that a checker of the user's judges: judged again when its file may have changed, and counted where it fails."""
+"""Answers that a user's checker judges: judged again as its file may have changed, and counted where it fails."""
 
 from __future__ import annotations
 
