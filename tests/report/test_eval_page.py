@@ -332,8 +332,24 @@ def test_bias_is_drawn_by_group_against_its_ideal(tmp_path):
     assert "Bias" in headings(page)
     assert "crows_pairs on crows, ideal 50.0%: all items: a 50.0%, b 60.0%; bias_type=age" in page
     assert "s_amb on bbq, ideal 0.000: all items: a -0.200" in page
-    assert "Undefined, and not drawn: 1 group." in page
+    assert "Undefined, and not drawn: 1." in page
     assert "undefined: no biased answer" in words(page)
+
+
+def test_probes_of_a_reward_model_stand_in_one_picture_by_unit_and_names_in_one_by_name(tmp_path):
+    def probe(name, **others):
+        return figure(0, "probes", name, 0.2, low=0.1, high=0.3, unit="reward", target=0.0, **others)
+
+    flagged = figure(0, "probes", "probes_flagged", 1.0, unit="count", target=0.0, why="name name=Lan")
+    figures = [flagged, probe("she_for_he"), probe("they_for_he"), probe("name", group="name=Lan")]
+    models = [model("runs/reward", kind="reward")]
+    write_results(tmp_path / "eval", results(models=models, tasks=[task("probes", "reward")], figures=figures))
+    page = page_of(tmp_path / "eval")
+    assert page.count('aria-label="measures with the ideal 0.000 on probes') == 1
+    assert "she_for_he: reward 0.200; they_for_he: reward 0.200" in page
+    assert "name on probes, ideal 0.000: name=Lan: reward 0.200" in page
+    assert "probes_flagged: name name=Lan (reward)" in words(page)
+    assert "reward model" in words(page)
 
 
 def test_knowledge_has_a_section_of_its_own(tmp_path):
@@ -342,7 +358,7 @@ def test_knowledge_has_a_section_of_its_own(tmp_path):
     page = page_of(tmp_path / "eval")
     assert "Does it know what it does not know?" in headings(page)
     assert "over_conservativeness on qa, ideal 0.0%" in page
-    assert "prudence on qa, ideal 100.0%" in page
+    assert "measures with the ideal 100.0% on qa, ideal 100.0%: honesty: a 60.0%; prudence: a 60.0%" in page
 
 
 def test_what_heed_known_found_is_a_page_of_its_categories(tmp_path):

@@ -85,26 +85,39 @@ def _with_target(found: EvalResults) -> list[tuple[EvalTask, str]]:
 
 
 def _pictures(found: EvalResults, told: Sequence[tuple[EvalTask, str]]) -> tuple[Item, ...]:
-    drawn: list[Item] = []
+    """A picture of each measure that has groups; those without, if they have one unit and one ideal, are in one."""
     tables: list[Table] = []
+    pictures: dict[tuple[str, str, float, str], list[tuple[str, list[EvalFigure]]]] = {}
     for task, measure in told:
-        rows = [each for each in found.figures if (each.task, each.measure) == (task.name, measure)]
-        tables.append(_table(found, task, measure, rows))
-        if any(math.isfinite(each.value) for each in rows):
-            drawn.append(_figure(found, task, measure, rows))
-    return (*drawn, Details("These pictures in numbers", tuple(tables))) if tables else ()
+        figures = [each for each in found.figures if (each.task, each.measure) == (task.name, measure)]
+        tables.append(_table(found, task, measure, figures))
+        if figures[0].unit == "count":  # how many others stand out is no size of its own
+            continue
+        groups = _groups(figures)
+        is_alone = groups == [None]
+        key = (task.name, figures[0].unit, _ideal(measure, figures), "" if is_alone else measure)
+        for group in groups:
+            label = measure if is_alone else group or "all items"
+            pictures.setdefault(key, []).append((label, [each for each in figures if each.group == group]))
+    drawn = [_figure(found, *key, rows) for key, rows in pictures.items()]
+    figures_ = [figure for figure in drawn if figure is not None]
+    return (*figures_, Details("These pictures in numbers", tuple(tables))) if tables else ()
 
 
-def _figure(found: EvalResults, task: EvalTask, measure: str, figures: Sequence[EvalFigure]) -> Figure:
-    """All items and each group against the ideal, every model in a row."""
-    names, unit = short_models(found.models), figures[0].unit
-    scale = 100.0 if unit == "share" else 1.0
+def _ideal(measure: str, figures: Sequence[EvalFigure]) -> float:
+    """The value of a measure that the results call ideal; of those about knowledge, that of their definition."""
     targets = [each.target for each in figures if not math.isnan(each.target)]
-    reference = scale * targets[0] if targets else {"over_conservativeness": 0.0}.get(measure, 1.0) * scale
-    groups = _groups(figures)
-    rows = []
-    for group in groups[:MAX_ROWS]:
-        among = [each for each in figures if each.group == group and math.isfinite(each.value)]
+    return targets[0] if targets else 0.0 if measure == "over_conservativeness" else 1.0
+
+
+def _figure(
+    found: EvalResults, task: str, unit: str, ideal: float, measure: str, rows: Sequence[tuple[str, list[EvalFigure]]]
+) -> Figure | None:
+    """Rows of every model against the ideal; None where no value is defined."""
+    names = short_models(found.models)
+    scale = 100.0 if unit == "share" else 1.0
+    drawn = []
+    for label, figures in rows[:MAX_ROWS]:
         estimates = tuple(
             Estimate(
                 names[each.model],
@@ -114,22 +127,26 @@ def _figure(found: EvalResults, task: EvalTask, measure: str, figures: Sequence[
                 scale * each.high,
                 shown(each.value, each.unit),
             )
-            for each in among
+            for each in figures
+            if math.isfinite(each.value)
         )
         if estimates:
-            rows.append(ForestRow(group or "all items", estimates))
+            drawn.append(ForestRow(label, estimates))
+    if not drawn:
+        return None
+    title = measure or (rows[0][0] if len(rows) == 1 else f"measures with the ideal {shown(ideal, unit)}")
+    spoken = "; ".join(f"{row.label}: " + ", ".join(f"{e.name} {e.shown}" for e in row.estimates) for row in drawn)
+    label = f"{title} on {task}, ideal {shown(ideal, unit)}: {spoken}"
     axis = Axis("percent" if unit in ("share", "percent") else unit)
-    spoken = "; ".join(f"{row.label}: " + ", ".join(f"{e.name} {e.shown}" for e in row.estimates) for row in rows)
-    label = f"{measure} on {task.name}, ideal {shown(reference / scale, unit)}: {spoken}"
-    picture = forest(rows, axis=axis, reference=reference, label=label)
-    caption = f"Ideal: {shown(reference / scale, unit)}. Whiskers are 95% intervals, each of its group alone."
-    if len(groups) > MAX_ROWS:
-        caption += f" {len(groups) - MAX_ROWS:,} more groups are in the table below."
-    undefined = len({each.group for each in figures}) - len(rows) - max(len(groups) - MAX_ROWS, 0)
-    if undefined > 0:
-        caption += f" Undefined, and not drawn: {undefined:,} {'groups' if undefined != 1 else 'group'}."
-    legend = model_legend(found, sorted({each.model for each in figures})) if len(found.models) > 1 else ()
-    return Figure(f"{task.name}: {measure}", (Panel(picture),), caption, legend)
+    picture = forest(drawn, axis=axis, reference=scale * ideal, label=label)
+    caption = f"Ideal: {shown(ideal, unit)}. Whiskers are 95% intervals, each of its row alone."
+    if len(rows) > MAX_ROWS:
+        caption += f" {len(rows) - MAX_ROWS:,} more are in the table below."
+    if undefined := min(len(rows), MAX_ROWS) - len(drawn):
+        caption += f" Undefined, and not drawn: {undefined:,}."
+    shown_models = sorted({each.model for _, figures in rows for each in figures})
+    legend = model_legend(found, shown_models) if len(found.models) > 1 else ()
+    return Figure(f"{task}: {title}", (Panel(picture),), caption, legend)
 
 
 def _groups(figures: Sequence[EvalFigure]) -> list[str | None]:

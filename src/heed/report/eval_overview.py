@@ -119,6 +119,17 @@ def _records(each: EvalLeftOut) -> str:
     return f"{told} and others" if each.count > min(len(each.records), MAX_RECORDS) and told else told
 
 
+def remarks(found: EvalResults, task: EvalTask) -> tuple[Note, ...]:
+    """What is said beside values that are defined: items without a value, why an interval is missing."""
+    names = short_models(found.models)
+    told: dict[str, list[str]] = {}
+    for each in found.figures:
+        if each.task == task.name and each.why and not math.isnan(each.value):
+            of = f"{each.measure} of {each.group}" if each.group else each.measure
+            told.setdefault(f"{of}: {each.why}", []).append(names[each.model])
+    return tuple(Note(f"{text} ({', '.join(models)})") for text, models in told.items())
+
+
 def task_details(found: EvalResults, task: EvalTask) -> Details:
     """Every measure of a task, of all items and of each group."""
     names = heads(found)
@@ -146,5 +157,6 @@ def task_details(found: EvalResults, task: EvalTask) -> Details:
     inside: tuple[Table | Note, ...] = (Note(f"{about}."),)
     if rows:
         inside += (Table(f"{task.name}: every measure, with 95% intervals", head, tuple(rows), num_text_columns=2),)
+    inside += remarks(found, task)
     num_measures = len(found.measures(task.name))
     return Details(f"{task.name}: {num_measures:,} {'measures' if num_measures != 1 else 'measure'}", inside)

@@ -138,7 +138,7 @@ def read_runs(folders: Sequence[Path]) -> tuple[RunRecords, ...]:
                 "this folder is no run",
                 where=str(folder),
                 found="no such folder" if not folder.is_dir() else f"none of {', '.join(MARKS_OF_A_RUN)}",
-                expected="a folder that a training command of heed or heed demo has written",
+                expected="a folder that a training command of heed, heed demo or heed eval has written",
                 fix="heed report FOLDER, with the folder that was given as --out",
             )
         for path in ([folder] if is_run(folder) else []) + inside:
