@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import pytest
-from heed.evaluate.kinds import Reading, item_of
-from heed.evaluate.task import built_in, built_in_names
 
 from heed.evaluate.checkers import open_checker
 from heed.evaluate.items import Generation, Item, Likelihood, Rolling
+from heed.evaluate.kinds import Reading, item_of
+from heed.evaluate.task import built_in, built_in_names
 from heed.types import Finding, Origin
 
 FOLDER = Path(__file__).parents[2] / "src" / "heed" / "evaluate" / "tasks"

@@ -5,10 +5,10 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from heed.evaluate.kinds import Reading, item_of
-from heed.evaluate.task import built_in
 
 from heed.evaluate.items import Generation, Likelihood
+from heed.evaluate.kinds import Reading, item_of
+from heed.evaluate.task import built_in
 from heed.types import Origin
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]

@@ -5,11 +5,11 @@ import unicodedata
 from collections import Counter
 
 import pytest
+
+from heed.errors import UserError
 from heed.evaluate.task import built_in
 from heed.recipes.evaluation.prompts import described, examples_for
 from heed.recipes.evaluation.records import TWICE, items_of, open_task
-
-from heed.errors import UserError
 
 REAL = [
     # task, file, records, items

@@ -6,7 +6,7 @@ Built-in tasks are files of the same form, in `tasks/`: one of the user's own is
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
@@ -86,7 +86,9 @@ class Task(Settings):
     """where few-shot examples come from [default: the hub's split for them, or the data itself]"""
     num_shots: Whole = Field(0, ge=0)
     description: str = ""
-    """what stands before everything"""
+    """what stands before everything: a jinja text, as a shape's are"""
+    examples_share: Text | None = None
+    """name of a group: an item's examples are of its own (a subject's questions before a question of that subject)"""
     separator: str = "\n\n"
     delimiter: str = " "
     stride: Whole | None = Field(None, ge=1)
@@ -187,7 +189,13 @@ def read_task(text: str, where: str) -> Task:
             )
         for written_as in (*(getattr(shape, name) for name in type(shape).model_fields if name != "fields"),):
             _refuse_syntax(written_as, f"{where}, shapes, item {number}")
-    for written_as in (task.cluster, *task.groups.values()):
+    if task.examples_share is not None and task.examples_share not in task.groups:
+        raise _not_a_task(
+            f"{where}, examples_share",
+            task.examples_share,
+            f"one of its groups: {', '.join(task.groups) or 'it has none'}",
+        )
+    for written_as in (task.description, task.cluster, *task.groups.values()):
         _refuse_syntax(written_as, where)
     return task
 
@@ -310,20 +318,40 @@ def _preprocessed(text: str) -> str:
 def records_in(value: Mapping[str, Any], path: str | None) -> Iterator[Mapping[str, Any]]:
     """The records inside a JSON document: `data[].paragraphs[].qas[]` are lists in lists, seen from the top.
 
-    A record inherits the plain fields of what it lies in, its own coming first. A document that has no such list is a
-    record itself, for the same data may come as lines.
+    `*` is a field of any name: `data.*[]` are the records of all lists inside `data`. Of a text, `text[]` are its lines
+    that are not blank. A record inherits the plain fields of what it lies in, its own coming first. A document that has
+    no such list is a record itself, for the same data may come as lines.
     """
-    steps = [step.removesuffix("[]") for step in path.split(".")] if path else []
-    while steps and not isinstance(value.get(steps[0]), list):  # the reader of the file has opened that list already
-        steps = steps[1:]
+    steps = path.split(".") if path else []
+    at = next((at for at, step in enumerate(steps) if _inner(value, step)), None)
+    if at is None or (
+        at and steps[at].startswith("*")
+    ):  # where at > 0 the reader of the file has opened a list already
+        yield value
+    else:
+        yield from _inside(value, steps[at:])
+
+
+def _inside(value: Mapping[str, Any], steps: Sequence[str]) -> Iterator[Mapping[str, Any]]:
     if not steps:
         yield value
         return
     above = {name: field for name, field in value.items() if not isinstance(field, list | Mapping)}
-    for inner in value[steps[0]]:
-        if isinstance(inner, Mapping):
-            inherited = {**above, **inner}
-            if len(steps) == 1:
-                yield inherited
-            else:
-                yield from records_in(inherited, ".".join(steps[1:]))
+    for name in _inner(value, steps[0]):
+        field = value[name]
+        for each in field if isinstance(field, list) else field.splitlines() if isinstance(field, str) else [field]:
+            if isinstance(each, Mapping):
+                yield from _inside({**above, **each}, steps[1:])
+            elif not isinstance(field, str) or each.strip():
+                yield {**above, name: each}
+
+
+def _inner(value: Mapping[str, Any], step: str) -> list[str]:
+    """The fields that a step leads into: with `[]` a list or a text's lines, without it what lies in a field."""
+    wanted, is_list = step.removesuffix("[]"), step.endswith("[]")
+    return [
+        name
+        for name, field in value.items()
+        if wanted in ("*", name)
+        and (isinstance(field, list | str if wanted == name else list) if is_list else isinstance(field, Mapping))
+    ]

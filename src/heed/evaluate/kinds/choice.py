@@ -31,12 +31,11 @@ def item_of(reading: Reading) -> Item | Finding:
         return reading.finding("a choice has fewer than two options", f"{len(told)} options: {told}")
     if empty := [number for number, each in enumerate(told, 1) if not each.strip()]:
         return reading.finding("an option is empty", f"option {empty[0]} of {len(told)}")
-    if len(set(told)) < len(told):
-        twice = next(each for each in told if told.count(each) > 1)
-        return reading.finding("two options are the same text", repr(twice))
     right = right_indices(reading.say(shape.right), len(told))
     if isinstance(right, str):
         return reading.finding("a record does not say which of its options is right", right)
+    if twice := [told[index] for index in right if told.count(told[index]) > 1]:
+        return reading.finding("a right option is the same text as another", repr(twice[0]))
     requests = [Likelihood(*pair) for pair in zip(contexts, continuations, strict=True)]
     if UNCONDITIONAL in task.measures:
         before = "" if shape.unconditional is None else reading.text(shape.unconditional)

@@ -55,10 +55,12 @@ class Reading:
         labels: tuple[str, ...] = (),
         shot: tuple[str, str] | None = None,
     ) -> Item:
-        """The item of this record, with its cluster and its groups."""
-        cluster = None if self.task.cluster is None else str(self.say(self.task.cluster))
-        said_of = ((name, self.say(written)) for name, written in self.task.groups.items())
-        groups = {name: str(value).strip() for name, value in said_of if value is not None}
+        """The item of this record, with its cluster and its groups; a description that cannot be said is a mistake."""
+        self.text(self.task.description)
+        written = {**self.task.groups, **({} if self.task.cluster is None else {"": self.task.cluster})}
+        said_of = ((name, self.say(each)) for name, each in written.items())
+        groups = {name: str(value).strip() for name, value in said_of if value is not None and value != ""}
+        cluster = groups.pop("", None)
         return Item(self.id, self.origin, self.record, requests, right, labels, shot, cluster, groups)
 
     def finding(self, problem: str, found: str) -> Finding:

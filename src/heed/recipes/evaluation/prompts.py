@@ -17,7 +17,7 @@ from heed.data.prompts import prompt_text
 from heed.data.rendering.render import ChatTemplate
 from heed.data.tokens import Tokenizer
 from heed.evaluate.items import Generation, Item, Request, Rolling
-from heed.evaluate.task import Task
+from heed.evaluate.task import Task, said
 from heed.recipes.evaluation.model import Words
 from heed.recipes.evaluation.records import OpenTask
 from heed.types import Finding, Message, Origin, Prompt, Tokens
@@ -58,17 +58,21 @@ def examples_for(item: Item, task: OpenTask, *, per_item: bool, seed: int) -> tu
     count = task.task.num_shots
     if not count or not task.pool:
         return ()
+    share = task.task.examples_share
+    pool = in_fixed_order(task, seed, None if share is None else item.groups.get(share))
     if not per_item:
-        return tuple([each for each in in_fixed_order(task, seed)[: count + 1] if each.id != item.id][:count])
+        return tuple([each for each in pool[: count + 1] if each.id != item.id][:count])
     generator = np.random.default_rng(_hash(seed, item.id))
-    drawn = generator.choice(len(task.pool), size=min(count + 1, len(task.pool)), replace=False)
-    return tuple([each for each in (task.pool[i] for i in drawn) if each.id != item.id][:count])
+    drawn = generator.choice(len(pool), size=min(count + 1, len(pool)), replace=False)
+    return tuple([each for each in (pool[i] for i in drawn) if each.id != item.id][:count])
 
 
-@lru_cache(maxsize=8)
-def in_fixed_order(task: OpenTask, seed: int) -> list[Item]:
-    """The pool in the order in which examples are taken from it."""
-    return sorted(task.pool, key=lambda each: _hash(seed, each.id))
+@lru_cache(maxsize=1024)
+def in_fixed_order(task: OpenTask, seed: int, group: str | None) -> list[Item]:
+    """The pool, or what of it is in one group, in the order in which examples are taken from it."""
+    share = task.task.examples_share
+    pool = [each for each in task.pool if share is None or each.groups.get(share) == group]
+    return sorted(pool, key=lambda each: _hash(seed, each.id))
 
 
 def _hash(seed: int, text: str) -> int:
@@ -82,12 +86,12 @@ def written(request: Request, item: Item, task: Task, examples: Sequence[Item], 
     in_chat = words.template is not None and task.kind != "pairs" and bool(request.context or examples)
     if in_chat:
         assert words.template is not None
-        prompt = chat_prompt(request.context, task, examples, item.origin, words.template)
+        prompt = chat_prompt(request.context, task, examples, item, words.template)
         if isinstance(prompt, Finding):
             return prompt
         delimiter = ""
     else:
-        prompt, delimiter = plain_prompt(request.context, task, examples), task.delimiter
+        prompt, delimiter = plain_prompt(request.context, task, examples, item), task.delimiter
     bos = [] if in_chat else bos_of(words)
     if isinstance(request, Generation):
         ids = np.array([*bos, *words.tokenizer.encode(prompt)], dtype=np.int32)
@@ -95,24 +99,29 @@ def written(request: Request, item: Item, task: Task, examples: Sequence[Item], 
     return pair(prompt, (delimiter if prompt else "") + request.continuation, bos, item.origin, words)
 
 
-def plain_prompt(context: str, task: Task, examples: Sequence[Item]) -> str:
+def plain_prompt(context: str, task: Task, examples: Sequence[Item], item: Item) -> str:
     """Description, examples and context, one text after the other."""
     shots = [each.shot for each in examples if each.shot is not None]
     worked = "".join(f"{asked}{task.delimiter}{answer}{task.separator}" for asked, answer in shots)
-    return task.description + task.generation.description + worked + context
+    return described(task, item) + worked + context
+
+
+def described(task: Task, item: Item) -> str:
+    """What stands before everything in an item's prompt."""
+    return f"{said(task.description, item.record)}{task.generation.description}"
 
 
 def chat_prompt(
-    context: str, task: Task, examples: Sequence[Item], origin: Origin, template: ChatTemplate
+    context: str, task: Task, examples: Sequence[Item], item: Item, template: ChatTemplate
 ) -> str | Finding:
     """The render of description (the system prompt), examples (turns) and context, ready for the answer."""
     shots = [each.shot for each in examples if each.shot is not None]
-    described = (task.description + task.generation.description).strip()
-    messages = [Message("system", described)] if described else []
+    system = described(task, item).strip()
+    messages = [Message("system", system)] if system else []
     for asked, answer in shots:
         messages += [Message("user", asked), Message("assistant", answer)]
     messages.append(Message("user", context))
-    rendered = prompt_text(Prompt(tuple(messages), origin, {}), template)
+    rendered = prompt_text(Prompt(tuple(messages), item.origin, {}), template)
     return rendered if isinstance(rendered, Finding) else rendered.text
 
 

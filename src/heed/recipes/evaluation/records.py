@@ -22,6 +22,8 @@ from heed.evaluate.kinds import Reading, item_of
 from heed.evaluate.task import Task, built_in, built_in_names, records_in, task_at
 from heed.types import Finding, Origin
 
+TWICE = "records with a wrong option that stands there twice, which changes no accuracy"
+
 
 @dataclass(frozen=True, eq=False)
 class OpenTask:
@@ -80,11 +82,13 @@ def open_task(
             fix="another file: --task " + typed(f"{name}=FILE"),
         )
     pool = examples_of(task, path, items, notes) if shots and task.kind != "text" else ()
-    if shots and len(pool) < shots + (pool is items):
+    in_groups = Counter(each.groups.get(task.examples_share or "") for each in pool)
+    few = min((in_groups[each.groups.get(task.examples_share or "")] for each in items), default=0) if shots else 0
+    if shots and task.kind != "text" and few < shots + (pool is items):
         raise UserError(
             "there are too few records to take examples from",
             where=task.shots_from or where,
-            found=f"{len(pool):,} that can be examples",
+            found=f"{few:,} that can be examples" + (f" of one {task.examples_share}" if task.examples_share else ""),
             expected=f"more than {shots:,}",
             fix="--num-shots 0",
         )
@@ -156,6 +160,8 @@ def items_of(
         seen[content] += 1
         found = item_of(Reading(task, name, origin, record))
         (findings if isinstance(found, Finding) else items).append(found)  # type: ignore[arg-type]
+        if isinstance(found, Item) and len(set(found.requests)) < len(found.requests):
+            notes[TWICE] += 1
     return tuple(items), tuple(findings), num_records
 
 
@@ -191,7 +197,7 @@ def rows_without_header(path: str, header: tuple[str, ...]) -> Iterator[tuple[Or
         yield from csv.reader(lines_of(decoded(byte_chunks(str(file), str(file)), str(file))), delimiter=delimiter)
 
     first = next(rows(tables[0]), [])
-    if len(first) != len(header) or {name.lower() for name in first} & {name.lower() for name in header}:
+    if len(first) != len(header) or {name.strip().lower() for name in first} == {name.lower() for name in header}:
         return None
 
     def records() -> Iterator[tuple[Origin, Mapping[str, Any]]]:
