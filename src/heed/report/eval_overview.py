@@ -97,10 +97,10 @@ def model_table(found: EvalResults) -> Table:
     """Who was asked, in which template, with the hash that tells the weights apart."""
     names = short_models(found.models)
     rows = tuple(
-        (name, model.name, f"{model.kind} model", shown_template(model), model.weights_sha256[:12] or "not known")
+        (name, shown_template(model), f"{model.kind} model", model.weights_sha256[:12] or "not known", model.name)
         for name, model in zip(names, found.models, strict=True)
     )
-    head = ("model", "from", "kind", "chat template", "weights (SHA-256)")
+    head = ("model", "chat template", "kind", "weights (SHA-256)", "from")
     return Table("The models, and the template in which each was asked", head, rows, num_text_columns=5)
 
 
