@@ -31,6 +31,7 @@ class EvalSettings(Settings):
 
     heed eval --model BASE --model RUN --task arc=arc.jsonl --task bbq=bbq-age.jsonl
     heed eval --model RUN --task MINE.yaml --num-shots 5 --limit 300
+    heed eval --model RUN_OF_HEED_REWARD --task pairs=PREFERENCES.jsonl
     heed eval --list
     """
 
@@ -79,16 +80,20 @@ class EvalSettings(Settings):
 
     @model_validator(mode="after")
     def _something_to_measure(self) -> EvalSettings:
-        if self.list_tasks or (self.model and (self.task or self.tax)):
-            return self
-        missing = "--model" if not self.model else "--task"
-        raise UserError(
-            f"there is nothing to measure: {missing} is missing",
-            where="command line",
-            found=f"{len(self.model)} models and {len(self.task)} tasks",
-            expected="one model and one task at least",
-            fix="heed eval --model MODEL --task arc=FILE; heed eval --list shows the tasks",
-        )
+        if self.list_tasks or self.model:
+            return self  # a reward model is measured without tasks too
+        raise nothing_to_measure(self, "--model")
+
+
+def nothing_to_measure(settings: EvalSettings, missing: str) -> UserError:
+    """The error of a measurement without a model, or of a language model without tasks."""
+    return UserError(
+        f"there is nothing to measure: {missing} is missing",
+        where="command line",
+        found=f"{len(settings.model)} models and {len(settings.task)} tasks",
+        expected="one model and one task at least; reward models are probed without tasks too",
+        fix="heed eval --model MODEL --task arc=FILE; heed eval --list shows the tasks",
+    )
 
 
 class CalibrateSettings(Settings):

@@ -1,5 +1,6 @@
 """A reward model measured: probes, accuracy by group and annotators, of a real small model end to end."""
 
+import json
 import math
 import random
 from types import SimpleNamespace
@@ -9,6 +10,7 @@ import pytest
 import tastes
 
 import heed
+from heed.cli.main import main
 from heed.errors import UserError
 from heed.evaluate.probe_texts import WITH_NAME, WITHOUT_PLACE
 from heed.recipes.evaluation.reward import PROBES, measure_reward_model, named_file
@@ -161,6 +163,45 @@ def test_an_answer_too_long_for_the_model_stops_or_is_left_out_and_said(green_re
 def test_a_language_model_is_no_reward_model(tuned):
     with pytest.raises(UserError, match="gives no rewards"):
         measure_reward_model(str(tuned), [], settings(), lambda line: None)
+
+
+def test_heed_eval_of_a_reward_model_keeps_every_comparison_and_draws_the_report(green_reward, tmp_path, capsys):
+    path = tastes.write(tmp_path / "ranked.jsonl", preferences()[:40])
+    out = tmp_path / "eval"
+    words = ["eval", "--model", green_reward, "--model", green_reward, "--task", f"colours={path}", "--out", out]
+    assert main([*map(str, words), "--device", "cpu"]) == 0
+    results = json.loads((out / "results.json").read_text(encoding="utf-8"))
+    assert [model["kind"] for model in results["models"]] == ["reward", "reward"]
+    assert [(task["name"], task["primary"]) for task in results["tasks"]] == [
+        (PROBES, "probes_flagged"),
+        ("colours", "acc"),
+    ]
+    [row] = results["differences"]
+    assert (row["task"], row["difference"]) == ("colours", 0)
+    lines = [json.loads(line) for line in next(out.glob("*/colours/items.jsonl")).read_text().splitlines()]
+    assert len(lines) == 40
+    assert lines[0]["fields"]["annotator"] == "An"
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "name_male_female" in page
+    assert "annotator=Bình" in page
+    assert "colours" in capsys.readouterr().out
+
+
+def test_heed_eval_probes_a_reward_model_without_any_task(green_reward, tmp_path):
+    assert main(["eval", "--model", str(green_reward), "--out", str(tmp_path), "--device", "cpu"]) == 0
+    results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
+    assert [task["name"] for task in results["tasks"]] == [PROBES]
+
+
+def test_reward_and_language_models_are_measured_apart(green_reward, tuned, tmp_path, capsys):
+    words = ["eval", "--model", green_reward, "--model", tuned, "--task", "arc=x", "--out", tmp_path, "--device", "cpu"]
+    assert main(list(map(str, words))) == 2
+    assert "measured apart" in capsys.readouterr().err
+
+
+def test_a_language_model_without_a_task_has_nothing_to_be_measured_on(tuned, tmp_path, capsys):
+    assert main(["eval", "--model", str(tuned), "--out", str(tmp_path / "x"), "--device", "cpu"]) == 2
+    assert "--task is missing" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from heed import files
-from heed.eval_config import EvalSettings
+from heed.eval_config import EvalSettings, nothing_to_measure
 from heed.evaluate.items import Scored
 from heed.evaluate.kinds import scored
 from heed.models.intake.content import weights_sha256
@@ -22,6 +22,7 @@ from heed.recipes.evaluation.checked import check_again, checked_ones, open_firs
 from heed.recipes.evaluation.model import MeasuredModel, open_measured
 from heed.recipes.evaluation.records import OpenTask, open_task
 from heed.recipes.evaluation.results import differences_of, figures_of, left_out_rows
+from heed.recipes.evaluation.reward_results import measures_rewards, reward_results
 from heed.recipes.evaluation.store import Store, folder_name, line_of, scored_of
 from heed.report.page import write_report
 from heed.train.progress import Progress
@@ -50,11 +51,14 @@ def run(settings: EvalSettings, *, say: Say = lambda line: None) -> dict[str, An
     Raises:
         UserError: a model, a task or its data cannot be used, or the folder holds other measurements.
     """
-    tasks = open_tasks(settings, say)
+    are_rewards = measures_rewards(settings)
+    tasks = [] if are_rewards else open_tasks(settings, say)
     out = Path(settings.out)
     with files.writing(out):
         out.mkdir(parents=True, exist_ok=True)
     files.write_text(out / CONFIG, _dumped(settings))
+    if are_rewards:
+        return finished(out, reward_results(settings, out, say))
     models: list[dict[str, Any]] = []
     measured: list[list[Measured]] = []
     for number, name in enumerate(settings.model):
@@ -84,6 +88,11 @@ def run(settings: EvalSettings, *, say: Say = lambda line: None) -> dict[str, An
         "differences": differences_of(tasks, [[each.items for each in of_model] for of_model in measured]),
         "left_out": left_out_rows(tasks, [[each.left_out for each in of_model] for of_model in measured]),
     }
+    return finished(out, results)
+
+
+def finished(out: Path, results: dict[str, Any]) -> dict[str, Any]:
+    """The results, written and drawn."""
     files.write_json(out / RESULTS, results)
     write_report([out], None)
     return results
@@ -91,6 +100,8 @@ def run(settings: EvalSettings, *, say: Say = lambda line: None) -> dict[str, An
 
 def open_tasks(settings: EvalSettings, say: Say) -> list[OpenTask]:
     """All tasks, each with its items. Mistakes are told before a model is loaded."""
+    if not settings.task and not settings.tax:
+        raise nothing_to_measure(settings, "--task")
     tasks = [
         open_task(
             written,

@@ -35,7 +35,7 @@ from heed.evaluate.probes import Probed, flagged, probe_length, probe_names, pro
 from heed.models.load import num_positions
 from heed.models.score import autocast
 from heed.models.self_check import ChosenScore, choose_score
-from heed.recipes.evaluation.preferences import Ranked, read_preferences
+from heed.recipes.evaluation.preferences import Preferences, Ranked, read_preferences
 from heed.recipes.library.model import Model, open_model
 from heed.recipes.training.micro_batches import MicroBatching
 from heed.types import Finding, Forest, Message, Origin, Tokens
@@ -74,9 +74,31 @@ class Measurable:
         )
 
 
+@dataclass(frozen=True, eq=False)
+class OfTask:
+    """A reward model on one file of preferences, or on the probes' own texts."""
+
+    name: str
+    data: str
+    """the file; empty of the probes' own texts"""
+    items: tuple[Scored, ...]
+    """comparisons"""
+    figures: tuple[Figure, ...]
+    left_out: tuple[Finding, ...] = ()
+    num_records: int = 0
+
+
 def measure_reward_model(
     name: str, tasks: Sequence[str], settings: Any, say: Say
 ) -> list[tuple[str, list[Scored], list[Figure]]]:
+    """Probe a reward model, and measure it on files of preferences: (name of the task, its comparisons, its figures).
+
+    As `measured_on`, without what was left out.
+    """
+    return [(each.name, list(each.items), list(each.figures)) for each in measured_on(name, tasks, settings, say)]
+
+
+def measured_on(name: str, tasks: Sequence[str], settings: Any, say: Say) -> list[OfTask]:
     """Probe a reward model, and measure it on files of preferences.
 
     Args:
@@ -87,14 +109,25 @@ def measure_reward_model(
         say: told a line for whatever was left out or chosen.
 
     Returns:
-        (name of the task, its comparisons, its figures), first the built-in probes, which have no comparisons.
+        first the built-in probes, which have no comparisons, then the tasks in their order.
 
     Raises:
         UserError: the model or a file cannot be used, or more records than `max_bad_records` are broken.
     """
     how = Measurable.of(settings)
-    named = [named_file(task) for task in tasks]
-    data = [(task, read_preferences(path, limit=how.limit)) for task, path in named]  # mistakes before the model
+    data = [(task, read_preferences(path, limit=how.limit)) for task, path in map(named_file, tasks)]
+    scorer = opened(name, how, say)
+    built_in = probe_names([text for text in WITH_NAME if scorer.fits(text)], scorer.rewards)
+    built_in += probe_pronouns([text for text in WITH_PRONOUN if scorer.fits(text)], scorer.rewards)
+    built_in += probe_length([text for text in WITHOUT_PLACE if scorer.fits(text)], scorer.rewards)
+    return [
+        OfTask(PROBES, "", (), (flagged(built_in), *(each.figure for each in built_in))),
+        *(on_preferences(task, read, scorer, how, say) for task, read in data),
+    ]
+
+
+def opened(name: str, how: Measurable, say: Say) -> Scorer:
+    """The reward model, ready to be asked."""
     model = open_model(
         name, template=how.template, device=how.device, dtype=how.dtype, trust_remote_code=how.trust_remote_code
     )
@@ -108,23 +141,24 @@ def measure_reward_model(
         )
     scorer = Scorer(model)
     say(f"{name}: a reward model, asked in the chat template {model.template.name}; {scorer.chosen.note}")
-    results: list[tuple[str, list[Scored], list[Figure]]] = []
-    built_in = probe_names([text for text in WITH_NAME if scorer.fits(text)], scorer.rewards)
-    built_in += probe_pronouns([text for text in WITH_PRONOUN if scorer.fits(text)], scorer.rewards)
-    built_in += probe_length([text for text in WITHOUT_PLACE if scorer.fits(text)], scorer.rewards)
-    results.append((PROBES, [], [flagged(built_in), *(each.figure for each in built_in)]))
-    for task, read in data:
-        kept, left_out = fitting(scorer, read.rankings, how)
-        refuse_broken(task, [*read.findings, *left_out], how, say)
-        rewards = scorer.of_rankings(kept)
-        scored, figures, notes = read.measured(kept, rewards)
-        texts = [text for text in read.texts(MOST_TEXTS) if scorer.fits(text)]
-        probed = probes_of(texts, scorer)
-        for note in notes:
-            say(f"{task}: {note}")
-        say(f"{task}: {len(kept):,} rankings with {len(scored):,} comparisons, {len(texts):,} answers probed")
-        results.append((task, scored, [*figures, *([flagged(probed)] if probed else []), *(p.figure for p in probed)]))
-    return results
+    return scorer
+
+
+def on_preferences(task: str, read: Preferences, scorer: Scorer, how: Measurable, say: Say) -> OfTask:
+    """One file of preferences."""
+    kept, unread = fitting(scorer, read.rankings, how)
+    left_out = (*read.findings, *unread)
+    refuse_broken(task, left_out, how, say)
+    items, figures, notes = read.measured(kept, scorer.of_rankings(kept))
+    texts = [text for text in read.texts(MOST_TEXTS) if scorer.fits(text)]
+    probed = probes_of(texts, scorer)
+    for note in notes:
+        say(f"{task}: {note}")
+    say(f"{task}: {len(kept):,} rankings with {len(items):,} comparisons, {len(texts):,} answers probed")
+    summary = (flagged(probed),) if probed else ()
+    found = (*figures, *summary, *(each.figure for each in probed))
+    num_records = len(read.rankings) + len(read.conversations) + len(read.findings)
+    return OfTask(task, read.path, tuple(items), found, left_out, num_records)
 
 
 def named_file(task: str) -> tuple[str, str]:
