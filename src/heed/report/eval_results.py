@@ -111,13 +111,12 @@ class EvalResults:
     figures: tuple[EvalFigure, ...]
     differences: tuple[EvalDifference, ...]
     left_out: tuple[EvalLeftOut, ...]
+    by_key: Mapping[tuple[str, int, str, str | None], EvalFigure]
+    """the figures by task, model, measure and group"""
 
     def figure(self, task: str, model: int, measure: str, group: str | None = None) -> EvalFigure | None:
         """The figure of a measure, over all items or those of a group; None where it was not made."""
-        for each in self.figures:
-            if (each.task, each.model, each.measure, each.group) == (task, model, measure, group):
-                return each
-        return None
+        return self.by_key.get((task, model, measure, group))
 
     def measures(self, task: str) -> tuple[str, ...]:
         """The measures of a task, its primary one first."""
@@ -138,12 +137,14 @@ def eval_results(value: Mapping[str, Any]) -> EvalResults:
     """
     if value["format"] != FORMAT:
         raise ValueError(f"results of format {value['format']}, and this heed reads format {FORMAT}")
+    figures = tuple(map(_figure, value["figures"]))
     found = EvalResults(
         models=tuple(map(_model, value["models"])),
         tasks=tuple(_task(each, value["figures"]) for each in value["tasks"]),
-        figures=tuple(map(_figure, value["figures"])),
+        figures=figures,
         differences=tuple(map(_difference, value.get("differences") or [])),
         left_out=tuple(map(_left_out, value.get("left_out") or [])),
+        by_key={(each.task, each.model, each.measure, each.group): each for each in figures},
     )
     numbers = [each.model for each in found.figures]
     numbers += [each.model for each in found.left_out if each.model is not None]
