@@ -533,8 +533,8 @@ class EvalArguments(TypedDict, total=False):
     """BOS before a prompt without a template; auto: as the tokenizer does"""
     too_long: Literal["error", "drop-shots", "drop"]
     """a prompt that the model cannot read: stop, ask it with fewer examples, or leave it out"""
-    max_bad_records: int
-    """records of a task that may be left out because they cannot be asked; more are an error"""
+    max_bad_records: float
+    """share of a task's records that cannot be asked up to which they are left out and counted"""
     tax: Sequence[str | os.PathLike[str]]
     """a text file, or a task as for --task: what tuning must not cost, told in a table of its own"""
     max_new_tokens: int | None

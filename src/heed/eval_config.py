@@ -61,8 +61,8 @@ class EvalSettings(Settings):
         "auto", description="BOS before a prompt without a template; auto: as the tokenizer does"
     )
     too_long: TooLong = "error"
-    max_bad_records: Whole = Field(
-        0, ge=0, description="records of a task that may be left out because they cannot be asked; more are an error"
+    max_bad_records: Share = Field(
+        0.01, description="share of a task's records that cannot be asked up to which they are left out and counted"
     )
     tax: Annotated[tuple[Text, ...], Several] = Field(
         (), description="a text file, or a task as for --task: what tuning must not cost, told in a table of its own"

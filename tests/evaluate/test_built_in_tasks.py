@@ -342,6 +342,10 @@ def test_items_are_told_apart_by_what_the_record_says(name, record, groups):
     assert asked(name, record).groups == groups
 
 
+def test_an_option_that_is_right_and_there_twice_is_right_at_both_places():
+    assert asked("arc", {"query": "?", "choices": ["a", "b", "a"], "gold": 2}).right == (0, 2)
+
+
 def test_an_option_that_is_wrong_twice_is_asked_twice():
     item = asked("arc", {"query": "?", "choices": ["a", "b", "a"], "gold": 1})
     assert [option for _, option in pairs(item)] == ["a", "b", "a"]
@@ -482,7 +486,6 @@ MISTAKES = [
         "'' is not in list",
     ),
     ("arc", {"question": "?", "choices": {"text": ["a", "a"], "label": ["A", "B"]}, "answerKey": "A"}, "'a'"),
-    ("arc", {"query": "?", "choices": ["a", "b", "a"], "gold": 2}, "'a'"),
     ("arc", {"question": "?", "choices": {"text": ["a", ""], "label": ["A", "B"]}, "answerKey": "A"}, "option 2 of 2"),
     ("arc", {"question": "?", "answerKey": "A"}, "the fields question, answerKey"),
     ("arc", {"query": "?", "choices": ["a", "b"], "gold": 2}, "the index 2"),

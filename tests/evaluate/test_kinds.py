@@ -105,6 +105,12 @@ def test_a_record_that_cannot_be_asked_is_a_finding_that_says_why(record, fact):
     assert fact in found.found
 
 
+def test_of_an_option_that_is_there_twice_either_is_right_and_the_item_is_counted():
+    item = read({"question": "Q", "options": ["a", "b", "a"], "gold": 2})
+    assert item.right == (0, 2)
+    assert len(item.notes) == 1
+
+
 def test_an_option_that_begins_another_is_an_option():
     assert isinstance(read({"question": "Q", "options": ["New York", "New York City"], "gold": 1}), Item)
 

@@ -202,9 +202,9 @@ def test_a_record_that_cannot_be_asked_is_an_error_and_left_out_and_counted_if_a
     assert measure(*words) == 2
     said = capsys.readouterr().err
     assert all(fact in said for fact in facts)
-    assert "--max-bad-records 1" in said
+    assert "--max-bad-records 0.334" in said
     assert not (tmp_path / "out" / "results.json").exists()
-    assert measure(*words, "--max-bad-records", 1) == 0
+    assert measure(*words, "--max-bad-records", 0.334) == 0
     [row] = results(tmp_path / "out")["left_out"]
     assert (row["count"], row["records"], row["model"]) == (1, [3], None)
 

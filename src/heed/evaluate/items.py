@@ -97,6 +97,8 @@ class Item:
     """what it has in common with others: a paragraph, a template; None: it stands alone"""
     groups: Mapping[str, str] = field(default_factory=dict)
     """what figures are told apart by: {"category": "Misconceptions"}"""
+    notes: tuple[str, ...] = ()
+    """what a user should know of it, although it can be asked; counted over items"""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

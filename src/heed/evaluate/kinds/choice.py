@@ -14,6 +14,7 @@ from heed.evaluate.task import Task
 from heed.types import Finding
 
 UNCONDITIONAL = "acc_unconditional"
+TWICE = "items with the same option twice: either counts as right where one is"
 
 
 def item_of(reading: Reading) -> Item | Finding:
@@ -32,10 +33,11 @@ def item_of(reading: Reading) -> Item | Finding:
     if empty := [number for number, each in enumerate(told, 1) if not each.strip()]:
         return reading.finding("an option is empty", f"option {empty[0]} of {len(told)}")
     right = right_indices(reading.say(shape.right), len(told))
+    if len(set(told)) == 1:
+        return reading.finding("all options are the same text", repr(told[0]))
     if isinstance(right, str):
         return reading.finding("a record does not say which of its options is right", right)
-    if twice := [told[index] for index in right if told.count(told[index]) > 1]:
-        return reading.finding("a right option is the same text as another", repr(twice[0]))
+    right = tuple(index for index, each in enumerate(told) if each in {told[i] for i in right})
     requests = [Likelihood(*pair) for pair in zip(contexts, continuations, strict=True)]
     if UNCONDITIONAL in task.measures:
         before = "" if shape.unconditional is None else reading.text(shape.unconditional)
@@ -44,7 +46,8 @@ def item_of(reading: Reading) -> Item | Finding:
     if labels and len(labels) != len(told):
         return reading.finding("there are not as many labels as options", f"{len(labels)} labels, {len(told)} options")
     shot = (contexts[right[0]], continuations[right[0]])
-    return reading.item(tuple(requests), right, labels=labels, shot=shot)
+    notes = (TWICE,) if len(set(told)) < len(told) else ()
+    return reading.item(tuple(requests), right, labels=labels, shot=shot, notes=notes)
 
 
 def right_indices(value: Any, num_options: int) -> tuple[int, ...] | str:

@@ -54,6 +54,7 @@ class Reading:
         *,
         labels: tuple[str, ...] = (),
         shot: tuple[str, str] | None = None,
+        notes: tuple[str, ...] = (),
     ) -> Item:
         """The item of this record, with its cluster and its groups; a description that cannot be said is a mistake."""
         self.text(self.task.description)
@@ -61,7 +62,7 @@ class Reading:
         said_of = ((name, self.say(each)) for name, each in written.items())
         groups = {name: str(value).strip() for name, value in said_of if value is not None and value != ""}
         cluster = groups.pop("", None)
-        return Item(self.id, self.origin, self.record, requests, right, labels, shot, cluster, groups)
+        return Item(self.id, self.origin, self.record, requests, right, labels, shot, cluster, groups, notes)
 
     def finding(self, problem: str, found: str) -> Finding:
         """Why the record cannot be asked."""
@@ -70,7 +71,7 @@ class Reading:
             self.origin,
             found=found[:300],
             expected=f"a record as the task reads it: {self.task.about}",
-            fix="mend the record; or --max-bad-records N measures without such ones and counts them",
+            fix="mend the record; or a larger --max-bad-records measures without such ones and counts them",
         )
 
     def no_shape(self) -> Finding:

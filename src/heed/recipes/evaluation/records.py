@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -21,8 +22,6 @@ from heed.evaluate.items import Item
 from heed.evaluate.kinds import Reading, item_of
 from heed.evaluate.task import Task, built_in, built_in_names, records_in, task_at
 from heed.types import Finding, Origin
-
-TWICE = "records with a wrong option that stands there twice, which changes no accuracy"
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +48,7 @@ def open_task(
     *,
     limit: int | None,
     num_shots: int | None,
-    max_bad_records: int,
+    max_bad_records: float,
     is_tax: bool,
     say: Callable[[str], None],
 ) -> OpenTask:
@@ -71,8 +70,13 @@ def open_task(
     items, findings, num_records = items_of(task, path, task.hub.split if task.hub else "", notes)
     for note, count in sorted(notes.items()):
         say(f"{name}: {note}: {count:,}")
-    if len(findings) > max_bad_records:
+    if len(findings) > max_bad_records * num_records:
         raise _too_many_findings(name, findings, num_records)
+    if findings:
+        say(
+            f"{name}: {len(findings):,} of {num_records:,} records cannot be asked and are left out; the first: "
+            f"{findings[0].origin}: {findings[0].problem}: {findings[0].found}"
+        )
     if not items:
         raise UserError(
             "a task has no items",
@@ -159,9 +163,11 @@ def items_of(
         name = content if not seen[content] else f"{content}-{seen[content]}"
         seen[content] += 1
         found = item_of(Reading(task, name, origin, record))
-        (findings if isinstance(found, Finding) else items).append(found)  # type: ignore[arg-type]
-        if isinstance(found, Item) and len(set(found.requests)) < len(found.requests):
-            notes[TWICE] += 1
+        if isinstance(found, Finding):
+            findings.append(found)
+        else:
+            items.append(found)
+            notes.update(found.notes)
     return tuple(items), tuple(findings), num_records
 
 
@@ -248,7 +254,7 @@ def content_of(path: str | None) -> str | None:
 
 
 def _too_many_findings(name: str, findings: tuple[Finding, ...], num_records: int) -> UserError:
-    first = findings[0]
+    first, share = findings[0], math.ceil(1000 * len(findings) / num_records) / 1000
     return UserError(
         first.problem
         if len(findings) == 1
@@ -256,6 +262,6 @@ def _too_many_findings(name: str, findings: tuple[Finding, ...], num_records: in
         where=str(first.origin),
         found=first.found,
         expected=first.expected,
-        fix=f"mend them; or --max-bad-records {len(findings)} measures the other {num_records - len(findings):,} "
+        fix=f"mend them; or --max-bad-records {share:g} measures the other {num_records - len(findings):,} "
         "and counts these",
     )

@@ -50,7 +50,7 @@ def run(
             written_task,
             limit=None,
             num_shots=settings.num_shots,
-            max_bad_records=2**62,
+            max_bad_records=1.0,
             is_tax=written_task in settings.tax,
             say=say,
         )
