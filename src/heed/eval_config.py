@@ -161,13 +161,13 @@ class KnownSettings(Settings):
     maybe: Between = Field(
         "answer", title="Teaching", description="what is taught where only some likeliest answers are right"
     )
-    weakly: Between = Field("leave-out", description="what is taught where only drawn answers are right")
+    weakly: Between = Field("answer", description="what is taught where only drawn answers are right")
     max_agreement: Share = Field(
         1.0, description="unknown questions on which the drawn answers agree more are left out, not refused"
     )
     min_agreement: Share = Field(0.0, description="known questions on which they agree less are left out")
     max_refusals: Share = Field(
-        0.5, description="share of refusals among the records at most; those that the model is least certain of stay"
+        0.35, description="share of refusals among the records at most; those that the model is least certain of stay"
     )
     dtype: Literal["float32", "bfloat16"] = Field("float32", title="Machine", description="of weights and activations")
     device: Device = Field("auto", description=DEVICE_HELP)

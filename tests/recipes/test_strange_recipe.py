@@ -15,7 +15,7 @@ from heed.config import ChatSettings
 from heed.evaluate.strange import Detector
 from heed.recipes.chat import open_chat
 from heed.recipes.library.model import open_model
-from heed.recipes.strange import find_detector, state_of_prompt
+from heed.recipes.strange import find_detector, p_values_of, state_of_prompt
 
 THINGS = ("sky", "grass", "snow", "coal", "blood", "lemon")
 ASKED = [f"What colour is {thing} number {n}?" for thing in THINGS for n in range(20)]
@@ -74,6 +74,16 @@ def test_prompts_of_the_kind_are_usual_and_others_strange(fitted):
     assert np.median(usual) > 0.1
     assert strange.max() <= np.median(usual)
     assert strange.min() == pytest.approx(1 / 31)
+
+
+def test_many_prompts_at_once_are_as_strange_as_each_alone(fitted):
+    model = open_model(str(fitted), template=None, device="cpu", dtype="float32")
+    detector = Detector.load(fitted)
+    prompts = [model._prompt_ids(text, 1) for text in (*ASKED[:6], "Hãy kể chuyện", "<<<>>> {}")]
+    together = p_values_of(detector, model.loaded, prompts, dtype="float32")
+    alone = [detector.p_value(state_of_prompt(model.loaded.model, prompt)) for prompt in prompts]
+    assert together == pytest.approx(alone, abs=1.5 / 31), "up to a tie that rounding decides"
+    assert p_values_of(detector, model.loaded, [], dtype="float32") == []
 
 
 def test_a_chat_says_in_one_line_that_a_prompt_is_strange(fitted, capsys):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from heed.config import DataSource
+from heed.config import DataSource, tokens_per_forward
 from heed.data.read import begins_as_text, read_nouns, read_prompts
 from heed.data.rendering.render import ChatTemplate
 from heed.data.tokens import Tokenizer
@@ -23,8 +23,11 @@ from heed.eval_config import StrangeSettings
 from heed.evaluate.strange import ABOUT, LEAST_CALIBRATION, Detector
 from heed.forest.build import build
 from heed.models.intake.content import weights_sha256
-from heed.models.score import rows_states
+from heed.models.load import LoadedModel, num_positions
+from heed.models.score import autocast, rows_states
+from heed.models.self_check import choose_score, everything_trained
 from heed.recipes.library.model import Model, open_model
+from heed.recipes.library.states import last_states
 from heed.recipes.training.content import words_content
 from heed.train.progress import Progress
 from heed.train.same_run import read_config
@@ -160,6 +163,32 @@ def state_of_prompt(model: PreTrainedModel, ids: Sequence[int]) -> np.ndarray:
     with torch.no_grad():
         state: np.ndarray = rows_states(model, forest)[-1].double().cpu().numpy()
     return state
+
+
+def p_values_of(
+    detector: Detector, loaded: LoadedModel, prompts: Sequence[Sequence[int]], *, dtype: str
+) -> list[float]:
+    """How strange each of many prompts is, from 0 to 1, small: strange. Common beginnings are computed once.
+
+    Args:
+        prompts: token ids, rendered in the template that the detector was fitted for.
+        dtype: of activations, as the settings name it.
+    """
+    if not prompts:
+        return []
+    longest, limit = max(prompts, key=len), num_positions(loaded.model)
+    max_tokens = tokens_per_forward(None, loaded.device.type, loaded.width)
+    with autocast(loaded.device, dtype):
+        score = choose_score(
+            loaded.model,
+            everything_trained(np.array(longest)),
+            longest_in_data=len(longest),
+            num_positions=limit,
+            share=True,
+            max_tokens=max_tokens,
+        )
+        found: list[float] = detector.p_values(last_states(score, prompts, max_tokens=max_tokens)).tolist()
+    return found
 
 
 def find_detector(folder: str, template: ChatTemplate, tokenizer: Tokenizer) -> Strangeness:
