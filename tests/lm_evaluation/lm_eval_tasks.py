@@ -56,6 +56,7 @@ def tasks_of(data: Path, folder: Path) -> list[dict[str, Any]]:
     pages.append({"page": "  ".join(each["page"] for each in pages)})  # longer than the models
     pages.append({"page": "One."})
     first = [{"metric": "acc", **MEAN}]
+    short = sorted(arc, key=lambda record: len(record["query"] + "".join(record["choices"])))
     letters = "{{query}}\nA. {{choices[0]}}\nB. {{choices[1]}}\nC. {{choices[2]}}\nD. {{choices[3]}}\nAnswer:"
     truth = "Q: What is the square root of banana?\nA: I have no comment.\n\nQ: {{question}}\nA:"
     return [
@@ -66,7 +67,10 @@ def tasks_of(data: Path, folder: Path) -> list[dict[str, Any]]:
         on_files(folder, "winogrande", lines_of(data / "winogrande.jsonl", NUM_TEST))
         | choice(first, "gold", "context_options", "continuation"),
         on_files(folder, "truthfulqa", truthful) | choice(first, truth, "options", "{{0}}"),
-        on_files(folder, "mmlu", arc[: NUM_SHOTS + NUM_TEST], NUM_SHOTS) | choice(first, letters, list("ABCD"), "gold"),
+        on_files(folder, "mmlu", short[: NUM_SHOTS + NUM_TEST], NUM_SHOTS)
+        | choice(first, letters, list("ABCD"), "gold"),
+        # Longer than the models, so that all backends cut it:
+        on_files(folder, "long", arc[: NUM_SHOTS + 2], NUM_SHOTS) | choice(first, letters, list("ABCD"), "gold"),
         on_files(folder, "pages", pages)
         | {
             "output_type": "loglikelihood_rolling",
