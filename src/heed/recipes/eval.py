@@ -163,7 +163,8 @@ def ask(
         lines: list[dict[str, Any]] = []
         try:
             for question, outcomes in answered:
-                lines.append(line_of(question, outcomes, scored(task.task, question.item, outcomes)))
+                line = line_of(question, outcomes, scored(task.task, question.item, outcomes))
+                lines.append({**line, "p_strange": model.p_strange(question.prompt_ids)})
                 done += 1
                 if len(lines) == LINES_AT_A_TIME:
                     store.append(lines)

@@ -40,6 +40,13 @@ class Question:
     requests: tuple[tuple[Written, ...], ...]
     """of each request its sequences: one, or the windows of a long text"""
 
+    @property
+    def prompt_ids(self) -> list[int]:
+        """The tokens before what is scored or answered."""
+        first = self.requests[0][0]
+        ids: list[int] = first.ids[: first.num_context].tolist()
+        return ids
+
 
 @dataclass(eq=False)
 class Asked:

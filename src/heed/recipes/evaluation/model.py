@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +11,7 @@ from heed.data.rendering.render import ChatTemplate
 from heed.data.tokens import Tokenizer, fit_template
 from heed.errors import UserError
 from heed.eval_config import EvalSettings
+from heed.evaluate.strange import Detector
 from heed.models.intake.access import Access
 from heed.models.kernels.speed import speed_up
 from heed.models.load import (
@@ -22,6 +23,7 @@ from heed.models.load import (
     num_positions,
 )
 from heed.models.stops import stop_ids
+from heed.recipes.strange import find_detector, state_of_prompt
 from heed.recipes.training.content import words_content
 from heed.recipes.training.setup import answers_end, wrapped
 
@@ -71,6 +73,14 @@ class MeasuredModel:
     words: Words
     stop_ids: tuple[int, ...]
     num_positions: int | None
+    detector: Detector | None = None
+    """tells prompts that are unlike those the model was tuned on, where `heed strange` has been fitted to it"""
+
+    def p_strange(self, prompt: Sequence[int]) -> float | None:
+        """How usual a rendered prompt is, from 0 to 1, small for a strange one; None where nobody has fitted that."""
+        if self.detector is None or not prompt:
+            return None
+        return self.detector.p_value(state_of_prompt(self.loaded.model, prompt))
 
 
 def open_measured(name: str, settings: EvalSettings, say: Callable[[str], None]) -> MeasuredModel:
@@ -89,7 +99,13 @@ def open_measured(name: str, settings: EvalSettings, say: Callable[[str], None])
         ends = answers_end(loaded, words.template, words.tokenizer)
     else:
         ends = stop_ids(loaded.model, loaded.tokenizer)
-    return MeasuredModel(name, loaded, words, tuple(ends), num_positions(loaded.model))
+    found = None
+    if words.template is not None:
+        found = find_detector(name, words.template, words.tokenizer)
+        if found.note:
+            say(found.note)
+    detector = None if found is None else found.detector
+    return MeasuredModel(name, loaded, words, tuple(ends), num_positions(loaded.model), detector)
 
 
 def open_words(name: str, settings: EvalSettings) -> Words:
