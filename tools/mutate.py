@@ -1834,6 +1834,24 @@ MUTATIONS = [
         "student_reach(LEVEL, degrees)",
     ),
     M("evaluate/probes.py", "not per word", "(filled - plain) / words", "filled - plain"),
+    Mutation(
+        "recipes/evaluation/prompts.py",
+        "examples come from any subject",
+        "if share is None or each.groups.get(share) == group]",
+        "if share is None or group is not None]",
+    ),
+    Mutation(
+        "evaluate/measures/unanswerable.py",
+        "abstaining on the answerable costs no precision",
+        "[not item.right for item in abstained]",
+        "[True for item in abstained]",
+    ),
+    Mutation(
+        "evaluate/kinds/choice.py",
+        "of a right option that stands there twice only one place is right",
+        "if each in {told[i] for i in right})",
+        "if index in right)",
+    ),
 ]
 
 

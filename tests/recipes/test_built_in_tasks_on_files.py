@@ -7,9 +7,10 @@ from collections import Counter
 import pytest
 
 from heed.errors import UserError
+from heed.evaluate.kinds.choice import TWICE
 from heed.evaluate.task import built_in
 from heed.recipes.evaluation.prompts import described, examples_for
-from heed.recipes.evaluation.records import TWICE, items_of, open_task
+from heed.recipes.evaluation.records import items_of, open_task
 
 REAL = [
     # task, file, records, items
@@ -47,7 +48,7 @@ def test_every_record_of_a_real_file_is_an_item_or_a_finding(shared, name, file,
     assert len({item.id for item in items}) == len(items)
 
 
-def test_options_that_are_wrong_twice_are_counted(shared):
+def test_options_that_stand_there_twice_are_counted(shared):
     notes: Counter[str] = Counter()
     items_of(built_in("arc_easy"), str(shared / "eval" / "arc-easy.jsonl"), "", notes)
     assert notes[TWICE] == 7
