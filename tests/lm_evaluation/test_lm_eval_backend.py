@@ -186,3 +186,9 @@ def test_what_is_longer_than_the_model_loses_its_beginning_and_it_is_said(models
     assert logp < 0
     assert "cut off the beginning of a prompt" in caplog.text
     assert "cut off the beginning of a context" in caplog.text
+
+
+def test_without_lm_eval_it_is_said_what_to_install():
+    code = "import sys; sys.modules['lm_eval'] = None; import heed.lm_eval"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "heed-lm[lm-eval]" in done.stderr
