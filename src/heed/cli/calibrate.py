@@ -25,7 +25,7 @@ def in_words(found: Calibrated) -> list[str]:
     count, given, wrong = (f"{content[key]:,}" for key in ("count", "given", "wrong"))
     if content["threshold"] is not None:
         lines.append(
-            f"threshold {content['threshold']:.4g}: of {count} calibration answers {given} are given, {wrong} wrong"
+            f"threshold {content['threshold']:.6g}: of {count} calibration answers {given} are given, {wrong} wrong"
         )
     else:
         lines.append(f"a batch is selected by comparison with {wrong} wrong ones of {count} calibration answers")

@@ -347,13 +347,15 @@ def cannot_be_certified(found: Refusal, settings: CalibrateSettings, place: Path
         "joint": f"answers of which at most {share} need be given and wrong on average",
         "batch": f"a selection of which at most {share} is wrong on average",
     }[found.guarantee]
+    larger = f"--max-error {min(2 * settings.max_error, (1 + settings.max_error) / 2):.4g}"
     if found.more is not None:
         items = -(-found.more // (1 - settings.tuning_share))
         fix = f"about {int(items):,} more items like these would do: a larger --limit of heed eval, or more data; "
+        fix += f"or {larger}, which promises less"
+    elif found.guarantee == "selective":
+        fix = f"no number of items like these would do; --guarantee joint promises less, and so does {larger}"
     else:
-        fix = "no number of items like these would do; "
-    larger = min(2 * settings.max_error, (1 + settings.max_error) / 2)
-    fix += f"or --max-error {larger:.4g}, which promises less"
+        fix = f"no number of items like these would do; {larger} promises less"
     return UserError(
         "this cannot be certified",
         where=str(place),
