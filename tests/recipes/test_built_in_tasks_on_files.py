@@ -7,8 +7,10 @@ from collections import Counter
 import pytest
 
 from heed.errors import UserError
+from heed.eval_config import EvalSettings
 from heed.evaluate.kinds.choice import TWICE
 from heed.evaluate.task import built_in
+from heed.recipes.eval import open_tasks
 from heed.recipes.evaluation.prompts import described, examples_for
 from heed.recipes.evaluation.records import items_of, open_task
 
@@ -203,3 +205,11 @@ def test_examples_of_mmlu_are_of_the_subject_and_the_description_names_it(tmp_pa
     assert described(task.task, item) == f"{about}.\n\n"
     with pytest.raises(UserError, match="too few records"):
         opened("mmlu=" + written(tmp_path / "few.jsonl", "\n".join(map(json.dumps, [*records, question("law", 0)]))))
+
+
+def test_a_task_on_two_files_is_two_tasks_named_after_them(tmp_path):
+    files = [written(tmp_path / f"{name}.jsonl", json.dumps(ARC)) for name in ("mine", "yours")]
+    settings = EvalSettings(model=("m",), task=tuple(f"arc={file}" for file in files))
+    assert [task.name for task in open_tasks(settings, str)] == ["arc-mine", "arc-yours"]
+    alone = EvalSettings(model=("m",), task=(f"arc={files[0]}",))
+    assert [task.name for task in open_tasks(alone, str)] == ["arc"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +116,8 @@ def open_tasks(settings: EvalSettings, say: Say) -> list[OpenTask]:
     ]
     for one in tasks:
         open_first(one.task)
-    return tasks
+    named = Counter(one.name for one in tasks)
+    return [replace(one, name=f"{one.name}-{Path(one.data).stem}") if named[one.name] > 1 else one for one in tasks]
 
 
 def measure(
