@@ -97,6 +97,28 @@ def test_a_chat_says_in_one_line_that_a_prompt_is_strange(fitted, capsys):
     assert "unlike" not in capsys.readouterr().err
 
 
+def test_an_evaluation_keeps_the_p_value_of_every_prompt(fitted, tuned, tmp_path):
+    asked = [ASKED[3], "<<<>>> {} ;; 98765"]
+    data = tmp_path / "asked.jsonl"
+    data.write_text("".join(json.dumps({"question": text, "answer": "blue"}) + "\n" for text in asked))
+    task = tmp_path / "colours.yaml"
+    task.write_text(
+        "about: Colours\nkind: generation\nmeasures: [contains]\ndata: asked.jsonl\n"
+        "generation: {max_new_tokens: 2, checker: contains}\n"
+        'shapes: [{fields: [question, answer], context: "{{ question }}", right: "{{ [answer] }}"}]\n'
+    )
+    for model, out in ((fitted, tmp_path / "with"), (tuned, tmp_path / "without")):
+        assert main(["eval", "--model", str(model), "--task", str(task), "--out", str(out), "--device", "cpu"]) == 0
+    with_it, without = (
+        [json.loads(line) for line in next((tmp_path / out).rglob("items.jsonl")).read_text().splitlines()]
+        for out in ("with", "without")
+    )
+    by_prompt = {line["fields"]["question"]: line["p_strange"] for line in with_it}
+    assert by_prompt[asked[0]] > 0.05
+    assert by_prompt[asked[1]] == pytest.approx(1 / 31)
+    assert [line["p_strange"] for line in without] == [None, None]
+
+
 def test_other_weights_void_it_and_the_chat_says_so_once(fitted, tuned, tmp_path, instruct):
     other = tmp_path / "other"
     shutil.copytree(tuned, other)

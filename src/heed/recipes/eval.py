@@ -155,6 +155,8 @@ def ask(
 ) -> None:
     """Put the questions to the model and keep each answer with its verdict."""
     done = num_all - len(questions)
+    p_strange = model.p_strange([question.prompt_ids for question in questions], settings.dtype)
+    strange = {question.item.id: p for question, p in zip(questions, p_strange, strict=True)}
     with Progress(f"{task.name}, {model.name}", total=num_all, start=done, unit="items") as progress:
         answered = (
             ask_answers(questions, task, model, settings)
@@ -165,7 +167,7 @@ def ask(
         try:
             for question, outcomes in answered:
                 line = line_of(question, outcomes, scored(task.task, question.item, outcomes))
-                lines.append({**line, "p_strange": model.p_strange(question.prompt_ids)})
+                lines.append({**line, "p_strange": strange[question.item.id]})
                 done += 1
                 if len(lines) == LINES_AT_A_TIME:
                     store.append(lines)

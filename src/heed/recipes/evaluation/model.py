@@ -23,7 +23,7 @@ from heed.models.load import (
     num_positions,
 )
 from heed.models.stops import stop_ids
-from heed.recipes.strange import find_detector, state_of_prompt
+from heed.recipes.strange import find_detector, p_values_of
 from heed.recipes.training.content import words_content
 from heed.recipes.training.setup import answers_end, wrapped
 
@@ -76,11 +76,17 @@ class MeasuredModel:
     detector: Detector | None = None
     """tells prompts that are unlike those the model was tuned on, where `heed strange` has been fitted to it"""
 
-    def p_strange(self, prompt: Sequence[int]) -> float | None:
-        """How usual a rendered prompt is, from 0 to 1, small for a strange one; None where nobody has fitted that."""
-        if self.detector is None or not prompt:
-            return None
-        return self.detector.p_value(state_of_prompt(self.loaded.model, prompt))
+    def p_strange(self, prompts: Sequence[Sequence[int]], dtype: str) -> list[float | None]:
+        """How usual rendered prompts are, from 0 to 1, small for a strange one; None where nobody has fitted that.
+
+        Args:
+            prompts: token ids; there is nothing to say of an empty one.
+            dtype: of activations, as the settings name it.
+        """
+        if self.detector is None:
+            return [None] * len(prompts)
+        found = iter(p_values_of(self.detector, self.loaded, [ids for ids in prompts if ids], dtype=dtype))
+        return [next(found) if ids else None for ids in prompts]
 
 
 def open_measured(name: str, settings: EvalSettings, say: Callable[[str], None]) -> MeasuredModel:
