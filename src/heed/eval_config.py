@@ -187,7 +187,7 @@ class StrangeSettings(Settings):
     model: PathText = Field(title="Model, data", description="run folder, or folder of another tuned model")
     data: Sources = Field((), description="data whose prompts are usual [default: what the run was tuned on]")
     background: Sources = Field(
-        (), description="text or prompts of every other kind: with it, strange is told from merely rare [default: none]"
+        min_length=1, description="text or prompts of every other kind, by which strange is told from merely rare"
     )
     columns: Columns = Field({})
     out: PathText | None = Field(None, description="folder of strange.npz and strange.json [default: the model's]")

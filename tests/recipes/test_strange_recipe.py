@@ -157,7 +157,9 @@ def test_a_model_without_a_detector_is_talked_to_as_before(tuned):
     [(10, "too few prompts"), (None, "not known what this model was tuned on")],
 )
 def test_mistakes_are_told_in_five_parts(instruct, write, tmp_path, capsys, records, problem):
+    text = str(write([{"text": "Some words of every kind, more and more of them. " * 9}], "text.jsonl"))
     words = ["strange", "--model", str(instruct), "--device", "cpu", "--out", str(tmp_path / "out")]
+    words += ["--background", text]
     if records:
         words += ["--data", str(write([{"instruction": f"Say {n}.", "output": "x"} for n in range(records)]))]
     assert main(words) == 2
