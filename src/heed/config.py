@@ -370,6 +370,7 @@ class ReportSettings(Settings):
 
     heed report runs/first
     heed report runs/first runs/second --out both.html
+    heed report runs/eval
     """
 
     runs: tuple[PathText, ...] = Field(min_length=1, description="run folder; several are compared on one page")

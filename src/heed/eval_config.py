@@ -104,7 +104,7 @@ class CalibrateSettings(Settings):
     """
 
     run: PathText = Field(description="folder that heed eval has written")
-    model: Text | None = Field(None, description="which of its models, by name [default: the only one]")
+    model: PathText | None = Field(None, description="which of its models, by name [default: the only one]")
     task: Text | None = Field(None, description="which of its tasks, by name [default: the only one]")
     guarantee: Literal["selective", "joint", "batch"] = Field(
         "selective",

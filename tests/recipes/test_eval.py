@@ -263,3 +263,27 @@ def test_the_tasks_that_heed_brings_are_listed(capsys):
     assert main(["eval", "--list"]) == 0
     said = capsys.readouterr().out
     assert all(name in said for name in ("arc", "truthfulqa", "gsm8k", "xcopa", "bbq"))
+
+
+def test_a_fix_that_is_offered_for_what_is_too_long_works_in_the_same_folder(base, task, tmp_path, write):
+    write([*QUESTIONS, {**QUESTIONS[0], "question": "Why is the sky blue? " * 30}])
+    words = ("--model", base, "--task", task, "--out", tmp_path / "out")
+    assert measure(*words, "--limit", 3, "--too-long", "drop") == 0
+    assert measure(*words) == 2
+    assert measure(*words, "--too-long", "drop") == 0
+    [row] = results(tmp_path / "out")["left_out"]
+    assert row["records"] == [7]
+
+
+def test_a_task_none_of_whose_records_can_be_asked_is_undefined_where_that_is_allowed(base, task, tmp_path, write):
+    write([{**question, "answerKey": "E"} for question in QUESTIONS])
+    assert measure("--model", base, "--task", task, "--out", tmp_path / "out") == 2
+    assert measure("--model", base, "--task", task, "--out", tmp_path / "out", "--max-bad-records", 1) == 0
+    assert {figure["value"] for figure in results(tmp_path / "out")["figures"]} == {None}
+
+
+def test_the_unconditional_score_is_of_the_option_with_its_delimiter_after_the_first_token(base, task, tmp_path):
+    assert measure("--model", base, "--task", task, "--out", tmp_path / "out", "--limit", 1) == 0
+    [item] = items(tmp_path / "out")
+    assert [option["text"] for option in item["options"][4:]] == [option["text"] for option in item["options"][:4]]
+    assert {option["context"] for option in item["options"][4:]} == {""}

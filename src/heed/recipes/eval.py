@@ -196,7 +196,6 @@ def asked_of(described: Mapping[str, Any], task: OpenTask, settings: EvalSetting
         "examples": settings.shots if task.task.num_shots else None,
         "seed": settings.seed if task.task.num_shots else None,
         "bos": settings.bos,
-        "too long": settings.too_long,
         "new tokens": settings.max_new_tokens,
         "dtype": settings.dtype,
     }

@@ -96,7 +96,9 @@ def written(request: Request, item: Item, task: Task, examples: Sequence[Item], 
     if isinstance(request, Generation):
         ids = np.array([*bos, *words.tokenizer.encode(prompt)], dtype=np.int32)
         return Written(prompt, "", ids, len(ids), count_bos(ids, words.tokenizer))
-    return pair(prompt, (delimiter if prompt else "") + request.continuation, bos, item.origin, words)
+    return pair(
+        prompt, (delimiter if prompt or task.kind == "choice" else "") + request.continuation, bos, item.origin, words
+    )
 
 
 def plain_prompt(context: str, task: Task, examples: Sequence[Item], item: Item) -> str:

@@ -77,7 +77,7 @@ def open_task(
             f"{name}: {len(findings):,} of {num_records:,} records cannot be asked and are left out; the first: "
             f"{findings[0].origin}: {findings[0].problem}: {findings[0].found}"
         )
-    if not items:
+    if not items and not findings:
         raise UserError(
             "a task has no items",
             where=where,
