@@ -287,3 +287,21 @@ def test_the_unconditional_score_is_of_the_option_with_its_delimiter_after_the_f
     [item] = items(tmp_path / "out")
     assert [option["text"] for option in item["options"][4:]] == [option["text"] for option in item["options"][:4]]
     assert {option["context"] for option in item["options"][4:]} == {""}
+
+
+def test_a_limit_keeps_what_is_compared_within_clusters_together(base, task, tmp_path, write):
+    task.write_text(TASK + 'cluster: "{{ answerKey }}"\n', encoding="utf-8")
+    assert measure("--model", base, "--task", task, "--out", tmp_path / "out", "--limit", 2) == 0
+    assert len({item["cluster"] for item in items(tmp_path / "out")}) <= 2
+    assert measure("--model", base, "--task", task, "--out", tmp_path / "all") == 0
+    sizes = [item["cluster"] for item in items(tmp_path / "all")]
+    first, *rest = [item["cluster"] for item in items(tmp_path / "out")]
+    assert sizes.count(first) == 1 or rest == [first]
+
+
+def test_as_many_examples_as_records_are_too_few_for_a_record_never_is_its_own(base, task, tmp_path, write, capsys):
+    write(QUESTIONS[:2])
+    assert measure("--model", base, "--task", task, "--num-shots", 2, "--out", tmp_path / "out") == 2
+    assert "--num-shots 0" in capsys.readouterr().err
+    assert measure("--model", base, "--task", task, "--num-shots", 1, "--out", tmp_path / "out") == 0
+    assert all(len(item["shots"]) == 1 for item in items(tmp_path / "out"))

@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 
 from heed.models.adapters.folder import base_of, is_adapter
+from heed.models.intake.files import ADAPTER_CONFIG, CONFIG, file_of
 
 WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth")
 ALSO_DECIDES = ("config.json", "adapter_config.json")
@@ -13,13 +14,16 @@ ALSO_DECIDES = ("config.json", "adapter_config.json")
 
 
 def weights_sha256(name: str) -> str | None:
-    """SHA-256 of the weights and configs of a model's folder, an adapter's with its base's; None where it is no folder.
+    """SHA-256 of a model's weights and configs, an adapter's with its base's; None where they are not on this machine.
 
-    Names of files count, the folder's own name and place do not.
+    Of a hub name those that were fetched count. Names of files count, the folder's own name and place do not.
     """
     folder = Path(name).expanduser()
     if not folder.is_dir():
-        return None
+        cached = file_of(name, CONFIG) or file_of(name, ADAPTER_CONFIG)
+        if cached is None:
+            return None
+        folder = cached.parent  # of one revision
     content = hashlib.sha256()
     for pattern in (*WEIGHTS, *ALSO_DECIDES):
         for path in sorted(folder.glob(pattern)):

@@ -18,12 +18,15 @@ from heed.evaluate.items import Generated, Generation, Item, Outcome, Rolling, T
 from heed.models.decode.sample import before_stop, sample
 from heed.models.likelihood import likelihoods
 from heed.models.score import autocast
-from heed.models.self_check import ChosenScore, choose_score
+from heed.models.self_check import ChosenScore, choose_score, everything_trained
 from heed.recipes.evaluation.model import MeasuredModel
 from heed.recipes.evaluation.prompts import MERGED, Written, examples_for, windows, written
 from heed.recipes.evaluation.records import OpenTask
 from heed.types import Finding, Origin
 
+PROBE_TOKENS = 64
+"""of the data, on which the forest is compared with the model's own forward; a sliding window that the data outgrows is
+outgrown there, too"""
 LEAST_TOKENS = 4096
 """forest tokens of a forward at least: without gradients they take little memory"""
 ANSWERS_AT_A_TIME = 256
@@ -161,12 +164,12 @@ def too_long(origin: Origin, num_tokens: int, model: MeasuredModel, has_shots: b
 def choose_way(model: MeasuredModel, questions: Sequence[Question], max_tokens: int) -> ChosenScore:
     """How log-probabilities are computed: the forest's way where it is proved to compute what the model does."""
     sequences = [part for question in questions for parts in question.requests for part in parts]
-    longest = max(sequences, key=lambda each: len(each.ids)).tokens()
+    longest = max(sequences, key=lambda each: len(each.ids))
     limit = model.num_positions
     return choose_score(
         model.loaded.model,
-        longest,
-        longest_in_data=len(longest),
+        everything_trained(longest.ids[:PROBE_TOKENS]),
+        longest_in_data=len(longest.ids),
         num_positions=limit,
         share=True,
         max_tokens=max_tokens,

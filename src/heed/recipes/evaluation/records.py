@@ -88,7 +88,7 @@ def open_task(
     pool = examples_of(task, path, items, notes) if shots and task.kind != "text" else ()
     in_groups = Counter(each.groups.get(task.examples_share or "") for each in pool)
     few = min((in_groups[each.groups.get(task.examples_share or "")] for each in items), default=0) if shots else 0
-    if shots and task.kind != "text" and few < shots + (pool is items):
+    if shots and task.kind != "text" and few < shots + bool({each.id for each in pool} & {each.id for each in items}):
         raise UserError(
             "there are too few records to take examples from",
             where=task.shots_from or where,
@@ -97,10 +97,16 @@ def open_task(
             fix="--num-shots 0",
         )
     if limit is not None and len(items) > limit:
-        chosen = set(sorted(item.id for item in items)[:limit])
+        chosen = {item.id for item in sorted(items, key=in_whole_clusters)[:limit]}
         say(f"{name}: measured are {limit:,} of {len(items):,} items, chosen by hash (--limit)")
         items = tuple(item for item in items if item.id in chosen)
     return OpenTask(name, task, where, content_of(path), items, pool, findings, num_records, is_tax)
+
+
+def in_whole_clusters(item: Item) -> tuple[str, str]:
+    """Sorts items by hash, those of one cluster side by side: what is compared within clusters stays comparable."""
+    cluster = item.id if item.cluster is None else hashlib.sha256(item.cluster.encode()).hexdigest()[:16]
+    return cluster, item.id
 
 
 def named_task(written: str, is_tax: bool = False) -> tuple[str, Task, str | None]:
