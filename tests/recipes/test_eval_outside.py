@@ -68,7 +68,7 @@ def test_an_evaluation_that_is_killed_goes_on_and_ends_as_if_it_never_was(shared
     for name, item in found.items():
         assert item["shots"] == expected[name]["shots"]
         for one, other in zip(item["options"], expected[name]["options"], strict=True):
-            np.testing.assert_allclose(one["logp"], other["logp"], atol=1e-5)
+            np.testing.assert_allclose(one["logp"], other["logp"], rtol=1e-5, atol=1e-5)
     results = [
         json.loads((folder / "results.json").read_text(encoding="utf-8")) for folder in (tmp_path / "whole", out)
     ]
