@@ -4,8 +4,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-# Two processes share the machine in tests, so each gets one thread.
+# Two processes share the machine in tests, so each gets one thread; and no test asks the hub.
 test test-slow: export OMP_NUM_THREADS ?= 1
+test test-slow: export HF_HUB_OFFLINE = 1
 export HF_HUB_DISABLE_TELEMETRY = 1
 
 .PHONY: test test-slow check format docs demo bench clean

@@ -142,7 +142,7 @@ def folder_of_tasks() -> Any:
 
 
 def task_at(path: str) -> Task:
-    """The task of a file of the user's; its `data` and `shots_from` are seen from the file's folder."""
+    """The task of a file of the user's; `data`, `shots_from` and a checker's file are seen from the file's folder."""
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -153,12 +153,16 @@ def task_at(path: str) -> Task:
             expected="a YAML file in UTF-8 that describes a task; heed eval --list shows those that heed brings",
             fix="check the name; a data file is given as --task NAME=FILE",
         ) from None
-    task = read_task(text, path)
-    beside = {
-        key: str(Path(path).parent / value)
+    task, folder = read_task(text, path), Path(path).parent
+    beside: dict[str, object] = {
+        key: str(folder / value)
         for key in ("data", "shots_from")
-        if (value := getattr(task, key)) is not None and (Path(path).parent / value).exists()
+        if (value := getattr(task, key)) is not None and (folder / value).exists()
     }
+    file, _, function = task.generation.checker.rpartition(":")
+    if file.endswith(".py") and (folder / file).is_file():
+        checker = f"{(folder / file).resolve()}:{function}"
+        beside["generation"] = task.generation.model_copy(update={"checker": checker})
     return task.model_copy(update=beside)
 
 

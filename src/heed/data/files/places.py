@@ -16,6 +16,7 @@ from heed.data.files.formats import SUFFIXES, TEXT_SUFFIXES, read_file, suffix_o
 from heed.data.files.json_stream import Unusable
 from heed.data.files.tables import without_nulls
 from heed.errors import UserError, typed
+from heed.hub import offline_if_unreachable
 from heed.types import Origin
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
@@ -285,6 +286,7 @@ def _saved(place: str, path: str, split: str, notes: Counter[str]) -> Any:
 
 def _hub_splits(name: str) -> list[str]:
     """Names of the splits of a data set on the hub; none where it cannot be reached, which reading it tells."""
+    offline_if_unreachable()
     import datasets
 
     try:
@@ -301,6 +303,7 @@ def hub_raws(name: str, config: str | None, split: str, notes: Counter[str]) -> 
 
 
 def _hub(name: str, path: str, split: str, notes: Counter[str], config: str | None = None) -> Any:
+    offline_if_unreachable()
     import datasets
 
     names = [] if split else _hub_splits(name)

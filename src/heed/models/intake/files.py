@@ -11,6 +11,7 @@ import torch
 from transformers.utils import cached_file
 
 from heed.errors import UserError
+from heed.hub import offline_if_unreachable
 from heed.models.intake.access import quiet_transformers
 
 CONFIG, ADAPTER_CONFIG, GENERATION = "config.json", "adapter_config.json", "generation_config.json"
@@ -41,6 +42,7 @@ def file_of(name: str, file: str) -> Path | None:
     if Path(name).is_dir():
         path = Path(name) / file
         return path if path.is_file() else None
+    offline_if_unreachable()
     try:
         found = cached_file(
             name,
