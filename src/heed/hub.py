@@ -1,4 +1,4 @@
-"""Whether the hub can be reached, found out once: its client would try each file of a mistyped name for half a minute."""
+"""Whether the hub can be reached, found out once: its client would try every file of a mistyped name for long."""
 
 from __future__ import annotations
 
