@@ -1,6 +1,7 @@
 """`heed eval` with checkers of the user's: one that raises is counted, and one that is repaired judges what is kept."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -60,3 +61,20 @@ def test_a_checker_that_is_not_there_is_told_before_anything_is_asked(run, tmp_p
     assert run(checker) == 2
     assert f"checker: {checker}" in capsys.readouterr().err
     assert not list((tmp_path / "out").glob("*/colours"))
+
+
+def test_the_example_of_a_task_of_ones_own_asks_and_judges_by_its_own_rule(base, tmp_path, monkeypatch):
+    examples = Path(__file__).parents[2] / "examples"
+    for name in ("lab.yaml", "lab_checker.py"):
+        (tmp_path / "examples").mkdir(exist_ok=True)
+        (tmp_path / "examples" / name).write_text((examples / name).read_text(encoding="utf-8"), encoding="utf-8")
+    data = tmp_path / "runs" / "demo" / "data" / "unseen_wordings.jsonl"
+    data.parent.mkdir(parents=True)
+    said = [{"role": "user", "content": "Say it."}, {"role": "assistant", "content": "a"}]
+    record = {"messages": said, "family": "f", "rule": "starts", "accepted": ["a"]}
+    data.write_text(json.dumps(record) + "\n", encoding="utf-8")
+    words = ["--model", str(base), "--task", str(tmp_path / "examples" / "lab.yaml"), "--out", str(tmp_path / "out")]
+    assert main(["eval", *words, "--max-new-tokens", "3", "--device", "cpu"]) == 0
+    found = json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))["figures"]
+    assert {figure["measure"] for figure in found} >= {"right"}
+    assert all(figure["count"] == 1 for figure in found if figure["measure"] == "right")
