@@ -305,3 +305,71 @@ def test_as_many_examples_as_records_are_too_few_for_a_record_never_is_its_own(b
     assert "--num-shots 0" in capsys.readouterr().err
     assert measure("--model", base, "--task", task, "--num-shots", 1, "--out", tmp_path / "out") == 0
     assert all(len(item["shots"]) == 1 for item in items(tmp_path / "out"))
+
+
+def test_the_unconditional_score_has_neither_examples_nor_description_before_it(base, task, tmp_path):
+    task.write_text(TASK + 'description: "Colours."\n', encoding="utf-8")
+    assert measure("--model", base, "--task", task, "--num-shots", 2, "--out", tmp_path / "out", "--limit", 2) == 0
+    for item in items(tmp_path / "out"):
+        assert "Colours." in item["prompt"]
+        assert {option["context"] for option in item["options"][4:]} == {""}
+        assert [o["text"] for o in item["options"][4:]] == [f" {text}" for text in item["fields"]["choices"]["text"]]
+
+
+@pytest.mark.parametrize("shots", ["fixed", "per-item"])
+def test_a_record_that_stands_twice_is_not_shown_its_own_answer(base, task, tmp_path, write, shots):
+    write([*QUESTIONS, *QUESTIONS])
+    words = ("--model", base, "--task", task, "--num-shots", 3, "--shots", shots)
+    assert measure(*words, "--out", tmp_path / "out") == 0
+    for item in items(tmp_path / "out"):
+        assert item["prompt"].count(item["fields"]["question"]) == 1
+        assert len(item["shots"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (("measures: [acc, ", "measures: [acc_characters, acc, "), "another task"),
+        (("about: Colours", 'cluster: "{{ answerKey }}"\nabout: Colours'), "another task"),
+        (("data: data.jsonl", "data: data.jsonl\nshots_from: more.jsonl"), "another pool of examples"),
+    ],
+)
+def test_what_decides_a_verdict_cannot_change_in_a_folder_of_results(base, task, tmp_path, write, capsys, change, what):
+    write([*QUESTIONS[::-1], {**QUESTIONS[0], "question": "Which colour has the sky?"}], "more.jsonl")
+    words = ("--model", base, "--task", task, "--num-shots", 1, "--out", tmp_path / "out")
+    write(QUESTIONS)
+    assert measure(*words) == 0
+    task.write_text(TASK.replace(*change), encoding="utf-8")
+    assert measure(*words) == 2
+    assert what in capsys.readouterr().err
+
+
+def test_a_refused_run_leaves_the_settings_of_the_finished_one(base, task, tmp_path, capsys):
+    words = ("--model", base, "--task", task, "--out", tmp_path / "out")
+    assert measure(*words) == 0
+    before = (tmp_path / "out" / "config.yaml").read_text(encoding="utf-8")
+    assert measure(*words, "--dtype", "bfloat16") == 2
+    assert (tmp_path / "out" / "config.yaml").read_text(encoding="utf-8") == before
+
+
+def test_tasks_on_files_of_one_name_are_numbered_and_one_twice_is_refused(base, task, tmp_path, write, capsys):
+    arc = [{**question, "id": str(number)} for number, question in enumerate(QUESTIONS)]
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        write(arc, f"{folder}/test.jsonl")
+    words = [word for folder in ("a", "b") for word in ("--task", f"arc={tmp_path / folder / 'test.jsonl'}")]
+    assert measure("--model", base, *words, "--out", tmp_path / "out") == 0
+    assert [one["name"] for one in results(tmp_path / "out")["tasks"]] == ["arc-test", "arc-test-2"]
+    assert measure("--model", base, *words[:2], *words[:2], "--out", tmp_path / "twice") == 2
+    assert "twice" in capsys.readouterr().err
+
+
+def test_a_kept_item_that_cannot_be_read_is_told_with_its_line(base, task, tmp_path, capsys):
+    words = ("--model", base, "--task", task, "--out", tmp_path / "out")
+    assert measure(*words) == 0
+    path = next((tmp_path / "out").glob("*/colours/items.jsonl"))
+    path.write_text(path.read_text(encoding="utf-8") + "{bad\n", encoding="utf-8")
+    assert measure(*words) == 2
+    said = capsys.readouterr().err
+    assert "line 7" in said
+    assert "sed -i 7d" in said

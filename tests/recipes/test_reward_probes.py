@@ -143,9 +143,9 @@ def test_what_is_broken_stops_unless_it_may_be_left_out_and_is_counted_then(gree
     path = tastes.write(tmp_path / "bad.jsonl", [*preferences()[:6], bad, same])
     with pytest.raises(UserError) as told:
         measure_reward_model(str(green_reward), [str(path)], settings(), lambda line: None)
-    assert "--max-bad-records 1" in told.value.fix
+    assert "--max-bad-records 0.125" in told.value.fix
     said = []
-    measure_reward_model(str(green_reward), [str(path)], settings(max_bad_records=1), said.append)
+    measure_reward_model(str(green_reward), [str(path)], settings(max_bad_records=0.125), said.append)
     assert sum("left out" in line for line in said) == 2
 
 
@@ -206,7 +206,12 @@ def test_a_language_model_without_a_task_has_nothing_to_be_measured_on(tuned, tm
 
 @pytest.mark.parametrize(
     ("written", "found"),
-    [("a=b.jsonl", ("a", "b.jsonl")), ("x/pairs.jsonl", ("pairs", "x/pairs.jsonl")), ("=b", ("=b", "=b"))],
+    [
+        ("a=b.jsonl", ("a", "b.jsonl")),
+        ("x/pairs.jsonl", ("pairs", "x/pairs.jsonl")),
+        ("=b", ("b", "=b")),
+        ("../x=b", ("x", "b")),
+    ],
 )
 def test_a_task_is_a_name_and_a_file_or_a_file_alone(written, found):
     assert named_file(written) == found

@@ -38,7 +38,7 @@ from heed.evaluate.scaling import Platt, Temperature, fit_platt, fit_temperature
 from heed.models.intake.content import weights_sha256
 from heed.recipes.honesty import CHOSEN, FORMAT, GENERATED, HONESTY, scaling_as_json
 
-RESULTS, ITEMS, ASKED, CONFIG = "results.json", "items.jsonl", "asked.json", "config.yaml"
+RESULTS, ITEMS, ASKED, MEASURED = "results.json", "items.jsonl", "asked.json", "measured.json"
 FEWEST_TO_FIT = 10
 """tuning answers, right and wrong ones among them, below which no scaling is fitted"""
 SUMMED = ("acc", "mc1", "mc2")
@@ -105,7 +105,7 @@ def run(settings: CalibrateSettings) -> Calibrated:
             "weights_sha256": model["weights_sha256"],
             "template_sha256": model.get("chat_template_sha256"),
             "tokenizer_sha256": model.get("tokenizer_sha256"),
-            "dtype": dtype_of(out),
+            "dtype": dtype_of(place),
         },
         "data": {
             "task": task["name"],
@@ -120,7 +120,8 @@ def run(settings: CalibrateSettings) -> Calibrated:
         },
         "caveats": list(CAVEATS),
     }
-    files.write_json(path, content)
+    if not (isinstance(found, Refusal) and is_certified(path, model["weights_sha256"])):
+        files.write_json(path, content)
     if isinstance(found, Refusal):
         raise cannot_be_certified(found, settings, place, path)
     notes = [f"{count:,} items left out: {reason}" for reason, count in left_out.items()]
@@ -204,6 +205,7 @@ def read_answers(place: Path, task: Mapping[str, Any]) -> tuple[list[Told], dict
         UserError: the file cannot be read, or an answer's confidence is not that of its options.
     """
     told: list[Told] = []
+    measured = measured_ids(place)
     left_out: Counter[str] = Counter()
     number = 0
     try:
@@ -211,6 +213,8 @@ def read_answers(place: Path, task: Mapping[str, Any]) -> tuple[list[Told], dict
             for text in file:
                 number += 1
                 line = json.loads(text)
+                if measured is not None and line["id"] not in measured:
+                    continue
                 truth, confidence = line["verdict"].get("is_right"), line["confidence"]
                 if truth is None:
                     left_out["whether they are right is undefined"] += 1
@@ -246,14 +250,29 @@ def _told(line: Mapping[str, Any], task: Mapping[str, Any]) -> Told:
     return Told(line["id"], key, float(line["confidence"]), is_right, tuple(options), chosen, tuple(right))
 
 
-def dtype_of(out: Path) -> str:
-    """What the run's weights and activations were in."""
-    import yaml
-
+def dtype_of(items: Path) -> str:
+    """What weights and activations were in when these items were asked."""
     try:
-        return str(yaml.safe_load((out / CONFIG).read_text(encoding="utf-8")).get("dtype", "float32"))
-    except OSError:
+        return str(json.loads((items.parent / ASKED).read_text(encoding="utf-8")).get("dtype", "float32"))
+    except (OSError, ValueError):
         return "float32"
+
+
+def measured_ids(items: Path) -> set[str] | None:
+    """Which of the kept items the results are made from; None where nobody says, and it is all."""
+    try:
+        return set(json.loads((items.parent / MEASURED).read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return None
+
+
+def is_certified(path: Path, weights: str | None) -> bool:
+    """Whether a threshold is certified there already, for these weights."""
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        return kept["threshold"] is not None and kept["model"]["weights_sha256"] == weights
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def asked_with(folder: Path, task: Mapping[str, Any]) -> list[str]:

@@ -5,6 +5,7 @@ records -> items -> tokens -> forests or answers -> verdicts -> figures and diff
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from heed import files
+from heed.errors import UserError
 from heed.eval_config import EvalSettings, nothing_to_measure
 from heed.evaluate.items import Scored
 from heed.evaluate.kinds import scored
@@ -56,9 +58,8 @@ def run(settings: EvalSettings, *, say: Say = lambda line: None) -> dict[str, An
     out = Path(settings.out)
     with files.writing(out):
         out.mkdir(parents=True, exist_ok=True)
-    files.write_text(out / CONFIG, _dumped(settings))
     if are_rewards:
-        return finished(out, reward_results(settings, out, say))
+        return finished(out, settings, reward_results(settings, out, say))
     models: list[dict[str, Any]] = []
     measured: list[list[Measured]] = []
     for number, name in enumerate(settings.model):
@@ -88,11 +89,12 @@ def run(settings: EvalSettings, *, say: Say = lambda line: None) -> dict[str, An
         "differences": differences_of(tasks, [[each.items for each in of_model] for of_model in measured]),
         "left_out": left_out_rows(tasks, [[each.left_out for each in of_model] for of_model in measured]),
     }
-    return finished(out, results)
+    return finished(out, settings, results)
 
 
-def finished(out: Path, results: dict[str, Any]) -> dict[str, Any]:
+def finished(out: Path, settings: EvalSettings, results: dict[str, Any]) -> dict[str, Any]:
     """The results, written and drawn."""
+    files.write_text(out / CONFIG, _dumped(settings))
     files.write_json(out / RESULTS, results)
     write_report([out], None)
     return results
@@ -116,8 +118,31 @@ def open_tasks(settings: EvalSettings, say: Say) -> list[OpenTask]:
     ]
     for one in tasks:
         open_first(one.task)
+    return with_names_of_their_own(tasks)
+
+
+def with_names_of_their_own(tasks: Sequence[OpenTask]) -> list[OpenTask]:
+    """Tasks of one name are told apart by their files, and where these have one name too, by number.
+
+    Raises:
+        UserError: one task is asked for twice.
+    """
+    if twice := [one for place, one in enumerate(tasks) if any(one.is_as(other) for other in tasks[:place])]:
+        raise UserError(
+            "one task is asked for twice",
+            where="--task",
+            found=f"{twice[0].name} on {twice[0].data}",
+            expected="each task on each file once",
+            fix="leave one of the two out",
+        )
     named = Counter(one.name for one in tasks)
-    return [replace(one, name=f"{one.name}-{Path(one.data).stem}") if named[one.name] > 1 else one for one in tasks]
+    by_file = [f"{one.name}-{Path(one.data).stem}" if named[one.name] > 1 else one.name for one in tasks]
+    seen: Counter[str] = Counter()
+    found = []
+    for one, name in zip(tasks, by_file, strict=True):
+        seen[name] += 1
+        found.append(replace(one, name=name if seen[name] == 1 else f"{name}-{seen[name]}"))
+    return found
 
 
 def measure(
@@ -142,6 +167,7 @@ def measure(
     found, failed = checked_ones(questions, [by_id[question.item.id] for question in questions])
     if failed:
         say(f"{task.name}: {len(failed):,} answers that could not be checked are left out: {failed[0].problem}")
+    store.say_measured([each.id for each in found])
     return Measured(tuple(found), (*left_out, *failed), wrong_bos)
 
 
@@ -188,17 +214,19 @@ def asked_of(described: Mapping[str, Any], task: OpenTask, settings: EvalSetting
         "template": described.get("chat_template_sha256"),
         "tokenizer": described.get("tokenizer_sha256"),
         "data": task.data_sha256,
-        "task": json.loads(
-            task.task.model_dump_json(
-                exclude={"data", "shots_from", "about", "hub", "source", "measures", "groups", "cluster"}
-            )
-        ),
+        "task": json.loads(task.task.model_dump_json(exclude={"data", "shots_from", "about", "hub", "source"})),
         "examples": settings.shots if task.task.num_shots else None,
+        "pool of examples": pool_sha256(task) if task.task.num_shots else None,
         "seed": settings.seed if task.task.num_shots else None,
         "bos": settings.bos,
         "new tokens": settings.max_new_tokens,
         "dtype": settings.dtype,
     }
+
+
+def pool_sha256(task: OpenTask) -> str:
+    """SHA-256 of the content of all that examples are drawn from."""
+    return hashlib.sha256(" ".join(each.id for each in task.pool).encode()).hexdigest()
 
 
 def told_of(task: OpenTask) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from heed.eval_config import KnownSettings
 from heed.evaluate.intervals import mean, rate
 from heed.evaluate.refusals import refusal
 from heed.evaluate.slick import CATEGORIES, Decision, Known, Policy, decide, known
+from heed.models.intake.content import weights_sha256
 from heed.models.load import choose_device
 from heed.recipes.knowing.asking import (
     ANSWERS,
@@ -67,7 +68,7 @@ def run(settings: KnownSettings, say: Callable[[str], None] = lambda line: None)
         refuse_or_say([*findings, *long], len(questions) + len(findings), settings, say)
         asked = [question for question in asked if question.origin not in {finding.origin for finding in long}]
         base.refuse_long_prompts(asked)
-        run.keep_content({"questions": fingerprint(questions)})
+        run.keep_content({"questions": fingerprint(questions), "weights": weights_sha256(settings.model) or ""})
         run.is_new = False  # what is kept from here on stays, whatever happens
         said = ask(base, asked, run.folder)
         return conclude(settings, asked, said, [*findings, *long], run.folder)

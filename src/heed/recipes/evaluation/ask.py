@@ -237,5 +237,6 @@ def ask_answers(
             )
         for question, (answer,) in zip(some, answers, strict=True):
             ids = answer.ids[:-1] if answer.ids[-1] in model.stop_ids else answer.ids
-            text = before_stop(text_of(ids), stops) if stops else text_of(ids)
+            judged: str = backend.decode(ids, skip_special_tokens=True)  # what a user reads
+            text = before_stop(judged, stops) if stops else judged
             yield question, (Generated(text, tuple(answer.ids), np.array(answer.logp), not answer.stopped),)

@@ -10,13 +10,15 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 
 import numpy as np
 
 from heed.data.prompts import prompt_text
 from heed.data.rendering.render import ChatTemplate
 from heed.data.tokens import Tokenizer
-from heed.evaluate.items import Generation, Item, Request, Rolling
+from heed.evaluate.guarantees import base_id
+from heed.evaluate.items import Generation, Item, Likelihood, Request, Rolling
 from heed.evaluate.task import Task, said
 from heed.recipes.evaluation.model import Words
 from heed.recipes.evaluation.records import OpenTask
@@ -60,11 +62,11 @@ def examples_for(item: Item, task: OpenTask, *, per_item: bool, seed: int) -> tu
         return ()
     share = task.task.examples_share
     pool = in_fixed_order(task, seed, None if share is None else item.groups.get(share))
-    if not per_item:
-        return tuple([each for each in pool[: count + 1] if each.id != item.id][:count])
-    generator = np.random.default_rng(_hash(seed, item.id))
-    drawn = generator.choice(len(pool), size=min(count + 1, len(pool)), replace=False)
-    return tuple([each for each in (pool[i] for i in drawn) if each.id != item.id][:count])
+    own = base_id(item.id)  # a record that stands twice would else show its own answer
+    if per_item:
+        generator = np.random.default_rng(_hash(seed, item.id))
+        pool = [pool[i] for i in generator.permutation(len(pool))]
+    return tuple(islice((each for each in pool if base_id(each.id) != own), count))
 
 
 @lru_cache(maxsize=1024)
@@ -83,6 +85,8 @@ def written(request: Request, item: Item, task: Task, examples: Sequence[Item], 
     """A request as this model reads it, or why it cannot."""
     if isinstance(request, Rolling):
         return rolling(request.text, item.origin, words)
+    if task.kind == "choice" and isinstance(request, Likelihood) and not request.context:
+        return pair("", task.delimiter + request.continuation, bos_of(words), item.origin, words)  # the unconditional
     in_chat = words.template is not None and task.kind != "pairs" and bool(request.context or examples)
     if in_chat:
         assert words.template is not None

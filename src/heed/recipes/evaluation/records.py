@@ -8,7 +8,7 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from heed.data.files.json_stream import lines_of
 from heed.data.files.places import files_at, hub_raws
 from heed.data.read import read_raw
 from heed.errors import UserError, typed
+from heed.evaluate.guarantees import base_id
 from heed.evaluate.items import Item
 from heed.evaluate.kinds import Reading, item_of
 from heed.evaluate.task import Task, built_in, built_in_names, records_in, task_at
@@ -41,6 +42,10 @@ class OpenTask:
     findings: tuple[Finding, ...]
     num_records: int
     is_tax: bool = False
+
+    def is_as(self, other: OpenTask) -> bool:
+        """Whether both are one task on one file."""
+        return (self.name, self.data, self.is_tax) == (other.name, other.data, other.is_tax)
 
 
 def open_task(
@@ -88,7 +93,7 @@ def open_task(
     pool = examples_of(task, path, items, notes) if shots and task.kind != "text" else ()
     in_groups = Counter(each.groups.get(task.examples_share or "") for each in pool)
     few = min((in_groups[each.groups.get(task.examples_share or "")] for each in items), default=0) if shots else 0
-    if shots and task.kind != "text" and few < shots + bool({each.id for each in pool} & {each.id for each in items}):
+    if shots and task.kind != "text" and few < shots + most_alike(pool, items):
         raise UserError(
             "there are too few records to take examples from",
             where=task.shots_from or where,
@@ -103,9 +108,19 @@ def open_task(
     return OpenTask(name, task, where, content_of(path), items, pool, findings, num_records, is_tax)
 
 
+def most_alike(pool: Sequence[Item], items: Sequence[Item]) -> int:
+    """How many of the pool may say what one item says, and so be no examples for it."""
+    counts = Counter(base_id(each.id) for each in pool)
+    return max((counts[base_id(each.id)] for each in items), default=0)
+
+
 def in_whole_clusters(item: Item) -> tuple[str, str]:
     """Sorts items by hash, those of one cluster side by side: what is compared within clusters stays comparable."""
-    cluster = item.id if item.cluster is None else hashlib.sha256(item.cluster.encode()).hexdigest()[:16]
+    cluster = (
+        item.id
+        if item.cluster is None
+        else hashlib.sha256(item.cluster.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    )
     return cluster, item.id
 
 
@@ -206,7 +221,19 @@ def rows_without_header(path: str, header: tuple[str, ...]) -> Iterator[tuple[Or
 
     def rows(file: Path) -> Iterator[list[str]]:
         delimiter = "\t" if without_packing(str(file)).lower().endswith(".tsv") else ","
-        yield from csv.reader(lines_of(decoded(byte_chunks(str(file), str(file)), str(file))), delimiter=delimiter)
+        csv.field_size_limit(2**31 - 1)  # as for other tables: a cell may be a long document
+        lines = lines_of(decoded(byte_chunks(str(file), str(file)), str(file)))
+        reader = csv.reader(lines, delimiter=delimiter, strict=True)
+        try:
+            yield from reader
+        except csv.Error as error:
+            raise UserError(
+                "the table is broken",
+                where=f"{file}, line {reader.line_num:,}",
+                found=str(error),
+                expected="rows of cells, quotation marks closed",
+                fix=f"sed -n {reader.line_num}p {typed(file)} shows the line",
+            ) from None
 
     first = next(rows(tables[0]), [])
     if len(first) != len(header) or {name.strip().lower() for name in first} == {name.lower() for name in header}:

@@ -5,6 +5,8 @@ texts and rankings -> rendered chat -> tokens -> forest -> rewards -> probes, ac
 
 from __future__ import annotations
 
+import math
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -55,7 +57,8 @@ class Measurable:
     device: str
     dtype: str
     limit: int | None
-    max_bad_records: int
+    max_bad_records: float
+    """a share"""
     too_long_is_error: bool
     trust_remote_code: bool = False
 
@@ -115,6 +118,15 @@ def measured_on(name: str, tasks: Sequence[str], settings: Any, say: Say) -> lis
         UserError: the model or a file cannot be used, or more records than `max_bad_records` are broken.
     """
     how = Measurable.of(settings)
+    names = Counter(task for task, _ in map(named_file, tasks))
+    if twice := [task for task, count in names.items() if count > 1 or task == PROBES]:
+        raise UserError(
+            "two tasks have one name",
+            where=f"--task {twice[0]}=...",
+            found=f"{twice[0]} twice" if twice[0] != PROBES else f"{PROBES}, which heed's own probes are called",
+            expected="a name of its own for each file",
+            fix=f"--task {twice[0]}-2=FILE",
+        )
     data = [(task, read_preferences(path, limit=how.limit)) for task, path in map(named_file, tasks)]
     scorer = opened(name, how, say)
     built_in = probe_names([text for text in WITH_NAME if scorer.fits(text)], scorer.rewards)
@@ -148,7 +160,8 @@ def on_preferences(task: str, read: Preferences, scorer: Scorer, how: Measurable
     """One file of preferences."""
     kept, unread = fitting(scorer, read.rankings, how)
     left_out = (*read.findings, *unread)
-    refuse_broken(task, left_out, how, say)
+    num_records = len(read.rankings) + len(read.conversations) + len(read.findings)
+    refuse_broken(task, left_out, num_records, how, say)
     items, figures, notes = read.measured(kept, scorer.of_rankings(kept))
     texts = [text for text in read.texts(MOST_TEXTS) if scorer.fits(text)]
     probed = probes_of(texts, scorer)
@@ -157,14 +170,14 @@ def on_preferences(task: str, read: Preferences, scorer: Scorer, how: Measurable
     say(f"{task}: {len(kept):,} rankings with {len(items):,} comparisons, {len(texts):,} answers probed")
     summary = (flagged(probed),) if probed else ()
     found = (*figures, *summary, *(each.figure for each in probed))
-    num_records = len(read.rankings) + len(read.conversations) + len(read.findings)
     return OfTask(task, read.path, tuple(items), found, left_out, num_records)
 
 
 def named_file(task: str) -> tuple[str, str]:
     """The name and the file of `NAME=FILE`; a file alone is called as it is without its ending."""
     name, sign, path = task.partition("=")
-    return (name, path) if sign and name and not Path(task).exists() else (Path(task).stem, task)
+    named = (name, path) if sign and name and not Path(task).exists() else (Path(task).stem, task)
+    return re.sub(r"[^\w.-]+", "-", named[0]).strip("-.") or "preferences", named[1]
 
 
 def probes_of(texts: Sequence[Text], scorer: Scorer) -> list[Probed]:
@@ -198,10 +211,11 @@ def fitting(scorer: Scorer, rankings: Sequence[Ranked], how: Measurable) -> tupl
 TOO_LONG = "an answer is longer than the model can read"
 
 
-def refuse_broken(task: str, findings: Sequence[Finding], how: Measurable, say: Say) -> None:
+def refuse_broken(task: str, findings: Sequence[Finding], num_records: int, how: Measurable, say: Say) -> None:
     """Say what was left out and why; more broken records than are allowed stop."""
     broken = [each for each in findings if each.problem not in (TOO_LONG, "nothing to compare")]
-    if len(broken) > how.max_bad_records:
+    if len(broken) > how.max_bad_records * num_records:
+        share = math.ceil(1000 * len(broken) / num_records) / 1000
         raise UserError(
             broken[0].problem
             if len(broken) == 1
@@ -209,7 +223,7 @@ def refuse_broken(task: str, findings: Sequence[Finding], how: Measurable, say: 
             where=str(broken[0].origin),
             found=broken[0].found,
             expected=broken[0].expected,
-            fix=f"{broken[0].fix}; or --max-bad-records {len(broken)} leaves them out and counts them",
+            fix=f"{broken[0].fix}; or --max-bad-records {share:g} leaves them out and counts them",
         )
     for problem, count in Counter(each.problem for each in findings).items():
         say(f"{task}: {count:,} records left out: {problem}")

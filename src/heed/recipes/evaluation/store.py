@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from heed import files
-from heed.errors import UserError
+from heed.errors import UserError, typed
 from heed.evaluate.items import Generated, Outcome, Scored, TokenLikelihoods
 from heed.recipes.evaluation.ask import Question
 
-ITEMS, ASKED = "items.jsonl", "asked.json"
+ITEMS, ASKED, MEASURED = "items.jsonl", "asked.json", "measured.json"
 """the items, and what decides their outcomes: another model or other examples do not go into one file"""
 
 
@@ -52,6 +52,10 @@ class Store:
         store.drop_half_written()
         return store
 
+    def say_measured(self, ids: Sequence[str]) -> None:
+        """Note which of the kept items the results are made from; an earlier run may have asked more."""
+        files.write_json(self.folder / MEASURED, list(ids))
+
     def drop_half_written(self) -> None:
         """Cut off a last line that a killed process did not finish."""
         path = self.folder / ITEMS
@@ -78,7 +82,17 @@ class Store:
         path = self.folder / ITEMS
         if path.exists():
             with path.open(encoding="utf-8") as file:
-                yield from (json.loads(line) for line in file)
+                for number, line in enumerate(file, 1):
+                    try:
+                        yield json.loads(line)
+                    except ValueError as error:
+                        raise UserError(
+                            "a kept item cannot be read",
+                            where=f"{path}, line {number:,}",
+                            found=str(error),
+                            expected="the items as heed eval keeps them, one JSON object per line",
+                            fix=f"remove that line, and its item is asked again: sed -i {number}d {typed(path)}",
+                        ) from None
 
 
 def plain(value: Any) -> Any:
