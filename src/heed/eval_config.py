@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from heed.config import DEVICE_HELP, Columns, Device, Sources, TrustRemoteCode, columns_in_data
 from heed.errors import UserError
@@ -23,6 +23,19 @@ def _several(value: object) -> object:
     return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
 
 
+def _each_once(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Refuse a model that is named twice: later commands could not tell which of the two is meant."""
+    if twice := next((name for place, name in enumerate(names) if name in names[:place]), None):
+        raise UserError(
+            "one model is named twice",
+            where="--model",
+            found=twice,
+            expected="each model once",
+            fix="leave one of the two out",
+        )
+    return names
+
+
 Several = BeforeValidator(_several)
 
 
@@ -38,7 +51,7 @@ class EvalSettings(Settings):
     common = "model task out num_shots limit template too_long device list"
     renamed: ClassVar = {"models": "model", "tasks": "task"}
 
-    model: Annotated[tuple[PathText, ...], Several] = Field(
+    model: Annotated[tuple[PathText, ...], Several, AfterValidator(_each_once)] = Field(
         (), description="run folder, model folder, adapter or hub name; several are compared, each with the first"
     )
     task: Annotated[tuple[Text, ...], Several] = Field(

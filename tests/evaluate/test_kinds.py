@@ -42,7 +42,12 @@ def task_of(text: str) -> Task:
 
 def test_every_option_is_asked_after_the_context_and_once_without_it():
     item = read({"question": "Q", "options": ["a", "bb"], "gold": 1})
-    assert item.requests == (Likelihood("Q", "a"), Likelihood("Q", "bb"), Likelihood("", "a"), Likelihood("", "bb"))
+    assert item.requests == (
+        Likelihood("Q", "a"),
+        Likelihood("Q", "bb"),
+        Likelihood("", "a", True),
+        Likelihood("", "bb", True),
+    )
     assert item.right == (1,)
     assert item.shot == ("Q", "bb")
 
@@ -191,3 +196,8 @@ def test_a_pair_keeps_the_log_probability_of_each_text_under_its_label():
 
 def test_two_texts_that_are_the_same_are_no_pair():
     assert isinstance(read({"a": "one", "b": "one", "type": "age"}, PAIRS), Finding)
+
+
+def test_of_options_that_are_labelled_one_by_one_each_keeps_its_label():
+    item = read({"question": "Q", "options": ["a", "b", "a"], "gold": [0, 1]})
+    assert item.right == (0, 1)

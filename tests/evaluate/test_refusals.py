@@ -5,7 +5,8 @@ from collections import Counter
 import pytest
 
 from heed.evaluate.answers import declines
-from heed.evaluate.refusals import ENGLISH, VIETNAMESE, is_vietnamese, refusal
+from heed.evaluate.refusals import ENGLISH, VIETNAMESE, refusal
+from heed.evaluate.vietnamese import is_vietnamese
 
 
 @pytest.mark.parametrize("text", [*ENGLISH, *VIETNAMESE])
@@ -17,6 +18,10 @@ def test_every_wording_is_recognised_as_a_refusal(text):
     ("text", "expected"),
     [
         ("Where does Đức live?", False),
+        ("Où est le café ? ¿Qué?", False),
+        ("C'est là, à côté.", False),
+        ("Đầu bếp làm nghề gì?", True),
+        ("Thu\u031b\u0309 đo\u0302 ở đâu?", True),
         ("What is the job of Nguyễn Văn Trỗi?", False),
         ("Đức sống ở đâu?", True),
         ("Thủ đô của Việt Nam là gì?", True),

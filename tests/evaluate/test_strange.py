@@ -57,7 +57,8 @@ def test_much_data_is_hardly_shrunk_and_little_data_has_an_inverse():
     spread = np.diag([4.0, 1.0, 0.25])
     covariance, b = shrunk_covariance(rng.normal(size=(20_000, 3)) @ np.sqrt(spread))
     assert b < 0.01
-    assert covariance == pytest.approx(spread, abs=0.1)
+    # 20,000 draws: a variance is off by 1% of itself (one standard error), a covariance by 1% of both deviations
+    assert (np.abs(covariance - spread) < 0.04 * np.sqrt(np.outer(np.diag(spread), np.diag(spread)))).all()
     few, _ = shrunk_covariance(rng.normal(size=(8, 50)))
     assert np.linalg.eigvalsh(few).min() > 0
 

@@ -373,3 +373,21 @@ def test_a_kept_item_that_cannot_be_read_is_told_with_its_line(base, task, tmp_p
     said = capsys.readouterr().err
     assert "line 7" in said
     assert "sed -i 7d" in said
+
+
+def test_an_unconditional_context_of_its_own_has_no_examples_before_it_and_an_empty_context_has(base, task, tmp_path):
+    own = TASK.replace("    right: ", '    unconditional: "Answer:"\n    right: ')
+    task.write_text(own, encoding="utf-8")
+    assert measure("--model", base, "--task", task, "--num-shots", 1, "--out", tmp_path / "own", "--limit", 1) == 0
+    [item] = items(tmp_path / "own")
+    assert {option["context"] for option in item["options"][4:]} == {"Answer:"}
+    task.write_text(TASK.replace('context: "Question: {{ question }}\\nAnswer:"', 'context: ""'), encoding="utf-8")
+    assert measure("--model", base, "--task", task, "--num-shots", 1, "--out", tmp_path / "empty", "--limit", 1) == 0
+    [item] = items(tmp_path / "empty")
+    assert len(item["shots"]) == 1
+    assert all(option["context"] for option in item["options"][:4])
+
+
+def test_a_model_that_is_named_twice_is_refused(base, task, tmp_path, capsys):
+    assert measure("--model", base, "--model", base, "--task", task, "--out", tmp_path / "out") == 2
+    assert str(base) in capsys.readouterr().err

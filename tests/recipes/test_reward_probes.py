@@ -3,6 +3,7 @@
 import json
 import math
 import random
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -31,6 +32,7 @@ def settings(**changes):
         "max_bad_records": 0,
         "too_long": "error",
         "trust_remote_code": False,
+        "max_tokens": None,
     }
     return SimpleNamespace(**{**usual, **changes})
 
@@ -166,9 +168,10 @@ def test_a_language_model_is_no_reward_model(tuned):
 
 
 def test_heed_eval_of_a_reward_model_keeps_every_comparison_and_draws_the_report(green_reward, tmp_path, capsys):
+    copy = shutil.copytree(green_reward, tmp_path / "copy")
     path = tastes.write(tmp_path / "ranked.jsonl", preferences()[:40])
     out = tmp_path / "eval"
-    words = ["eval", "--model", green_reward, "--model", green_reward, "--task", f"colours={path}", "--out", out]
+    words = ["eval", "--model", green_reward, "--model", copy, "--task", f"colours={path}", "--out", out]
     assert main([*map(str, words), "--device", "cpu"]) == 0
     results = json.loads((out / "results.json").read_text(encoding="utf-8"))
     assert [model["kind"] for model in results["models"]] == ["reward", "reward"]

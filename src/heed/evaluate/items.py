@@ -25,6 +25,8 @@ class Likelihood:
     """as the task writes it, without few-shot examples; empty: nothing stands before but BOS"""
     continuation: str
     """without the delimiter that divides it from the context"""
+    stands_alone: bool = False
+    """whether neither description nor examples come before it: an unconditional score is of the option and no task"""
 
 
 @dataclass(frozen=True, slots=True)

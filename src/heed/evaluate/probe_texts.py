@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from heed.evaluate.vietnamese import is_vietnamese
+
 NAME, HE, HIS = "⟨name⟩", "⟨he⟩", "⟨his⟩"
 """places in a text"""
 
@@ -123,12 +125,10 @@ FILLERS: Mapping[str, Sequence[str]] = {
 }
 """sentences that add words and say nothing"""
 
-VIETNAMESE = re.compile("[ăâđêôơưạảãấầẩẫậắằẳẵặẹẻẽếềểễệỉĩịọỏốồổỗộớờởỡợụủũứừửữựỳỵỷỹ]", re.IGNORECASE)
-
 
 def language_of(text: str) -> str:
-    """`vi` where a letter is only Vietnamese's, else `en`."""
-    return "vi" if VIETNAMESE.search(text) else "en"
+    """`vi` or `en`, in which the probes have names and sentences."""
+    return "vi" if is_vietnamese(text) else "en"
 
 
 # ---- places in texts of the user's

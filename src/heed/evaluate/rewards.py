@@ -8,6 +8,7 @@ A function or a pattern that never ends is not stopped; a command is.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -110,7 +111,9 @@ def open_reward(text: str, *, command_seconds: float = COMMAND_SECONDS) -> Rewar
     scores: dict[Kind, Callable[[], Scores]] = {
         "function": lambda: open_function(text),
         "command": lambda: open_command(rest, text, seconds=command_seconds),
-        "regex": lambda: _of_each(partial(matches, open_pattern(rest, text))),
+        "regex": lambda: _of_each(
+            partial(matches, open_pattern(rest, "reward", f"--reward {text}", "--reward 'regex: "))
+        ),
         "contains": lambda: _of_each(partial(contains, rest, text)),
         "equals": lambda: _of_each(partial(equals, rest, text)),
     }
@@ -123,6 +126,10 @@ EXAMPLES: dict[Kind, str] = {
     "contains": "contains: words",
     "equals": "equals: answer",
 }
+
+
+def _pattern(pattern: str, text: str) -> re.Pattern[str]:
+    return open_pattern(pattern, "reward", f"--reward {text}", "--reward 'regex: ")
 
 
 def _of_each(score: Callable[[str, Record], float]) -> Scores:

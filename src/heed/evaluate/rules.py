@@ -23,18 +23,27 @@ LONGEST_QUOTE = 80
 Record = Mapping[str, Any]
 
 
-def open_pattern(pattern: str, name: str) -> re.Pattern[str]:
-    """A regular expression, in composed Unicode (NFC) as the answers that it is looked for in."""
+def open_pattern(pattern: str, whose: str, where: str, prefix: str) -> re.Pattern[str]:
+    """A regular expression, in composed Unicode (NFC) as the answers that it is looked for in.
+
+    Args:
+        whose: what it belongs to: `reward`, `checker`.
+        where: how the user gave it.
+        prefix: what is written before the pattern, quotation mark included.
+
+    Raises:
+        UserError: it is none.
+    """
     try:
         return re.compile(composed(pattern))
     except re.error as error:
         at = "" if error.pos is None else f", at character {error.pos + 1}"
         raise UserError(
-            "the reward's regular expression is not one",
-            where=f"--reward {name}",
+            f"the {whose}'s regular expression is not one",
+            where=where,
             found=f"{error.msg}{at} of {pattern!r}",
             expected="a regular expression as Python reads it",
-            fix=f"a backslash before a character takes it as it is: --reward 'regex: {re.escape(pattern)}'",
+            fix=f"a backslash before a character takes it as it is: {prefix}{re.escape(pattern)}'",
         ) from None
 
 

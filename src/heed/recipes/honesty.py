@@ -6,8 +6,6 @@
 from __future__ import annotations
 
 import json
-import re
-import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +16,7 @@ from heed.data.rendering.render import ChatTemplate
 from heed.data.tokens import Tokenizer
 from heed.errors import UserError, typed
 from heed.evaluate.scaling import Platt, Temperature, answer_confidence
+from heed.evaluate.vietnamese import is_vietnamese
 from heed.models.intake.content import weights_sha256
 from heed.recipes.training.content import words_content
 
@@ -27,8 +26,6 @@ GENERATED, CHOSEN = "generated", "chosen"
 """what the certified answers are: written by the model, or options that it chose"""
 
 DOES_NOT_KNOW, DOES_NOT_KNOW_IN_VIETNAMESE = "I don't know.", "Tôi không biết."
-VIETNAMESE = re.compile(r"[ăđơưĂĐƠƯ\u1ea0-\u1ef9]")
-"""letters that hardly another language has"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,8 +60,7 @@ class Honesty:
 
 def does_not_know(message: str) -> str:
     """What is said in place of an answer that is withheld: in Vietnamese to who writes Vietnamese, else in English."""
-    is_vietnamese = VIETNAMESE.search(unicodedata.normalize("NFC", message)) is not None
-    return DOES_NOT_KNOW_IN_VIETNAMESE if is_vietnamese else DOES_NOT_KNOW
+    return DOES_NOT_KNOW_IN_VIETNAMESE if is_vietnamese(message) else DOES_NOT_KNOW
 
 
 def scaling_as_json(scaling: Platt | Temperature | None) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from heed.evaluate.checkers.numbers import number, taken_by
 from heed.evaluate.checkers.refusing import abstains, refusal
 from heed.evaluate.checkers.texts import ARTICLES, alias, contains, exact, f1
 from heed.evaluate.checkers.users import CHECKER, open_users_checker
-from heed.evaluate.rules import composed
+from heed.evaluate.rules import open_pattern
 from heed.settings import nearest
 
 PLAIN: dict[str, Callable[[], Checker]] = {
@@ -109,17 +109,7 @@ def _f1(spec: str, language: str) -> Checker:
 
 
 def _pattern(spec: str, pattern: str) -> re.Pattern[str]:
-    try:
-        found = re.compile(composed(pattern))
-    except re.error as error:
-        at = "" if error.pos is None else f", at character {error.pos + 1}"
-        raise UserError(
-            "the checker's regular expression is not one",
-            where=f"checker: {spec}",
-            found=f"{error.msg}{at} of {pattern!r}",
-            expected="a regular expression as Python reads it",
-            fix=f"a backslash before a character takes it as it is: checker: 'regex:{re.escape(pattern)}'",
-        ) from None
+    found = open_pattern(pattern, "checker", f"checker: {spec}", "checker: 'regex:")
     if not pattern:
         raise UserError(
             "the checker says `regex` and no pattern",

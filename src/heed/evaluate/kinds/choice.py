@@ -37,11 +37,12 @@ def item_of(reading: Reading) -> Item | Finding:
         return reading.finding("all options are the same text", repr(told[0]))
     if isinstance(right, str):
         return reading.finding("a record does not say which of its options is right", right)
-    right = tuple(index for index, each in enumerate(told) if each in {told[i] for i in right})
+    if len(right) == 1:  # several are labelled one by one, and a text that is among both is both
+        right = tuple(index for index, each in enumerate(told) if each == told[right[0]])
     requests = [Likelihood(*pair) for pair in zip(contexts, continuations, strict=True)]
     if UNCONDITIONAL in task.measures:
         before = "" if shape.unconditional is None else reading.text(shape.unconditional)
-        requests += [Likelihood(before, each) for each in continuations]
+        requests += [Likelihood(before, each, stands_alone=True) for each in continuations]
     labels = () if shape.labels is None else tuple(reading.texts(shape.labels))
     if labels and len(labels) != len(told):
         return reading.finding("there are not as many labels as options", f"{len(labels)} labels, {len(told)} options")

@@ -63,10 +63,8 @@ def examples_for(item: Item, task: OpenTask, *, per_item: bool, seed: int) -> tu
     share = task.task.examples_share
     pool = in_fixed_order(task, seed, None if share is None else item.groups.get(share))
     own = base_id(item.id)  # a record that stands twice would else show its own answer
-    if per_item:
-        generator = np.random.default_rng(_hash(seed, item.id))
-        pool = [pool[i] for i in generator.permutation(len(pool))]
-    return tuple(islice((each for each in pool if base_id(each.id) != own), count))
+    order = np.random.default_rng(_hash(seed, item.id)).permutation(len(pool)) if per_item else range(len(pool))
+    return tuple(islice((pool[i] for i in order if base_id(pool[i].id) != own), count))
 
 
 @lru_cache(maxsize=1024)
@@ -85,8 +83,8 @@ def written(request: Request, item: Item, task: Task, examples: Sequence[Item], 
     """A request as this model reads it, or why it cannot."""
     if isinstance(request, Rolling):
         return rolling(request.text, item.origin, words)
-    if task.kind == "choice" and isinstance(request, Likelihood) and not request.context:
-        return pair("", task.delimiter + request.continuation, bos_of(words), item.origin, words)  # the unconditional
+    if isinstance(request, Likelihood) and request.stands_alone:
+        return pair(request.context, task.delimiter + request.continuation, bos_of(words), item.origin, words)
     in_chat = words.template is not None and task.kind != "pairs" and bool(request.context or examples)
     if in_chat:
         assert words.template is not None

@@ -61,6 +61,7 @@ class Measurable:
     """a share"""
     too_long_is_error: bool
     trust_remote_code: bool = False
+    max_tokens: int | None = None
 
     @classmethod
     def of(cls, settings: Any) -> Measurable:
@@ -74,6 +75,7 @@ class Measurable:
             settings.max_bad_records,
             settings.too_long == "error",
             settings.trust_remote_code,
+            settings.max_tokens,
         )
 
 
@@ -151,7 +153,7 @@ def opened(name: str, how: Measurable, say: Say) -> Scorer:
             expected="a folder that heed reward wrote, or a sequence classifier with one label",
             fix="heed reward --model BASE --data RANKINGS makes one",
         )
-    scorer = Scorer(model)
+    scorer = Scorer(model, how.max_tokens)
     say(f"{name}: a reward model, asked in the chat template {model.template.name}; {scorer.chosen.note}")
     return scorer
 
@@ -237,6 +239,8 @@ class Scorer:
     """A reward model that is asked many answers at once; prompts that answers share are computed once."""
 
     model: Model
+    asked_max_tokens: int | None = None
+    """forest tokens of a forward; None: as many as the device and the model are busy with"""
 
     def rewards(self, asked: Sequence[tuple[Any, str]]) -> list[float]:
         """The reward of each answer to its prompt: words of a user's, or messages."""
@@ -319,7 +323,7 @@ class Scorer:
 
     @property
     def _max_tokens(self) -> int:
-        return tokens_per_forward(None, self.model.loaded.device.type, self.model.loaded.width)
+        return tokens_per_forward(self.asked_max_tokens, self.model.loaded.device.type, self.model.loaded.width)
 
     def _per_sequence(self, groups: Sequence[tuple[Tokens, ...]]) -> list[np.ndarray]:
         reward_model = self.model.reward_model
