@@ -55,6 +55,15 @@ TESTS = {
     "evaluate/checkers/ifeval/instructions.py": "tests/evaluate/test_ifeval.py",
     "evaluate/measures/ifeval.py": "tests/evaluate/test_ifeval.py",
     "evaluate/exact.py": "tests/evaluate/test_exact.py",
+    "evaluate/vietnamese.py": "tests/evaluate/test_refusals.py",
+    "evaluate/kinds/choice.py": "tests/evaluate/test_kinds.py tests/evaluate/test_built_in_tasks.py",
+    "evaluate/measures/unanswerable.py": "tests/evaluate/test_unanswerable.py",
+    "models/adapters/folder.py": "tests/models/test_damaged.py",
+    "models/adapters/new_rows.py": "tests/models/test_new_rows.py",
+    "models/frozen.py": "tests/models/test_frozen.py",
+    "models/intake/weights.py": "tests/models/test_damaged.py",
+    "recipes/evaluation/prompts.py": "tests/recipes/test_eval.py",
+    "recipes/eval.py": "tests/recipes/test_eval.py",
     "evaluate/comparison.py": "tests/evaluate/test_comparison.py",
     "evaluate/figures.py": "tests/evaluate/test_figures.py",
     "evaluate/measures/perplexity.py": "tests/evaluate/test_perplexity.py",
@@ -1849,8 +1858,47 @@ MUTATIONS = [
     Mutation(
         "evaluate/kinds/choice.py",
         "of a right option that stands there twice only one place is right",
-        "if each in {told[i] for i in right})",
+        "if each == told[right[0]])",
         "if index in right)",
+    ),
+    Mutation(
+        "recipes/evaluation/prompts.py",
+        "a record that stands twice is its own example",
+        "if base_id(pool[i].id) != own)",
+        "if pool[i].id != item.id)",
+    ),
+    Mutation(
+        "recipes/evaluation/prompts.py",
+        "examples before what stands alone",
+        "isinstance(request, Likelihood) and request.stands_alone",
+        "isinstance(request, Likelihood) and request.stands_alone and not examples",
+    ),
+    Mutation(
+        "recipes/evaluation/prompts.py",
+        "white space stays with the prompt",
+        "stripped = prompt.rstrip()",
+        "stripped = prompt",
+    ),
+    Mutation(
+        "recipes/evaluation/prompts.py", "a window begins one token late", "start - first + 1,", "start - first + 2,"
+    ),
+    Mutation(
+        "recipes/eval.py",
+        "another pool of examples goes into one folder",
+        '"pool of examples": pool_sha256(task)',
+        '"pool of examples": len(task.pool)',
+    ),
+    Mutation(
+        "evaluate/kinds/choice.py",
+        "characters are bytes",
+        "len(r.continuation) for r",
+        "len(r.continuation.encode()) for r",
+    ),
+    Mutation(
+        "evaluate/vietnamese.py",
+        "French is Vietnamese",
+        "if ONLY_VIETNAMESE.search(composed) is None and",
+        "if False and",
     ),
 ]
 
@@ -1902,6 +1950,8 @@ def problems(mutations: list[Mutation]) -> list[str]:
     """Why a mutation cannot be applied: the code has moved on, or the table is wrong."""
     found = []
     for mutation in mutations:
+        if mutation.file not in TESTS:
+            found.append(f"{mutation.file}: {mutation.name}: no tests are named for it")
         source = (ROOT / "src" / "heed" / mutation.file).read_text(encoding="utf-8")
         count = source.count(mutation.old)
         if count != 1:
