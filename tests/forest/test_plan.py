@@ -160,6 +160,10 @@ def test_a_cut_keeps_the_order_and_the_budget_and_needs_no_more_forwards_than_it
     assert len(parts) == fewest
 
 
+def test_a_sequence_that_adds_nothing_begins_no_forward_even_behind_one_that_is_too_long():
+    assert cut([200, 200, 30], [0, 200, 0], 100, carried=[0, 0, 0]) == [range(2), range(2, 3)]
+
+
 def test_forwards_are_cut_evenly():
     lengths, none = [10] * 11, [0] * 11
     assert [len(part) for part in cut(lengths, none, 100, carried=none)] == [6, 5]

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 
@@ -435,3 +436,27 @@ def test_what_stood_around_the_questions_is_told(model, tmp_path):
     assert calibrate(run) == 0
     _, lines = opened(model)
     assert any("asked with a description before each and answers ended by a text" in line for line in lines)
+
+
+@pytest.mark.parametrize(("share_right", "max_error"), [(0.5, 0.1), (0.82, 0.15), (0.02, 0.1)])
+def test_every_weaker_promise_that_is_offered_holds(model, tmp_path, capsys, share_right, max_error):
+    rng = np.random.default_rng(0)
+    lines = [line | {"verdict": {"is_right": bool(rng.random() < share_right)}} for line in generated(800)]
+    run = write_run(tmp_path / "eval", model, {"colours": lines})
+    assert calibrate(run, "--max-error", str(max_error)) == 2
+    fix = capsys.readouterr().err.partition("fix:")[2]
+    offered = re.findall(r"--(?:max-error [\d.]+|guarantee \w+)", fix)
+    for words in offered:
+        usual = () if words.startswith("--max-error") else ("--max-error", str(max_error))
+        assert calibrate(run, *words.split(), *usual) == 0
+    # so few answered and wrong that hardly any may be given: that can always be kept, 10% more wrong answers cannot
+    assert ("--guarantee joint" in offered, len(offered)) == (True, 1 + (share_right == 0.82))
+
+
+def test_a_promise_that_fails_leaves_the_one_that_held(model, tmp_path, capsys):
+    run = write_run(tmp_path / "eval", model, {"colours": generated(600)})
+    assert calibrate(run) == 0
+    kept = honesty_of(model)
+    assert calibrate(run, "--max-error", "0.0001") == 2
+    assert "keeps the threshold" in capsys.readouterr().err
+    assert honesty_of(model) == kept

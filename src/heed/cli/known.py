@@ -61,6 +61,8 @@ def told(results: Mapping[str, Any], settings: KnownSettings) -> list[str]:
     if not records["answers"]:
         lines.append("nothing that was asked is known: data of refusals alone would teach to refuse everything")
     run = typed(out / "tuned")
+    if not records["answers"] + records["refusals"]:
+        return lines
     lines.append(
         f"tune on them: heed sft --model {typed(settings.model)} --data {typed(out / recipe.RECORDS)} --out {run}"
     )

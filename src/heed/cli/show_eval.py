@@ -43,7 +43,7 @@ def heading(item: ShownRequest) -> str:
     what = f"request {item.request} of {item.num_requests}" + (", the right one" if item.is_right else "")
     bos = {0: "no BOS", 1: "BOS once"}.get(item.num_bos, f"BOS {item.num_bos} times: a mistake")
     scored = f"{item.num_scored:,} scored" if item.num_scored else "answered from there"
-    shots = f", {len(item.examples)} examples" if item.examples else ""
+    shots = f", {len(item.examples)} example{'s' * (len(item.examples) > 1)}" if item.examples else ""
     return (
         f"{item.task}, record {item.item.origin.record:,}, {what}: {item.num_tokens:,} tokens, {scored}, {bos}{shots}\n"
         f"{item.words}"

@@ -120,10 +120,15 @@ def run(settings: CalibrateSettings) -> Calibrated:
         },
         "caveats": list(CAVEATS),
     }
-    if not (isinstance(found, Refusal) and is_certified(path, model["weights_sha256"])):
-        files.write_json(path, content)
     if isinstance(found, Refusal):
-        raise cannot_be_certified(found, settings, place, path)
+        if is_certified(path, model["weights_sha256"]):
+            left = f"{path} keeps the threshold that was certified before"
+        else:
+            files.write_json(path, content)
+            left = f"{path} has the scaling, and no threshold"
+        ways = ways_out(settings, Tuning(tuned), Calibration(held)) if found.more is None else ()
+        raise cannot_be_certified(found, settings, place, left, ways)
+    files.write_json(path, content)
     notes = [f"{count:,} items left out: {reason}" for reason, count in left_out.items()]
     if why_not:
         notes.append(f"the confidence is told as it is: {why_not}")
@@ -358,27 +363,54 @@ def quality(of: Answers) -> dict[str, float | None]:
     return found
 
 
-def cannot_be_certified(found: Refusal, settings: CalibrateSettings, place: Path, path: Path) -> UserError:
-    """What to say where there is no threshold, and what would help."""
+def ways_out(settings: CalibrateSettings, tuning: Tuning, calibration: Calibration) -> tuple[str, ...]:
+    """Weaker promises that these answers do prove, as they are typed; each is tried before it is offered."""
+    larger = _larger(settings)
+    weaker: dict[str, dict[str, object]] = {f"--max-error {larger:.4g}": {"max_error": larger}}
+    if settings.guarantee == "selective":
+        weaker["--guarantee joint"] = {"guarantee": "joint"}
+    return tuple(
+        words
+        for words, change in weaker.items()
+        if isinstance(certify(settings.model_copy(update=change), tuning, calibration), Certificate)
+    )
+
+
+def _larger(settings: CalibrateSettings) -> float:
+    """Twice the error, or half-way to 1."""
+    return min(2 * settings.max_error, (1 + settings.max_error) / 2)
+
+
+def cannot_be_certified(
+    found: Refusal, settings: CalibrateSettings, place: Path, left: str, ways: Sequence[str]
+) -> UserError:
+    """What to say where there is no threshold, and what would help.
+
+    Args:
+        left: what stands in `honesty.json` now.
+        ways: weaker promises that would hold.
+    """
     share = f"{100 * settings.max_error:.4g}%"
     expected = {
         "selective": f"answers that prove, with confidence {100 * settings.confidence:.4g}%, at most {share} wrong",
         "joint": f"answers of which at most {share} need be given and wrong on average",
         "batch": f"a selection of which at most {share} is wrong on average",
     }[found.guarantee]
-    larger = f"--max-error {min(2 * settings.max_error, (1 + settings.max_error) / 2):.4g}"
     if found.more is not None:
         items = -(-found.more // (1 - settings.tuning_share))
         fix = f"about {int(items):,} more items like these would do: a larger --limit of heed eval, or more data; "
-        fix += f"or {larger}, which promises less"
-    elif found.guarantee == "selective":
-        fix = f"no number of items like these would do; --guarantee joint promises less, and so does {larger}"
+        fix += f"or --max-error {_larger(settings):.4g}, which promises less"
+    elif ways:
+        fix = f"no number of items like these would do; {', or '.join(ways)}, which promises less, holds for these"
     else:
-        fix = f"no number of items like these would do; {larger} promises less"
+        fix = (
+            "no number of items like these would do, and no weaker promise holds: another model; or heed chat without "
+        )
+        fix += "--abstain"
     return UserError(
         "this cannot be certified",
         where=str(place),
-        found=f"{found.why}; {path} has the scaling, and no threshold",
+        found=f"{found.why}; {left}",
         expected=expected,
         fix=fix,
     )

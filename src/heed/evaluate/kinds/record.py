@@ -71,7 +71,7 @@ class Reading:
             self.origin,
             found=found[:300],
             expected=f"a record as the task reads it: {self.task.about}",
-            fix="mend the record; or a larger --max-bad-records measures without such ones and counts them",
+            fix="mend the record, or copy the task file and let a shape of it read these fields",
         )
 
     def no_shape(self) -> Finding:

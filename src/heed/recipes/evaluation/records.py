@@ -288,6 +288,11 @@ def content_of(path: str | None) -> str | None:
 
 def _too_many_findings(name: str, findings: tuple[Finding, ...], num_records: int) -> UserError:
     first, share = findings[0], math.ceil(1000 * len(findings) / num_records) / 1000
+    if len(findings) == num_records:
+        fix = f"another file for this task; {first.fix}" if "another file" not in first.fix else first.fix
+    else:
+        fix = f"mend them; or --max-bad-records {share:g} measures the other {num_records - len(findings):,} "
+        fix += "and counts these"
     return UserError(
         first.problem
         if len(findings) == 1
@@ -295,6 +300,5 @@ def _too_many_findings(name: str, findings: tuple[Finding, ...], num_records: in
         where=str(first.origin),
         found=first.found,
         expected=first.expected,
-        fix=f"mend them; or --max-bad-records {share:g} measures the other {num_records - len(findings):,} "
-        "and counts these",
+        fix=fix,
     )
