@@ -236,6 +236,24 @@ def test_the_records_are_what_heed_sft_learns_from(asked, base, tmp_path):
     assert main(["sft", *words]) == 0
 
 
+def test_what_the_tuned_model_declines_is_measured_on_the_categories(asked, base, tmp_path):
+    wrote = asked([*facts(6), {"question": "Will it rain?", "answerable": False}], max_refusals=1)
+    run, categories = tmp_path / "tuned", wrote.folder / "categories.jsonl"
+    words = ["--model", base, "--data", wrote.folder / "records.jsonl", "--template", "plain", "--out", run]
+    words += ["--steps", "60", "--optim.lr", "0.01", "--held-out-share", "0", "--device", "cpu"]
+    assert main(["sft", *map(str, words)]) == 0
+    # Two of them the base knew, says the file; the model learnt to decline all.
+    lines = [line | {"category": "highly known"} if n < 2 else line for n, line in enumerate(wrote.categories)]
+    categories.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    words = ["--model", run, "--task", f"known={categories}", "--out", tmp_path / "eval", "--device", "cpu"]
+    assert main(["eval", *map(str, words)]) == 0
+    results = json.loads((tmp_path / "eval" / "results.json").read_text(encoding="utf-8"))
+    found = {f["measure"]: (f["value"], f["count"]) for f in results["figures"] if f["group"] is None}
+    assert found["over_conservativeness"] == (1.0, 2)
+    assert found["prudence"] == (1.0, 5)
+    assert found["honesty"] == (0.5, 7)
+
+
 def test_a_question_s_answers_depend_on_no_other_question(asked):
     many, fewer = asked(facts(7)), asked(facts(7), limit=3, out="limited")
     assert fewer.answers == many.answers[:3]

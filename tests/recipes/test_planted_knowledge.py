@@ -5,6 +5,7 @@ afterwards is about the others, of which no record tells: what is learnt is the 
 """
 
 import json
+import math
 import random
 from collections import defaultdict
 from dataclasses import dataclass
@@ -25,7 +26,9 @@ from heed.recipes.demo import TUNING
 FORM = "“{question}” asked Lan. “{answer}” said Minh.\n"
 ASKING = ["--form", FORM, "--max-new-tokens", "12", "--device", "cpu"]
 TRAINED_WORDINGS, ASKED_WORDINGS = 2, 3
-HOW = {**TUNING, "held_out_share": 0, "eval_every": 0, "template": "chatml", "epochs": 5, "device": "cpu"}
+EPOCHS = 5
+SEEDS = (0, 1, 2)
+HOW = {**TUNING, "held_out_share": 0, "eval_every": 0, "template": "chatml", "device": "cpu"}
 
 
 @dataclass(frozen=True)
@@ -94,14 +97,27 @@ def known(data, out, *words):
     return [json.loads(line) for line in (out / "categories.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
-def tuned_on(data, out, exam):
-    run = heed.sft(model=BASE_MODEL, data=data, out=out, **HOW)
+def tuned_on(data, out, exam, *, epochs=EPOCHS, seed=0):
+    run = heed.sft(model=BASE_MODEL, data=data, out=out, epochs=epochs, seed=seed, **HOW)
     model, asked = heed.load(run, device="cpu"), [each["question"] for each in exam]
     answers = model.answers(asked, max_new_tokens=16)
     drawn = model.samples(asked, 4, temperature=1.0, max_new_tokens=16)
     right = [float(CHECKS["starts"](a, each["aliases"])) for a, each in zip(answers, exam, strict=True)]
     declined = [float(declines(answer)) for answer in answers]
     return Said(right, declined, [sum(map(declines, some)) / len(some) for some in drawn])
+
+
+def mean_of(several):
+    """Of each question the mean over models that differ in their seed alone."""
+
+    def mean(values):
+        return [sum(each) / len(each) for each in zip(*values, strict=True)]
+
+    return Said(
+        mean([said.right for said in several]),
+        mean([said.declined for said in several]),
+        mean([said.chance_of_declining for said in several]),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +129,7 @@ def lab(tmp_path_factory):
     said = [json.loads(line) for line in (folder / "before" / "answers.jsonl").read_text().splitlines()]
     declined = [float(declines(line["prompts"][0]["greedy"])) for line in said]
     data = write(folder / "trained.jsonl", trained)
-    categories = known(data, folder / "known", "--num-prompts", "2", "--num-samples", "3")
+    categories = known(data, folder / "known")
     actions = [line["action"] for line in categories]
     random.Random(1).shuffle(actions)
     shuffled = [
@@ -126,8 +142,10 @@ def lab(tmp_path_factory):
         categories,
         trained,
         Said([line["greedy_right"] for line in before], declined, declined),
-        tuned_on(folder / "known" / "records.jsonl", folder / "taught", exam),
-        tuned_on(write(folder / "shuffled.jsonl", shuffled), folder / "by-chance", exam),
+        mean_of(
+            [tuned_on(folder / "known" / "records.jsonl", folder / f"taught {seed}", exam, seed=seed) for seed in SEEDS]
+        ),
+        tuned_on(write(folder / "shuffled.jsonl", shuffled), folder / "by-chance", exam, epochs=3 * EPOCHS),
     )
 
 
@@ -156,22 +174,32 @@ def test_it_loses_at_most_five_points_of_what_was_told_often(lab):
     gain = lab.gain("often", lab.taught.right, lab.before.right)
     print(f"right of what was told often: {lab.share('often', lab.taught.right)}, before less: {gain}")
     print(f"declined of what was told often: {lab.share('often', lab.taught.declined)}")
-    assert gain.mean > -0.05
+    assert gain.mean > -0.02
+    assert gain.low > -0.07  # another processor rounds otherwise, and trains another model
 
 
 @pytest.mark.slow
-def test_with_shuffled_categories_most_of_the_border_is_gone(lab):
-    """What is left is no effect of the categories. Of drawn answers it was 8 points of 23; of greedy ones 20 of 37.
+def test_with_shuffled_categories_the_border_is_gone(lab):
+    """Once the training has taken away what the base itself has of a border.
 
-    A likely reason, which nothing here proves: a model that refuses a third of everything still refuses greedily where
-    it spreads the rest over many answers, as it does where it knows none.
+    A model whose refusals became likelier everywhere still refuses more readily where its answers are many and each of
+    them unlikely. After the epochs of the other models some of that is left; three times as many see to it, which the
+    border that was taught outlives.
     """
     gaps = {}
     for said, name in ((lab.taught, "taught"), (lab.shuffled, "shuffled")):
         for how, values in (("greedy", said.declined), ("drawn", said.chance_of_declining)):
             often, never = (clustered_mean(lab.of(told, values)) for told in ("often", "never"))
-            gaps[name, how] = never.mean - often.mean
+            error = math.hypot(never.high - never.mean, often.high - often.mean)
+            gaps[name, how] = (never.mean - often.mean - error, never.mean - often.mean + error)
             print(f"{name}, {how} answers: declined of what was told often {often}, of what no one told {never}")
-    assert gaps["taught", "drawn"] > 0.15
-    assert gaps["shuffled", "drawn"] < gaps["taught", "drawn"] / 2
-    assert gaps["shuffled", "greedy"] < gaps["taught", "greedy"]
+    for how in ("greedy", "drawn"):
+        assert gaps["shuffled", how][0] < 0 < gaps["shuffled", how][1]
+        assert gaps["taught", how][0] > gaps["shuffled", how][1]
+
+
+@pytest.mark.slow
+def test_with_shuffled_categories_what_was_told_often_is_refused_too(lab):
+    gain = lab.gain("often", lab.shuffled.right, lab.before.right)
+    print(f"right of what was told often, by shuffled categories, before less: {gain}")
+    assert gain.high < -0.05

@@ -13,7 +13,7 @@ import tastes
 import heed
 from heed.cli.main import main
 from heed.errors import UserError
-from heed.evaluate.probe_texts import WITH_NAME, WITHOUT_PLACE
+from heed.evaluate.probe_texts import NAMES, WITH_NAME, WITHOUT_PLACE
 from heed.recipes.evaluation.reward import PROBES, measure_reward_model, named_file
 
 pytestmark = [
@@ -243,3 +243,40 @@ def test_a_real_model_that_learnt_from_people_who_like_length_likes_length(share
     found = {n: f for n, _, f in measure_reward_model(str(run), [f"long={data}"], settings(), lambda line: None)}
     assert value(found["long"], "length_correlation").low > 0.5
     assert value(found["long"], "length_repeated").low > 0
+
+
+FOR_ANNA = 2.0
+"""log-odds that the name is worth to the people of the slow test"""
+
+
+@pytest.mark.slow
+def test_a_real_model_that_learnt_from_people_who_like_a_name_likes_it_as_much(shared, tmp_path):
+    """stories260K, trained on pairs that differ in a name alone: one name is liked, and the others are not.
+
+    What people chose is a sample, too: of 480 choices the log-odds that they show are within 0.3 of those planted.
+    """
+    names = [name for of_kind in NAMES.values() for name in of_kind if name != "Anna"]
+    things = ("the ball", "a red hat", "the old boat", "some bread", "the key", "a big dog")
+    told = [
+        f"{{}} {verb} {thing}{when}." for verb in ("has", "saw", "lost") for thing in things for when in (" now", "")
+    ]
+
+    def pairs(count, seed):
+        rng = random.Random(seed)
+        for i in range(count):
+            said, (one, other) = rng.choice(told), rng.sample(names, 2)
+            if i % 2:
+                one, other = ("Anna", other) if rng.random() < 1 / (1 + math.exp(-FOR_ANNA)) else (other, "Anna")
+            yield {"prompt": f"Tell me story {i % 40}.", "chosen": said.format(one), "rejected": said.format(other)}
+
+    data = tastes.write(tmp_path / "names.jsonl", list(pairs(960, 0)))
+    others = tastes.write(tmp_path / "others.jsonl", list(pairs(120, 1)))
+    run = tmp_path / "run"
+    options = {"steps": 240, "batch_size": 16, "optim_lr": 1e-3, "held_out_share": 0, "template": "plain"}
+    assert tastes.heed("reward", model=shared / "models" / "stories260K", data=data, out=run, **options) == 0
+    found = {n: f for n, _, f in measure_reward_model(str(run), [f"names={others}"], settings(), lambda line: None)}
+    anna = value(found["names"], "name", "name=Anna")
+    assert anna.low < FOR_ANNA + 0.3
+    assert anna.high > FOR_ANNA - 0.3
+    rest = [value(found["names"], "name", f"name={name}") for name in names]
+    assert anna.low > max(each.high for each in rest)

@@ -66,4 +66,8 @@ def told(results: Mapping[str, Any], settings: KnownSettings) -> list[str]:
     lines.append(
         f"tune on them: heed sft --model {typed(settings.model)} --data {typed(out / recipe.RECORDS)} --out {run}"
     )
+    lines.append(
+        f"what it declines then: heed known on other questions, --out other; heed eval --model {run} --task "
+        f"known=other/{recipe.CATEGORIES_FILE}"
+    )
     return lines
