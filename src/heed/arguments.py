@@ -90,6 +90,8 @@ class SftArguments(TypedDict, total=False):
     """tokens per forward, for memory alone [default: enough to keep the device busy]"""
     train: Sequence[str | os.PathLike[str]]
     """without an adapter: all, last:N, head, embeddings, norms, names"""
+    quantise: Literal["nf4"] | None
+    """keep the frozen base of an adapter in four bits, by bitsandbytes [default: no]"""
     share_prefixes: bool
     """compute a beginning that conversations share only once"""
     gradient_checkpointing: bool
@@ -167,6 +169,8 @@ class RewardArguments(TypedDict, total=False):
     """tokens per forward, for memory alone [default: enough to keep the device busy]"""
     train: Sequence[str | os.PathLike[str]]
     """without an adapter: all, last:N, head, embeddings, norms, names"""
+    quantise: Literal["nf4"] | None
+    """keep the frozen base of an adapter in four bits, by bitsandbytes [default: no]"""
     gradient_checkpointing: bool
     """compute activations twice to hold fewer in memory"""
     dtype: Literal["float32", "bfloat16"]
@@ -249,6 +253,8 @@ class DpoArguments(TypedDict, total=False):
     """tokens per forward, for memory alone [default: enough to keep the device busy]"""
     train: Sequence[str | os.PathLike[str]]
     """without an adapter: all, last:N, head, embeddings, norms, names"""
+    quantise: Literal["nf4"] | None
+    """keep the frozen base of an adapter in four bits, by bitsandbytes [default: no]"""
     gradient_checkpointing: bool
     """compute activations twice to hold fewer in memory"""
     dtype: Literal["float32", "bfloat16"]
@@ -378,6 +384,8 @@ class PpoArguments(TypedDict, total=False):
     """tokens per forward, for memory alone [default: enough to keep the device busy]"""
     train: Sequence[str | os.PathLike[str]]
     """without an adapter: all, last:N, head, embeddings, norms, names"""
+    quantise: Literal["nf4"] | None
+    """keep the frozen base of an adapter in four bits, by bitsandbytes [default: no]"""
     gradient_checkpointing: bool
     """compute activations twice to hold fewer in memory"""
     dtype: Literal["float32", "bfloat16"]
@@ -476,6 +484,8 @@ class GrpoArguments(TypedDict, total=False):
     """tokens per forward, for memory alone [default: enough to keep the device busy]"""
     train: Sequence[str | os.PathLike[str]]
     """without an adapter: all, last:N, head, embeddings, norms, names"""
+    quantise: Literal["nf4"] | None
+    """keep the frozen base of an adapter in four bits, by bitsandbytes [default: no]"""
     gradient_checkpointing: bool
     """compute activations twice to hold fewer in memory"""
     dtype: Literal["float32", "bfloat16"]

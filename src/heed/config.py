@@ -110,6 +110,10 @@ Targets = Annotated[
     Names, Field(description="layers that get one: all-linear, attention, mlp, or names: q_proj,v_proj")
 ]
 Train = Annotated[Names, Field(description="without an adapter: all, last:N, head, embeddings, norms, names")]
+Quantise = Annotated[
+    Literal["nf4"] | None,
+    Field(description="keep the frozen base of an adapter in four bits, by bitsandbytes [default: no]"),
+]
 Track = Annotated[
     Literal["none", "tensorboard", "wandb", "mlflow", "trackio"],
     Field(description="where the numbers are shown, too, by the package of that name"),
@@ -240,6 +244,7 @@ class SftSettings(Settings):
         None, ge=1, description="tokens per forward, for memory alone [default: enough to keep the device busy]"
     )
     train: Train = (ALL,)
+    quantise: Quantise = None
     share_prefixes: bool = Field(True, description="compute a beginning that conversations share only once")
     gradient_checkpointing: bool = Field(False, description="compute activations twice to hold fewer in memory")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="activations; trained weights stay float32")

@@ -20,6 +20,7 @@ from heed.config import (
     Lora,
     Optim,
     PositiveNumber,
+    Quantise,
     SaveDtype,
     Sources,
     SpecialTokens,
@@ -138,6 +139,7 @@ class RewardSettings(Settings):
     batch_size: Whole = Field(8, ge=1, description="prompts with all their answers per step, over all devices")
     max_tokens: MaxTokens = None
     train: Train = (ALL,)
+    quantise: Quantise = None
     gradient_checkpointing: GradientCheckpointing = False
     dtype: Dtype = "float32"
     device: OnDevice = "auto"
@@ -193,6 +195,7 @@ class DpoSettings(Settings):
     batch_size: Whole = Field(8, ge=1, description="prompts with all their answers per step, over all devices")
     max_tokens: MaxTokens = None
     train: Train = (ALL,)
+    quantise: Quantise = None
     gradient_checkpointing: GradientCheckpointing = False
     dtype: Dtype = "float32"
     device: OnDevice = "auto"
@@ -302,6 +305,7 @@ class PpoSettings(Settings):
     minibatches: Minibatches = 2
     max_tokens: MaxTokens = None
     train: Train = (ALL,)
+    quantise: Quantise = None
     gradient_checkpointing: GradientCheckpointing = False
     dtype: Dtype = "float32"
     device: OnDevice = "auto"
@@ -356,6 +360,7 @@ class GrpoSettings(Settings):
     minibatches: Minibatches = 1
     max_tokens: MaxTokens = None
     train: Train = (ALL,)
+    quantise: Quantise = None
     gradient_checkpointing: GradientCheckpointing = False
     dtype: Dtype = "float32"
     device: OnDevice = "auto"

@@ -31,8 +31,8 @@ QUIET = Access(say=lambda line: None)
 IDS = torch.tensor([[5, 6, 7, 8]])
 
 
-def quantised(method):
-    return lambda folder: change_config(folder, quantization_config={"quant_method": method, "load_in_4bit": True})
+def quantised(method, **how):
+    return lambda folder: change_config(folder, quantization_config={"quant_method": method, "bits": 4, **how})
 
 
 REFUSED = {
@@ -115,8 +115,8 @@ REFUSED = {
         "path",
     ),
     "an empty folder": ("llama tied", emptied, ("nothing in it",), "path"),
-    "quantised, its library not installed": ("llama tied", quantised("bitsandbytes"), ("bitsandbytes",), "pip install"),
-    "quantised by a method of nobody's": ("llama tied", quantised("own"), ("own",), "--model"),
+    "quantised, its library not installed": ("llama tied", quantised("awq"), ("awq",), "pip install"),
+    "quantised by a method of nobody's": ("llama tied", quantised("own", load_in_4bit=True), ("own",), "--model"),
     "code of its own": ("llama tied", with_code, ("configuration_own.py", "modeling_own.py"), "--trust-remote-code"),
     "another kind of model": (
         "llama tied",

@@ -15,6 +15,7 @@ from torch.nn.functional import linear as torch_linear
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from heed.models.four_bits import is_packed, unpacked_weight
 from heed.models.kernels.matmul import multiply, multiply_rows
 
 HALF = (torch.bfloat16, torch.float16)
@@ -55,7 +56,9 @@ def is_held(module: nn.Module) -> bool:
 
 
 def weight_of(module: nn.Module) -> Tensor:
-    """The module's weight as it computes with it: a widened copy where it is held in fewer bits."""
+    """The module's weight as it computes with it: a widened copy where it is kept in fewer bits."""
+    if is_packed(module):
+        return unpacked_weight(module)
     weight = module.get_parameter("weight")
     return weight.float() if is_held(module) else weight
 

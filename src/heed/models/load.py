@@ -23,6 +23,7 @@ from heed.models.adapters.folder import base_of, is_adapter, load_adapter, read_
 from heed.models.dropout import dropout_off, recompute_in_evaluation
 from heed.models.intake.access import CAREFUL, Access, peft_warnings_hidden, quiet_transformers
 from heed.models.intake.files import TOKENIZER_FILES, code_of, file_of, opened
+from heed.models.intake.quantise import layers_of_note, told, write_note
 from heed.models.intake.vocabulary import fit_vocabulary, num_rows
 from heed.models.intake.weights import load_weights
 from heed.models.recompute import as_in_the_forward
@@ -145,31 +146,58 @@ def load_with_tokenizer(
     access: Access = CAREFUL,
     *,
     add_bos: bool | None = None,
+    quantise: bool = False,
+    for_tuning: bool = False,
 ) -> LoadedModel:
-    """The model and the tokenizer of a folder or hub name, which fit each other: see `fit_vocabulary`."""
+    """The model and the tokenizer of a folder or hub name, which fit each other: see `fit_vocabulary`.
+
+    See `load_model` for the arguments.
+    """
     tokenizer = load_tokenizer(name, access, add_bos=add_bos)
-    model = load_model(name, device, dtype, access)
+    model = load_model(name, device, dtype, access, quantise=quantise, for_tuning=for_tuning)
     fit_vocabulary(model, tokenizer, name, access)
     return LoadedModel(model, tokenizer)
 
 
 def load_model(
-    name: str, device: torch.device, dtype: torch.dtype = torch.float32, access: Access = CAREFUL
+    name: str,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+    access: Access = CAREFUL,
+    *,
+    quantise: bool = False,
+    for_tuning: bool = False,
 ) -> PreTrainedModel:
     """The causal language model of a folder or hub name. An adapter's folder gives its base with the adapter merged.
+
+    Where the adapter was trained on a quantised base, it stays beside that base, which is quantised again: merged, the
+    two are no numbers of four bits. A model that is to be tuned is given whole: the weights of that base, as four bits
+    have them, and the adapter merged into them.
+
+    Args:
+        quantise: whether the linear layers are put in four bits while they are read.
+        for_tuning: whether all weights are to be plain ones.
 
     Raises:
         UserError: the folder does not hold every weight of a model, or asks for code that may not run.
     """
     if access.trust_remote_code and (files := code_of(name)):
         access.say(f"--trust-remote-code: this code of the model's runs: {', '.join(files)}")
+    if is_adapter(name) and not for_tuning and layers_of_note(name):
+        model: PreTrainedModel = load_adapter(name, device, dtype, access=access).get_base_model()
+        access.say(f"{name}: its base is quantised as it was trained, the adapter beside it; {told(model)}")
+        model.name_or_path = name
+        return model.eval()
     if is_adapter(name):
         with peft_warnings_hidden():
-            model: PreTrainedModel = load_adapter(name, device, dtype, access=access).merge_and_unload()
+            model = load_adapter(name, device, dtype, access=access, base_as="rounded").merge_and_unload()
         model.requires_grad_(True)  # peft froze it
         model.name_or_path = name  # what is tuned from here on stands on the merged model, not on the base
     else:
-        model = load_weights(AutoModelForCausalLM, name, dtype, access, "model")
+        at = device if quantise else None
+        model = load_weights(AutoModelForCausalLM, name, dtype, access, "model", quantise_on=at)
+        if quantise:
+            access.say(told(model))
     return model.to(device).eval()
 
 
@@ -254,6 +282,7 @@ def save(loaded: LoadedModel, folder: Path, *, template: dict[str, str] | str, s
         return
     # Rows of new tokens are in the adapter already; left to itself, peft asks the hub for the size of the vocabulary.
     write(loaded.adapter, folder, save_embedding_layers=False, selected_adapters=["default"])
+    write_note(model, folder)
     generation.save_pretrained(folder)
 
 

@@ -8,6 +8,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from heed.errors import UserError
+from heed.models.four_bits import num_parameters
 from heed.models.score import trunk_of
 from heed.settings import nearest
 
@@ -86,8 +87,6 @@ def _of_last_layers(model: PreTrainedModel, count: int) -> list[nn.Parameter]:
 
 def how_many_learn(*parts: nn.Module) -> str:
     """One line for the user: `12,345 of 124,439,808 parameters are trained (0.010%)`."""
-    parameters = {id(parameter): parameter for part in parts for parameter in part.parameters()}.values()
-    num_trained = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
-    num_all = sum(parameter.numel() for parameter in parameters)
+    num_trained, num_all = num_parameters(*parts, trained=True), num_parameters(*parts)
     share = "" if num_trained == num_all else f" ({num_trained / num_all:.2%})"
     return f"{num_trained:,} of {num_all:,} parameters are trained{share}"

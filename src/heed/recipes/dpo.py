@@ -27,6 +27,7 @@ from torch import Tensor
 
 from heed.config import peak_learning_rate, tokens_per_forward
 from heed.errors import UserError, typed
+from heed.models.four_bits import num_parameters
 from heed.models.intake.dtypes import dtype_to_save
 from heed.models.load import num_positions, restore, save
 from heed.models.self_check import choose_score
@@ -158,7 +159,7 @@ def prepare_tuning(settings: DpoSettings, place: Place) -> Tuning:
         optimiser=adamw(named, weight_decay=settings.optim.weight_decay),
         peak=peak_learning_rate(
             settings.optim.lr,
-            num_parameters=opened.loaded.model.num_parameters(),
+            num_parameters=num_parameters(opened.loaded.model),
             has_adapter=settings.lora.rank > 0,
             share=SHARE_OF_TUNING_RATE,
         ),

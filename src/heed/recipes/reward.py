@@ -28,6 +28,7 @@ from heed.errors import UserError, typed
 from heed.evaluate.calibration import calibration
 from heed.evaluate.clustered import clustered_accuracy, clustered_mean
 from heed.evaluate.ranked import held_out_comparisons, length_bins, length_correlation
+from heed.models.four_bits import num_parameters
 from heed.models.heads.scalar import RewardModel, new_reward_model, restore_reward_model, save_reward_model
 from heed.models.load import num_positions
 from heed.models.score import autocast
@@ -183,7 +184,7 @@ def prepare_training(settings: RewardSettings, place: Place) -> Training:
         optimiser=adamw(named, weight_decay=settings.optim.weight_decay),
         peak=peak_learning_rate(
             settings.optim.lr,
-            num_parameters=loaded.model.num_parameters(),
+            num_parameters=num_parameters(loaded.model),
             has_adapter=settings.lora.rank > 0,
             share=SHARE_OF_TUNING_RATE,
         ),

@@ -27,6 +27,7 @@ from heed.forest.build import build
 from heed.forest.plan import deal
 from heed.forest.weights import weigh
 from heed.models.decode.sample import greedy
+from heed.models.four_bits import num_parameters
 from heed.models.intake.dtypes import dtype_to_save
 from heed.models.load import num_positions, restore, save
 from heed.models.score import autocast
@@ -149,7 +150,7 @@ def prepare_tuning(settings: SftSettings, place: Place) -> Tuning:
         optimiser=adamw(named, weight_decay=settings.optim.weight_decay),
         world=world,
         peak=peak_learning_rate(
-            settings.optim.lr, num_parameters=model.num_parameters(), has_adapter=settings.lora.rank > 0
+            settings.optim.lr, num_parameters=num_parameters(model), has_adapter=settings.lora.rank > 0
         ),
         num_draws=num_draws,
         total_steps=math.ceil(num_draws / settings.batch_size),

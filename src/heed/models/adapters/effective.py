@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from heed.models.adapters.new_rows import active_rows
+from heed.models.four_bits import is_packed
 from heed.models.frozen import weight_of
 
 
@@ -20,8 +21,9 @@ def effective_linear(layer: nn.Module) -> tuple[Tensor, Tensor | None]:
     Raises:
         TypeError: the layer computes something else, or more (dropout, DoRA, an adapter's own bias).
     """
-    if type(layer) is nn.Linear:
-        return weight_of(layer), layer.bias
+    if type(layer) is nn.Linear or is_packed(layer):
+        bias: Tensor | None = layer.bias  # type: ignore[assignment]
+        return weight_of(layer), bias
     if type(layer) is Conv1D:
         return weight_of(layer).t(), layer.get_parameter("bias")
     if type(layer) is LoraLinear:

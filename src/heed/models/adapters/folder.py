@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model, set_peft_model_state_dict
@@ -14,14 +14,19 @@ from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
 from heed.errors import UserError
 from heed.models.adapters.new_rows import mend_new_rows
+from heed.models.frozen import hold_frozen
 from heed.models.intake.access import CAREFUL, Access, peft_warnings_hidden
+from heed.models.intake.dtypes import checkpoint_dtype
 from heed.models.intake.files import ADAPTER_CONFIG, CONFIG, GENERATION, file_of, opened
+from heed.models.intake.quantise import layers_of_note, refuse_other_layers, refuse_without_library, round_layers
 from heed.models.intake.weights import AROUND_ALL, WRAPPERS, listed, load_weights
 
 OWN_BASE = "base"
 """folder in a run with an adapter that holds the base where the original alone would not do"""
 PEFT_PREFIX = "base_model.model."
 """before the name of each of an adapter's weights"""
+BASE = "base model of the adapter"
+BaseAs = Literal["trained", "rounded", "fresh"]
 
 
 def is_adapter(name: str) -> bool:
@@ -68,12 +73,25 @@ def load_adapter(
     dtype: torch.dtype = torch.float32,
     base: str | None = None,
     access: Access = CAREFUL,
+    *,
+    base_as: BaseAs = "trained",
 ) -> PeftModel:
-    """An adapter on its base model, which stops where the adapter was taught to; `base` replaces the base it names."""
+    """An adapter on its base model, which stops where the adapter was taught to.
+
+    Args:
+        dtype: of all that is not kept in fewer bits.
+        base: replaces the base that the adapter names, and is taken as it is.
+        base_as: what becomes of a base that was quantised when the adapter was trained. `trained`: it is quantised
+            again; `rounded`: its layers have the weights of their four-bit forms in float32; `fresh`: it is left whole.
+    """
     named = base or base_of(name)
     if base is None:
         refuse_lost_base(name, named)
-    inner = load_weights(AutoModelForCausalLM, named, dtype, access, "base model of the adapter").to(device)
+    layers = layers_of_note(name) if base is None and base_as != "fresh" else []
+    if layers:
+        inner = quantised_base(name, named, layers, device, dtype, access, base_as)
+    else:
+        inner = load_weights(AutoModelForCausalLM, named, dtype, access, BASE).to(device)
     config, weights = read_adapter_config(name), read_adapter_weights(name)
     config.inference_mode = True
     adapter = put_on(inner, config, where=name, base=named)
@@ -81,6 +99,33 @@ def load_adapter(
     if (path := file_of(name, GENERATION)) is not None:
         inner.generation_config = opened(name, lambda: GenerationConfig.from_pretrained(path.parent), "adapter")
     return adapter.eval()
+
+
+def quantised_base(
+    name: str,
+    base: str,
+    layers: list[str],
+    device: torch.device,
+    dtype: torch.dtype,
+    access: Access,
+    base_as: BaseAs = "trained",
+) -> PreTrainedModel:
+    """The base as it was when the adapter was trained on it; see `load_adapter`."""
+    refuse_without_library(f"{name}, whose base was quantised")
+    if base_as == "rounded":
+        model = load_weights(AutoModelForCausalLM, base, torch.float32, access, BASE)
+        round_layers(model, layers)
+        return model.to(device, dtype)
+    # From the dtype of the files, as in training: rounded to another first, the codes would be others.
+    model = load_weights(AutoModelForCausalLM, base, checkpoint_dtype(base), access, BASE, quantise_on=device)
+    refuse_other_layers(model, layers, name)
+    if dtype == torch.float32:
+        hold_frozen(model)
+    else:
+        for parameter in model.parameters():
+            if parameter.is_floating_point():
+                parameter.data = parameter.data.to(dtype)
+    return model.requires_grad_(False).to(device)
 
 
 def refuse_lost_base(name: str, base: str) -> None:

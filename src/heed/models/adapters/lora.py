@@ -9,18 +9,22 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.utils import TaskType
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import cached_file
 
 from heed.errors import UserError, typed
-from heed.models.adapters.folder import is_adapter, load_adapter
+from heed.models.adapters.folder import BaseAs, is_adapter, load_adapter
 from heed.models.adapters.new_rows import mend_new_rows
 from heed.models.adapters.targets import ALL_LINEAR, lora_targets
+from heed.models.four_bits import has_packed
 from heed.models.frozen import hold_frozen
 from heed.models.intake.access import CAREFUL, Access, peft_warnings_hidden
+from heed.models.intake.copies import copy_with_tables
+from heed.models.intake.dtypes import checkpoint_dtype, weight_files
 from heed.models.intake.files import GENERATION
-from heed.models.intake.weights import was_mended
+from heed.models.intake.vocabulary import num_rows
+from heed.models.intake.weights import load_weights, was_mended
 from heed.models.load import LoadedModel, set_stops
 from heed.models.stops import stop_ids_of
 from heed.models.writing import write
@@ -100,10 +104,33 @@ def write_extended_base(loaded: LoadedModel, folder: Path) -> None:
     """Keep the base with its new tokens beside the adapter, which could not be loaded onto the smaller original."""
     if not folder.is_dir():
         unfinished = _unfinished(folder)
-        write(loaded.model, unfinished)
+        if has_packed(loaded.model):
+            _write_whole(loaded.model, unfinished)
+        else:
+            write(loaded.model, unfinished)
         write(loaded.tokenizer, unfinished)
         _into_place(unfinished, folder)
     loaded.model.name_or_path = str(folder)
+
+
+def _write_whole(model: PreTrainedModel, folder: Path) -> None:
+    """Write a quantised model with the weights of its files, and tables that have grown since: nothing is rounded."""
+    name = str(model.name_or_path)
+    inner, outer = model.get_input_embeddings(), model.get_output_embeddings()
+    names = {id(module): at for at, module in model.named_modules()}
+    tables = {f"{names[id(layer)]}.{key}": p for layer in (inner, outer) for key, p in layer.named_parameters()}
+    if was_mended(model) or not copy_with_tables(weight_files(name), tables, folder):
+        # Files of another kind, or under other names, are read whole.
+        whole = load_weights(AutoModelForCausalLM, name, checkpoint_dtype(name), Access(say=lambda line: None), "model")
+        whole.resize_token_embeddings(num_rows(model), mean_resizing=False)
+        with torch.no_grad():
+            for ours, theirs in ((whole.get_input_embeddings(), inner), (whole.get_output_embeddings(), outer)):
+                for key, parameter in theirs.named_parameters():
+                    ours.get_parameter(key).copy_(parameter)
+        write(whole, folder)
+        return
+    model.config.save_pretrained(folder)
+    model.generation_config.save_pretrained(folder)
 
 
 def _link_base(loaded: LoadedModel, folder: Path) -> None:
@@ -138,8 +165,10 @@ def _into_place(unfinished: Path, folder: Path) -> None:
         shutil.rmtree(unfinished)
 
 
-def open_adapter(name: str, base: str | None, device: torch.device, access: Access = CAREFUL) -> PeftModel:
-    """The adapter of a run or a folder, on its base in float32, with its layers apart."""
+def open_adapter(
+    name: str, base: str | None, device: torch.device, access: Access = CAREFUL, *, base_as: BaseAs = "fresh"
+) -> PeftModel:
+    """The adapter of a run or a folder, on its base in float32, with its layers apart; see `load_adapter`."""
     if not is_adapter(name):
         whole = Path(name).is_dir()
         raise UserError(
@@ -151,7 +180,7 @@ def open_adapter(name: str, base: str | None, device: torch.device, access: Acce
             if whole
             else "check the path; --model OUT, with the folder that the run was given as --out",
         )
-    return load_adapter(name, device, base=base, access=access)
+    return load_adapter(name, device, base=base, access=access, base_as=base_as)
 
 
 @torch.no_grad()

@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 from heed.models.adapters.effective import effective_linear, effective_table
 from heed.models.decode.slots import Decoding
 from heed.models.decode.together import attend
+from heed.models.four_bits import has_packed
 from heed.models.heads.language import Head, adjustment, as_multiplied, at_least_float32
 from heed.models.kernels.matmul import multiply_rows
 from heed.models.kernels.plain import plain
@@ -109,7 +110,8 @@ class FastStep:
         size = sum(parameter.numel() * parameter.element_size() for parameter in parameters)
         if model.dtype not in (torch.float32, torch.float64) or not same or size > LARGEST_COPY:
             return None
-        if model.training:
+        # Unpacked copies of a base in four bits would take eight times its memory.
+        if model.training or has_packed(base):
             return None
         if sliding_window(model.config.get_text_config()) is not None:
             return None

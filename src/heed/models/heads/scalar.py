@@ -27,13 +27,16 @@ from heed.models.adapters.folder import (
     fill_adapter,
     is_adapter,
     put_on,
+    quantised_base,
     read_adapter_config,
     read_adapter_weights,
     refuse_lost_base,
 )
+from heed.models.four_bits import packed_layers, scales_of
 from heed.models.frozen import HALF
 from heed.models.intake.access import CAREFUL, Access
 from heed.models.intake.files import ADAPTER_CONFIG, CONFIG, opened, settings_in
+from heed.models.intake.quantise import layers_of_note, write_note
 from heed.models.intake.vocabulary import fit_vocabulary, num_rows
 from heed.models.intake.weights import fitting_config, load_weights
 from heed.models.load import LoadedModel, load_model, load_tokenizer, load_with_tokenizer
@@ -154,10 +157,12 @@ def trunk_fingerprint(model: PreTrainedModel) -> str:
 
 
 def trunk_weights(model: PreTrainedModel) -> dict[str, Tensor]:
-    """The parameters of the trunk by the names that they have without adapters."""
+    """The parameters of the trunk by the names that they have without adapters, and the scales of packed ones."""
     wrappers = (".base_layer", ".token_adapter", ".original_module")
     found: dict[str, Tensor] = {}
-    for name, weight in trunk_of(model).named_parameters():
+    trunk = trunk_of(model)
+    scales = ((f"{at}.{name}", x) for at, layer in packed_layers(trunk).items() for name, x in scales_of(layer).items())
+    for name, weight in (*trunk.named_parameters(), *scales):
         if "lora_" in name or "trainable_tokens_" in name:
             continue
         for wrapper in wrappers:
@@ -228,6 +233,7 @@ def save_reward_model(
     if loaded.adapter is not None:
         note["base"] = trunk_fingerprint(loaded.model)
         _save_adapter(loaded.adapter, reward_model.head, folder)
+        write_note(loaded.model, folder)
         write(tokenizer, folder)
     elif (classifier := _as_classifier(loaded.model, reward_model.head, padding)) is not None:
         write(classifier, folder)
@@ -300,7 +306,7 @@ def load_reward_model(name: str, device: torch.device, access: Access = CAREFUL)
     if is_adapter(name):
         weights, base = reward_adapter_weights(name), base_of(name)
         refuse_lost_base(name, base)
-        loaded = LoadedModel(load_model(base, device, access=access), load_tokenizer(name, access))
+        loaded = LoadedModel(_base_of_adapter(name, base, device, access), load_tokenizer(name, access))
         fit_vocabulary(loaded.model, loaded.tokenizer, name, access)
         adapter = put_on(loaded.model, as_language_adapter(name), where=name, base=base)
         put_adapter(adapter, "default", weights, where=name)
@@ -316,6 +322,13 @@ def load_reward_model(name: str, device: torch.device, access: Access = CAREFUL)
     loaded.model.requires_grad_(False).eval()
     head.requires_grad_(False)
     return RewardModel(loaded, head.to(device), float(note.get("offset", 0.0)), note.get("base"))
+
+
+def _base_of_adapter(name: str, base: str, device: torch.device, access: Access) -> PreTrainedModel:
+    """What a reward adapter was trained on, quantised again where it was."""
+    if not (layers := layers_of_note(name)):
+        return load_model(base, device, access=access)
+    return quantised_base(name, base, layers, device, torch.float32, access)
 
 
 def is_reward_model(name: str) -> bool:

@@ -21,7 +21,7 @@ def checkpoint_dtype(name: str) -> torch.dtype:
     if file_of(name, ADAPTER_CONFIG) is not None:
         return torch.float32
     try:
-        dtypes = {dtype for file in _weight_files(name) for dtype in _dtypes_of_matrices(file)}
+        dtypes = {dtype for file in weight_files(name) for dtype in _dtypes_of_matrices(file)}
     except (OSError, SafetensorError):  # loading tells what is wrong with them
         return torch.float32
     return HALF.get(dtypes.pop(), torch.float32) if len(dtypes) == 1 else torch.float32
@@ -51,7 +51,8 @@ def dtype_to_load(wanted: str, name: str) -> torch.dtype:
     return named[wanted] if wanted in named else checkpoint_dtype(name)
 
 
-def _weight_files(name: str) -> list[Path]:
+def weight_files(name: str) -> list[Path]:
+    """The safetensors files of a folder or hub name; none where its weights are kept otherwise."""
     single = file_of(name, SINGLE)
     if single is not None:
         return [single]

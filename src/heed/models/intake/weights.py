@@ -10,6 +10,7 @@ from transformers import AutoConfig, PreTrainedModel
 from heed.errors import UserError
 from heed.models.intake.access import Access
 from heed.models.intake.files import opened
+from heed.models.intake.quantise import forget_library, refuse_nothing_packed, settle_packed, while_reading
 
 WRAPPERS = r"(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module)\."
 """what torch.compile, FSDP, activation checkpointing and Lightning put into the names of weights, anywhere"""
@@ -26,7 +27,14 @@ HEED_ATTENDS = (None, "eager", "sdpa")
 
 
 def load_weights(
-    auto: Any, name: str, dtype: torch.dtype, access: Access, what: str, *, spare: Callable[[str], bool] | None = None
+    auto: Any,
+    name: str,
+    dtype: torch.dtype,
+    access: Access,
+    what: str,
+    *,
+    spare: Callable[[str], bool] | None = None,
+    quantise_on: torch.device | None = None,
 ) -> PreTrainedModel:
     """The model of a folder or hub name, every weight of it from there.
 
@@ -35,11 +43,13 @@ def load_weights(
         dtype: that the weights are loaded in.
         what: what an error calls it.
         spare: tells which missing weights do no harm; none do where it is left out.
+        quantise_on: where the linear layers are put in four bits, each while it is read; None leaves them whole.
 
     Raises:
         UserError: weights are missing or have another shape than the config says, or nothing can be loaded at all.
     """
     config, mended = fitting_config(name, access, what)
+    how = {} if quantise_on is None else while_reading(quantise_on)
 
     def load(**more: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
         found: tuple[PreTrainedModel, dict[str, Any]] = opened(
@@ -51,6 +61,7 @@ def load_weights(
                 trust_remote_code=access.trust_remote_code,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # they are in the report, with both shapes
+                **how,
                 **more,
             ),
             what,
@@ -77,6 +88,10 @@ def load_weights(
             f"{name}: {len(unexpected):,} weights have no place in a {type(model).__name__} and are left out: "
             f"{listed(unexpected)}"
         )
+    settle_packed(model, name)
+    if quantise_on is not None:
+        forget_library(model)
+        refuse_nothing_packed(model, name)
     _untie(model, name, access)
     setattr(model, MENDED, mended)
     return model

@@ -18,7 +18,9 @@ from heed.dist.world import World
 from heed.errors import UserError
 from heed.evaluate.rewards import kind_of, open_reward
 from heed.models.adapters.targets import adapted_layers
+from heed.models.four_bits import num_parameters
 from heed.models.intake.access import Access
+from heed.models.intake.quantise import refuse_quantising
 from heed.models.kernels.speed import speed_up
 from heed.models.load import num_positions, prepare_training
 from heed.models.roles import Role, Roles, roles_on_one_base, separate_models
@@ -84,6 +86,8 @@ class PolicySettings(Protocol):
     @property
     def train(self) -> tuple[str, ...]: ...
     @property
+    def quantise(self) -> str | None: ...
+    @property
     def lora(self) -> PolicyLora: ...
     @property
     def steps(self) -> int: ...
@@ -121,6 +125,8 @@ def open_policy(
     """
     assert settings.date is not None
     refuse_names_beside_adapter(settings.train, settings.lora.rank)
+    if settings.quantise is not None:
+        refuse_quantising(settings.model, settings.lora.rank)
     is_model = kind_of(settings.reward) == "model"
     reward_function = None if is_model else open_reward(settings.reward)
     say = place.speaker.say
@@ -135,6 +141,7 @@ def open_policy(
         special_text=settings.special_tokens_in_text,
         end_of_turn=settings.end_of_turn,
         frozen=settings.lora.rank > 0,
+        quantise=settings.quantise is not None,
     )
     place.folder.keep_content(words_content(opened.template, opened.tokenizer))
     if is_model:
@@ -292,7 +299,7 @@ def peak_rate(lr: float | Any, models: RolloutModels) -> float:
     loaded = models.opened.loaded
     return peak_learning_rate(
         lr,
-        num_parameters=loaded.model.num_parameters(),
+        num_parameters=num_parameters(loaded.model),
         has_adapter=loaded.adapter is not None,
         share=SHARE_OF_TUNING_RATE,
     )

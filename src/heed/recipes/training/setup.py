@@ -21,6 +21,7 @@ from heed.models.adapters.targets import adapted_layers
 from heed.models.heads.scalar import is_reward_model
 from heed.models.intake.access import CAREFUL, Access
 from heed.models.intake.dtypes import checkpoint_dtype
+from heed.models.intake.quantise import refuse_quantised, refuse_quantising
 from heed.models.intake.vocabulary import rowless_tokens, without_row
 from heed.models.kernels.speed import speed_up
 from heed.models.load import (
@@ -135,6 +136,8 @@ class TuningSettings(Protocol):
     @property
     def trust_remote_code(self) -> bool: ...
     @property
+    def quantise(self) -> str | None: ...
+    @property
     def lora(self) -> Lora: ...
 
 
@@ -149,6 +152,7 @@ def open_base(
     special_text: SpecialText = "error",
     end_of_turn: EndOfTurn = "template",
     frozen: bool = False,
+    quantise: bool = False,
     reads_plain_text: bool = False,
 ) -> Opened:
     """Load the base, settle its template, and add the template's tokens. Nothing is made ready for training yet.
@@ -160,11 +164,14 @@ def open_base(
         special_text: as the setting `special_tokens_in_text`.
         end_of_turn: as the setting.
         frozen: whether its weights stay as they are, and so in the dtype of their checkpoint.
+        quantise: whether its linear layers are kept in four bits; only what is frozen can be.
         reads_plain_text: as `choose_template` takes it.
     """
     refuse_reward_model(name)
+    refuse_quantised(base_of(name) if is_adapter(name) else name)
     dtype = checkpoint_dtype(name) if frozen else torch.float32
-    say, loaded = access.say, load_with_tokenizer(name, device, dtype, access)
+    say = access.say
+    loaded = load_with_tokenizer(name, device, dtype, access, quantise=quantise, for_tuning=True)
     model, saved_tokenizer = loaded.model, loaded.tokenizer
     own = wrapped(saved_tokenizer, name, needs_template=template_name is None)
     template, new_tokens = choose_template(template_name, own, say, end_of_turn, reads_plain_text=reads_plain_text)
@@ -192,6 +199,8 @@ def open_for_tuning(
     assert settings.date is not None
     lora, train, say = settings.lora, settings.train, place.speaker.say
     refuse_names_beside_adapter(train, lora.rank)
+    if settings.quantise is not None:
+        refuse_quantising(settings.model, lora.rank)
     access = Access(settings.trust_remote_code, say)
     opened = open_base(
         settings.model,
@@ -203,6 +212,7 @@ def open_for_tuning(
         special_text=settings.special_tokens_in_text,
         end_of_turn=settings.end_of_turn,
         frozen=lora.rank > 0,
+        quantise=settings.quantise is not None,
         reads_plain_text=reads_plain_text,
     )
     place.folder.keep_content(words_content(opened.template, opened.tokenizer))
