@@ -1,5 +1,10 @@
 """A frozen base in four bits: the numbers and gradients of its unpacked copy, in a seventh of the memory."""
 
+import json
+import subprocess
+import sys
+from pathlib import Path
+
 import bitsandbytes
 import numpy as np
 import pytest
@@ -386,8 +391,6 @@ def test_a_model_that_the_library_quantised_is_read_and_one_that_only_says_so_is
 
 
 def test_a_note_of_another_way_or_of_other_layers_is_refused(tmp_path):
-    import json
-
     packed, _ = both(tmp_path / "base", "llama tied")
     run = saved(packed, tmp_path / "run")
     note = json.loads((tmp_path / "run" / quantise.NOTE).read_text())
@@ -398,3 +401,57 @@ def test_a_note_of_another_way_or_of_other_layers_is_refused(tmp_path):
         (tmp_path / "run" / quantise.NOTE).write_text(json.dumps({**note, **change}))
         with pytest.raises(UserError, match=says):
             load_model(run, CPU)
+
+
+# -- loading a realistic shape ----------------------------------------------------------------------------------------
+
+LOADING = """
+import json, sys, threading, time
+from pathlib import Path
+import bitsandbytes, torch
+from heed.allocator import keep_freed_memory
+from heed.models.intake.access import Access
+from heed.models.load import load_model
+sys.path.insert(0, {here!r})
+from test_four_bits import bytes_of, num_parameters
+
+def resident():
+    # Without the pages of the checkpoint that are mapped from its file, which the system takes back at will.
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("RssAnon:"))
+
+keep_freed_memory()  # as the commands do
+before, peak, done = resident(), 0, False
+def watch():
+    global peak
+    while not done:
+        peak = max(peak, resident())
+        time.sleep(0.001)
+watcher = threading.Thread(target=watch)
+watcher.start()
+model = load_model({folder!r}, torch.device("cpu"), torch.bfloat16, Access(say=lambda line: None), quantise=True)
+done = True
+watcher.join()
+print(json.dumps([num_parameters(model), bytes_of(model), resident() - before, peak - before]))
+"""
+
+
+@pytest.mark.slow
+def test_a_base_of_88_million_parameters_takes_less_than_6_tenths_of_a_byte_each_and_is_never_whole(tmp_path):
+    """The shape of a small model, with the share of tables that one of 7 billion parameters has (4%)."""
+    config = t.LlamaConfig(
+        vocab_size=2048, hidden_size=768, intermediate_size=2048, num_hidden_layers=12, num_attention_heads=12,
+        tie_word_embeddings=False,
+    )  # fmt: skip
+    t.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(tmp_path)
+    code = LOADING.format(folder=str(tmp_path), here=str(Path(__file__).parent))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    count, stored, stays, peak = json.loads(done.stdout.splitlines()[-1])
+    per = [number / count for number in (stored, stays, peak)]
+    print("{:,} parameters: {:.3f} bytes each stored, {:.3f} resident, {:.2f} at the peak".format(count, *per))
+    assert count > 88e6
+    assert stored <= 0.6 * count
+    assert stays <= 0.6 * count
+    largest = 4 * 768 * 2048
+    assert peak <= stays + 10 * largest < 1.5 * count

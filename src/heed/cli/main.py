@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import io
 import os
@@ -14,6 +13,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 
+from heed.allocator import keep_freed_memory
 from heed.cli.parse import parse
 from heed.cli.settings_of_eval import is_eval
 from heed.cli.usage import overview, usage
@@ -61,9 +61,6 @@ AGAIN = {
 }
 """what is said of a command that was stopped with Ctrl-C"""
 
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
-"""of glibc's malloc.h"""
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
@@ -100,19 +97,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         return _tell(full)
     return 0
-
-
-def keep_freed_memory() -> None:
-    """Let glibc keep large freed blocks, which otherwise go back to the system and are faulted in again every step.
-
-    For the process of the command alone: who imports heed keeps the allocator as it was.
-    """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):
-        return  # another C library: nothing to tune
-    mallopt(M_MMAP_MAX, 0)  # blocks of their own, which are unmapped when freed, for no size
-    mallopt(M_TRIM_THRESHOLD, -1)  # and never shrink the heap
 
 
 def _command(words: Sequence[str]) -> None:

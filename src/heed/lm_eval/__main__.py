@@ -2,7 +2,7 @@
 
 import sys
 
-from heed.cli.main import keep_freed_memory
+from heed.allocator import keep_freed_memory
 from heed.errors import UserError
 
 

@@ -1,6 +1,7 @@
 """Open a model folder or hub name, and write one that plain transformers reads back."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from heed.allocator import freed_at_once
 from heed.errors import UserError
 from heed.models.adapters.folder import base_of, is_adapter, load_adapter, read_adapter_weights
 from heed.models.dropout import dropout_off, recompute_in_evaluation
@@ -37,6 +39,8 @@ ONLY_BEAMS = ("early_stopping", "length_penalty")
 
 SavedTokenizer = PreTrainedTokenizerBase
 """a tokenizer as transformers reads and writes it"""
+SavedModel = PreTrainedModel
+"""a model as transformers reads and writes it"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,7 +199,8 @@ def load_model(
         model.name_or_path = name  # what is tuned from here on stands on the merged model, not on the base
     else:
         at = device if quantise else None
-        model = load_weights(AutoModelForCausalLM, name, dtype, access, "model", quantise_on=at)
+        with freed_at_once() if quantise else nullcontext():
+            model = load_weights(AutoModelForCausalLM, name, dtype, access, "model", quantise_on=at)
         if quantise:
             access.say(told(model))
     return model.to(device).eval()

@@ -8,17 +8,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from heed import files
 from heed.config import MergeSettings
 from heed.errors import UserError, typed
+from heed.forest.build import common_prefix
 from heed.models.adapters.folder import base_of
 from heed.models.adapters.lora import next_token_logp, open_adapter
+from heed.models.decode.sample import greedy
 from heed.models.intake.access import Access, peft_warnings_hidden
+from heed.models.intake.quantise import was_quantised, without_library
 from heed.models.intake.vocabulary import fit_vocabulary
 from heed.models.load import (
+    SavedModel,
     SavedTokenizer,
     choose_device,
     load_model,
@@ -43,6 +48,9 @@ and 8 bits: an error of 2^-9 in every weight, through dozens of layers, moves th
 hundredths, and the unlikeliest of all tokens by several times that.
 """
 
+MOST_OF_ANSWER = 32
+"""tokens of the answer in which a quantised base and a whole one are compared"""
+
 TOLERANCE_OF_COPY = 1e-5
 """the same for the model that is loaded again and the one that was written: their weights are the same bits"""
 
@@ -62,6 +70,8 @@ def run(settings: MergeSettings, *, say: Callable[[str], None] = lambda line: No
     say(f"adapter {settings.model} on base {base}")
 
     of_adapter = next_token_logp(adapter, ids)
+    if settings.base is None and was_quantised(settings.model):
+        say(moved_by_quantising(settings, adapter.get_base_model(), tokenizer, ids, access))
     with peft_warnings_hidden():
         merged = adapter.merge_and_unload()
     apart = largest_difference(of_adapter, next_token_logp(merged, ids))
@@ -90,6 +100,40 @@ def run(settings: MergeSettings, *, say: Callable[[str], None] = lambda line: No
         f"{apart:.1e} nats; chat template and stop tokens are those of the adapter"
     )
     say(f"the merged model is in {out}: heed chat --model {typed(out)}")
+
+
+def moved_by_quantising(
+    settings: MergeSettings, fresh: SavedModel, tokenizer: SavedTokenizer, ids: list[int], access: Access
+) -> str:
+    """How far the adapter on its whole base is from what was trained, on the same base in four bits; one line.
+
+    The whole base is what is merged into, so that nothing is rounded a second time.
+    """
+    if lacking := without_library():
+        return f"the adapter was trained on this base in NF4; without {lacking} here, the two are not compared"
+    trained = open_adapter(settings.model, None, fresh.device, access, base_as="trained").get_base_model()
+    before, after = next_token_logp(trained, ids), next_token_logp(fresh, ids)
+    said = torch.tensor(ids[1:])[:, None]
+    moved = (after[:-1].gather(1, said) - before[:-1].gather(1, said)).abs()
+    same = int((before.argmax(-1) == after.argmax(-1)).sum())
+    prompt = question(tokenizer)[: max(1, (num_positions(fresh) or MOST_OF_ANSWER) - MOST_OF_ANSWER)]
+    ends = stop_ids_of(fresh)
+    answers = [greedy(model, prompt, stop_ids=ends, max_new_tokens=MOST_OF_ANSWER) for model in (trained, fresh)]
+    shared = common_prefix(*map(np.asarray, answers))
+    return (
+        f"the adapter was trained on this base in NF4, and is merged into the whole one: log-probabilities of the "
+        f"{len(said)} tokens move by {float(moved.mean()):.2g} nats in the mean and {float(moved.max()):.2g} at most; "
+        f"the likeliest token stays at {same} of {len(ids)} places; of a greedy answer of {len(answers[0])} tokens "
+        f"the first {shared} stay"
+    )
+
+
+def question(tokenizer: SavedTokenizer) -> list[int]:
+    """The conversation's first message, as the model is asked it."""
+    if tokenizer.chat_template is None:
+        return list(tokenizer(CONVERSATION[0]["content"], add_special_tokens=False).input_ids)
+    text = tokenizer.apply_chat_template(CONVERSATION[:1], tokenize=False, add_generation_prompt=True)
+    return list(tokenizer(text, add_special_tokens=False).input_ids)
 
 
 def words(tokenizer: SavedTokenizer) -> str:

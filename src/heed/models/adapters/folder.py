@@ -12,6 +12,7 @@ from peft.utils import load_peft_weights
 from torch import Tensor
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
+from heed.allocator import freed_at_once
 from heed.errors import UserError
 from heed.models.adapters.new_rows import mend_new_rows
 from heed.models.frozen import hold_frozen
@@ -117,7 +118,8 @@ def quantised_base(
         round_layers(model, layers)
         return model.to(device, dtype)
     # From the dtype of the files, as in training: rounded to another first, the codes would be others.
-    model = load_weights(AutoModelForCausalLM, base, checkpoint_dtype(base), access, BASE, quantise_on=device)
+    with freed_at_once():
+        model = load_weights(AutoModelForCausalLM, base, checkpoint_dtype(base), access, BASE, quantise_on=device)
     refuse_other_layers(model, layers, name)
     if dtype == torch.float32:
         hold_frozen(model)

@@ -46,14 +46,18 @@ def refuse_quantising(name: str, rank: int) -> None:
         )
 
 
+def without_library() -> str:
+    """What is not installed of what reads and writes four bits; empty where nothing lacks."""
+    return " and no ".join(library for library in EXTRA if find_spec(library) is None)
+
+
 def refuse_without_library(where: str) -> None:
     """Raise if what reads and writes four bits is not installed."""
-    lacking = [library for library in EXTRA if find_spec(library) is None]
-    if lacking:
+    if lacking := without_library():
         raise UserError(
             "weights in four bits need a package that is not installed",
             where=where,
-            found=f"no {' and no '.join(lacking)}",
+            found=f"no {lacking}",
             expected=f"{' and '.join(EXTRA)}, which come with heed's extra 'quantise'",
             fix="pip install 'heed-lm[quantise]'",
         )
@@ -187,6 +191,11 @@ def layers_of_note(name: str) -> list[str]:
             fix=f"heed merge --model {typed(name)} --out {typed(f'{name}-merged')}, which needs no quantised base",
         )
     return [str(layer) for layer in layers]
+
+
+def was_quantised(name: str) -> bool:
+    """Whether an adapter was trained on a base in four bits."""
+    return bool(layers_of_note(name))
 
 
 def refuse_other_layers(model: PreTrainedModel, layers: list[str], name: str) -> None:
