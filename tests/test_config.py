@@ -147,7 +147,7 @@ def test_a_misspelt_key_is_answered_with_the_nearest(key, near):
 
 def test_a_misspelt_key_in_a_section_lists_that_section_only():
     assert refused(REQUIRED | {"optim.warmpu": 1}).expected == (
-        "one of optim.lr, optim.warmup, optim.weight_decay, optim.max_norm, optim.schedule"
+        "one of optim.lr, optim.warmup, optim.weight_decay, optim.max_norm, optim.schedule, optim.bits"
     )
 
 

@@ -34,6 +34,8 @@ class OptimArguments(TypedDict, total=False):
     """gradient norm above which the gradient is scaled down"""
     schedule: Literal["cosine", "linear", "constant"]
     """way of the learning rate after warm-up"""
+    bits: Literal[32, 8]
+    """of a number of AdamW's two states; 8 by bitsandbytes"""
 
 
 class LoraArguments(TypedDict, total=False):
@@ -293,6 +295,13 @@ class DpoArguments(TypedDict, total=False):
     """Low-rank adapter (LoRA)"""
 
 
+class PolicyOptimArguments(TypedDict, total=False):
+    """Optimiser (AdamW)"""
+
+    bits: Literal[32, 8]
+    """of a number of AdamW's two states; 8 by bitsandbytes"""
+
+
 class PolicyLoraArguments(TypedDict, total=False):
     """Low-rank adapters on one base (LoRA)"""
 
@@ -414,6 +423,8 @@ class PpoArguments(TypedDict, total=False):
     """taken off the score of an answer that did not end by itself"""
     lr: float | Literal["auto"]
     """auto: a tenth of what suits supervised tuning"""
+    optim: PolicyOptimArguments
+    """Optimiser (AdamW)"""
     lora: PolicyLoraArguments
     """Low-rank adapters on one base (LoRA)"""
     value: CriticArguments
@@ -514,6 +525,8 @@ class GrpoArguments(TypedDict, total=False):
     """taken off the score of an answer that did not end by itself"""
     lr: float | Literal["auto"]
     """auto: a tenth of what suits supervised tuning"""
+    optim: PolicyOptimArguments
+    """Optimiser (AdamW)"""
     lora: PolicyLoraArguments
     """Low-rank adapters on one base (LoRA)"""
     kl: KlOfGroupsArguments

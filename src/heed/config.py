@@ -173,6 +173,13 @@ def how_long(given: object, default_epochs: int) -> object:
     return {**given, "epochs": default_epochs} if steps is None and epochs is None else given
 
 
+Bits = Annotated[
+    Literal[32, 8],
+    BeforeValidator(lambda given: int(given) if isinstance(given, str) and given.isdecimal() else given),
+    Field(description="of a number of AdamW's two states; 8 by bitsandbytes"),
+]
+
+
 class Loss(Settings):
     """Loss"""
 
@@ -191,6 +198,7 @@ class Optim(Settings):
     schedule: Literal["cosine", "linear", "constant"] = Field(
         "cosine", description="way of the learning rate after warm-up"
     )
+    bits: Bits = 32
 
 
 class Lora(Settings):

@@ -12,6 +12,7 @@ from heed.config import (
     ALL_LINEAR,
     DEVICE_HELP,
     Alpha,
+    Bits,
     Columns,
     Device,
     EndOfTurn,
@@ -227,6 +228,12 @@ class DpoSettings(Settings):
         return how_long(given, DEFAULT_EPOCHS)
 
 
+class PolicyOptim(Settings):
+    """Optimiser (AdamW)"""
+
+    bits: Bits = 32
+
+
 class PolicyLora(Settings):
     """Low-rank adapters on one base (LoRA)"""
 
@@ -320,6 +327,7 @@ class PpoSettings(Settings):
     gae_lambda: Number = Field(0.95, ge=0, le=1, description="nearer 1 trusts rewards, nearer 0 the value model")
     missing_stop: MissingStop = 1.0
     lr: LearningRate = "auto"
+    optim: PolicyOptim = PolicyOptim()
     lora: PolicyLora = PolicyLora()
     value: Critic = Critic()
     kl: Kl = Kl()
@@ -381,6 +389,7 @@ class GrpoSettings(Settings):
     clip_high: ClipHigh = None
     missing_stop: MissingStop = 1.0
     lr: LearningRate = "auto"
+    optim: PolicyOptim = PolicyOptim()
     lora: PolicyLora = PolicyLora()
     kl: KlOfGroups = KlOfGroups()
 

@@ -276,3 +276,44 @@ def test_a_model_that_is_quantised_already_is_refused_by_every_recipe(files, tmp
             parts = parts_of_refusal(capsys, out, leaves=True)
             assert parts["error"] == "this model is quantised already, and is not tuned as it is"
             assert parts["fix"] == "--model ORIGINAL --quantise nf4 --lora.rank 16"
+
+
+# -- the optimiser in 8 bits ------------------------------------------------------------------------------------------
+
+IN_8_BITS: dict[str, dict[str, Any]] = {
+    "sft": {"lora_rank": 0, "optim_bits": 8},
+    "reward": {"lora_rank": 0, "optim_bits": 8},
+    "ppo by a rule": {"lora_rank": 0, "optim_bits": 8, "quantise": None},
+    "grpo": {"lora_rank": 0, "optim_bits": 8, "steps": 3},
+}
+
+
+@pytest.mark.parametrize("kind", IN_8_BITS)
+def test_a_run_with_states_in_8_bits_goes_on_to_the_same_bits_and_to_no_other(
+    kind, files, tmp_path, monkeypatch, capsys
+):
+    command, data, options = COMMANDS[kind]
+    named = {"model": files["tuned"], "data": files[data], **options, **IN_8_BITS[kind], "keep_states": True}
+    named.pop("quantise", None)
+    assert heed(command, out=tmp_path / "whole", **named) == 0
+    assert "trained numbers in 8 bits" in capsys.readouterr().err
+    module, name = STEPS[command]
+    take_step = getattr(module, name)
+
+    def stopping(training: Any, step: int, *rest: Any) -> Any:
+        if step == 3:
+            raise ZeroDivisionError("the machine stops")
+        return take_step(training, step, *rest)
+
+    out = tmp_path / "run"
+    with monkeypatch.context() as context:
+        context.setattr(module, name, stopping)
+        with pytest.raises(ZeroDivisionError):
+            heed(command, out=out, **named)
+    capsys.readouterr()
+    assert heed(command, out=out, **{**named, "optim_bits": 32}) == 2
+    assert "optim.bits = 32" in capsys.readouterr().err
+    assert heed(command, out=out, **named) == 0
+    assert weights_of(out) == weights_of(tmp_path / "whole")
+    assert numbers_of(out) == numbers_of(tmp_path / "whole")
+    assert same(state_of(out), state_of(tmp_path / "whole"))

@@ -44,6 +44,13 @@ def choose_trained(model: PreTrainedModel, names: Sequence[str], *, new_token_id
         )
 
 
+def tables_of(model: nn.Module) -> list[nn.Parameter]:
+    """What learns a row at a time, so that most of it has no gradient in most steps: embeddings, rows of new tokens."""
+    embeddings = (module for module in model.modules() if isinstance(module, nn.Embedding))
+    rows = (parameter for name, parameter in model.named_parameters() if "trainable_tokens_" in name)
+    return [*(parameter for table in embeddings for parameter in table.parameters()), *rows]
+
+
 def _meant_by(name: str, model: PreTrainedModel) -> list[nn.Parameter]:
     if name == HEAD:
         return list(model.get_output_embeddings().parameters())

@@ -41,9 +41,8 @@ from heed.recipes.preference.reference import not_needed, reference_logp
 from heed.recipes.training.data_sets import draws_of_run, preparation_of
 from heed.recipes.training.loop import Loop, Place, go_through, in_run_folder
 from heed.recipes.training.micro_batches import MicroBatching
-from heed.recipes.training.scheduled_step import step_on_schedule
+from heed.recipes.training.scheduled_step import optimiser_for, step_on_schedule
 from heed.recipes.training.setup import Opened, open_for_tuning
-from heed.train.optimiser import adamw
 from heed.train.progress import Progress
 from heed.train.run import Checkpoint
 from heed.train.same_run import deciding
@@ -156,7 +155,7 @@ def prepare_tuning(settings: DpoSettings, place: Place) -> Tuning:
         opened=opened,
         data=data,
         learning=learning,
-        optimiser=adamw(named, weight_decay=settings.optim.weight_decay),
+        optimiser=optimiser_for(settings.optim, named, opened.loaded.model, place.speaker.say),
         peak=peak_learning_rate(
             settings.optim.lr,
             num_parameters=num_parameters(opened.loaded.model),

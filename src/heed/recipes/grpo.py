@@ -79,7 +79,7 @@ def run(settings: GrpoSettings) -> None:
 def train(settings: GrpoSettings, place: Place) -> None:
     """From the opened run folder to the policy in it."""
     setup = open_policy(settings, place, with_value=False)
-    optimiser = optimiser_of(setup.models.roles.policy)
+    optimiser = optimiser_of(setup.models.roles.policy, settings.optim.bits, place.speaker.say)
     training = Training(settings, setup, optimiser, peak_rate(settings.lr, setup.models))
     go_through_phases(
         settings,

@@ -41,9 +41,8 @@ from heed.recipes.preference.data import RANKINGS, PreferenceData, prepare_prefe
 from heed.recipes.training.data_sets import draws_of_run, preparation_of
 from heed.recipes.training.loop import Loop, Place, go_through, in_run_folder
 from heed.recipes.training.micro_batches import MicroBatching, lean_forward
-from heed.recipes.training.scheduled_step import step_on_schedule
+from heed.recipes.training.scheduled_step import optimiser_for, step_on_schedule
 from heed.recipes.training.setup import Opened, open_for_tuning
-from heed.train.optimiser import adamw
 from heed.train.progress import Progress
 from heed.train.run import Checkpoint
 from heed.train.same_run import deciding
@@ -181,7 +180,7 @@ def prepare_training(settings: RewardSettings, place: Place) -> Training:
         data=data,
         chosen=chosen,
         batching=MicroBatching(max_tokens, chosen.shares_prefixes, place.world),
-        optimiser=adamw(named, weight_decay=settings.optim.weight_decay),
+        optimiser=optimiser_for(settings.optim, named, loaded.model, place.speaker.say),
         peak=peak_learning_rate(
             settings.optim.lr,
             num_parameters=num_parameters(loaded.model),

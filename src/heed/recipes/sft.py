@@ -35,9 +35,8 @@ from heed.models.self_check import ChosenScore, choose_score
 from heed.models.trained import how_many_learn
 from heed.recipes.training.data_sets import Data, draws_of_run, preparation_of, prepare_data
 from heed.recipes.training.loop import Loop, Place, go_through, in_run_folder
-from heed.recipes.training.scheduled_step import step_on_schedule
+from heed.recipes.training.scheduled_step import optimiser_for, step_on_schedule
 from heed.recipes.training.setup import Opened, open_for_tuning
-from heed.train.optimiser import adamw
 from heed.train.progress import Progress
 from heed.train.run import Checkpoint, Run
 from heed.train.same_run import deciding
@@ -147,7 +146,7 @@ def prepare_tuning(settings: SftSettings, place: Place) -> Tuning:
         opened=opened,
         data=data,
         chosen=chosen,
-        optimiser=adamw(named, weight_decay=settings.optim.weight_decay),
+        optimiser=optimiser_for(settings.optim, named, model, place.speaker.say),
         world=world,
         peak=peak_learning_rate(
             settings.optim.lr, num_parameters=num_parameters(model), has_adapter=settings.lora.rank > 0

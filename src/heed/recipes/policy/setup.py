@@ -25,7 +25,7 @@ from heed.models.kernels.speed import speed_up
 from heed.models.load import num_positions, prepare_training
 from heed.models.roles import Role, Roles, roles_on_one_base, separate_models
 from heed.models.self_check import ChosenScore, choose_score, everything_trained
-from heed.models.trained import how_many_learn
+from heed.models.trained import how_many_learn, tables_of
 from heed.preference_config import Kl, KlOfGroups, PolicyLora
 from heed.recipes.policy.reward_template import refuse_other_template
 from heed.recipes.policy.rollout import RolloutModels
@@ -289,9 +289,9 @@ def prepare_prompts(
     )
 
 
-def optimiser_of(role: Role) -> torch.optim.AdamW:
+def optimiser_of(role: Role, bits: int, say: Callable[[str], None]) -> torch.optim.Optimizer:
     """AdamW over what a role learns."""
-    return adamw(role.trained_parameters(), weight_decay=0.0)
+    return adamw(role.trained_parameters(), weight_decay=0.0, bits=bits, in_32=tables_of(role.model), say=say)
 
 
 def peak_rate(lr: float | Any, models: RolloutModels) -> float:

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import nn
 
 from heed.config import Optim
 from heed.dist.world import World
-from heed.train.optimiser import set_learning_rate
+from heed.models.trained import tables_of
+from heed.train.optimiser import adamw, set_learning_rate
 from heed.train.schedule import learning_rate
 from heed.train.step import Term, optimiser_step
+
+
+def optimiser_for(
+    settings: Optim, named: Sequence[tuple[str, nn.Parameter]], model: nn.Module, say: Callable[[str], None]
+) -> torch.optim.Optimizer:
+    """AdamW over what a run trains of a model; `say` hears what of its states is kept in 8 bits, if any is."""
+    return adamw(named, weight_decay=settings.weight_decay, bits=settings.bits, in_32=tables_of(model), say=say)
 
 
 def step_on_schedule(
