@@ -913,7 +913,6 @@ MUTATIONS = [
         "(1, math.prod(state.shape)), at_once",
         "state.shape, at_once",
     ),
-    M("models/four_bits.py", "unpacked in the dtype of the files", "        state.dtype = torch.float32\n", ""),
     M("models/four_bits.py", "scales without their mean", " + state.offset if state.nested", " if state.nested"),
     M(
         "models/four_bits.py",
@@ -933,6 +932,7 @@ MUTATIONS = [
         '"shape": list(tables[key].shape)',
         '"shape": entry["shape"]',
     ),
+    M("models/frozen.py", "rounded to 16 bits", "if torch.equal(each.float(), weight)), None)", "if True), None)"),
     M("models/frozen.py", "a scaled table shared with a head stays", " and id(weight) not in others", ""),
     M("models/adapters/folder.py", "half an adapter passes", "    if missing or unplaced:", "    if False:"),
     M(

@@ -12,12 +12,14 @@ from heed.forest.build import build
 from heed.models.adapters.lora import add_adapter
 from heed.models.decode.sample import greedy
 from heed.models.decode.together import PlainStep
-from heed.models.frozen import hold_frozen, is_held
-from heed.models.heads.scalar import trunk_fingerprint
+from heed.models.frozen import hold_frozen, is_held, narrow
+from heed.models.heads.scalar import load_reward_model, new_reward_model, save_reward_model, trunk_fingerprint
 from heed.models.intake.dtypes import checkpoint_dtype
 from heed.models.kernels.speed import speed_up
 from heed.models.load import LoadedModel, add_tokens, load_model, load_tokenizer
-from heed.models.score import forest_score, plain_score
+from heed.models.roles import roles_on_one_base, separate_models
+from heed.models.score import forest_score, forest_states, plain_score
+from heed.models.writing import store_as
 from heed.types import Tokens
 
 IDS = [5, 6, 7, 8, 9, 5, 7, 11, 3]
@@ -175,3 +177,64 @@ def test_autocast_computes_on_a_held_base_what_it_does_on_a_float32_one(tmp_path
     torch.testing.assert_close(ours[0], theirs[0])
     for name, grad in theirs[1].items():
         torch.testing.assert_close(ours[1][name], grad, rtol=1e-2, atol=1e-3)
+
+
+# -- frozen roles -----------------------------------------------------------------------------------------------------
+
+
+def bytes_of_matrices(model):
+    matrices = {id(p): p for p in model.parameters() if p.dim() > 1}.values()
+    return sum(p.numel() * p.element_size() for p in matrices) / sum(p.numel() for p in matrices)
+
+
+@pytest.mark.parametrize("shape", [*SHAPES, "phi untied"])
+def test_what_is_narrowed_computes_to_the_bit_what_it_did_and_what_16_bits_cannot_hold_stays(shape, tmp_path):
+    base = write_base(tmp_path, shape, dtype=torch.bfloat16)
+    wide, narrowed = load_model(base, CPU), narrow(load_model(base, CPU))
+    ids = torch.tensor([IDS])
+    assert bytes_of_matrices(wide) == 4
+    assert bytes_of_matrices(narrowed) == 2
+    assert torch.equal(narrowed(ids).logits, wide(ids).logits)
+    assert not any(p.requires_grad for p in narrowed.parameters())
+    trained = load_model(base, CPU)
+    with torch.no_grad():
+        trained.get_input_embeddings().weight[0, 0] += 2.0**-20
+    before = trained(ids).logits
+    assert 2 < bytes_of_matrices(narrow(trained)) < 4
+    assert trained.get_input_embeddings().weight.dtype == torch.float32
+    assert torch.equal(trained(ids).logits, before)
+
+
+def test_every_frozen_role_of_a_run_on_16_bits_keeps_two_bytes_a_weight(tmp_path):
+    base = write_base(tmp_path / "base", "llama untied", dtype=torch.bfloat16)
+    loaded = LoadedModel(load_model(base, CPU), load_tokenizer(base))
+    reward = tmp_path / "reward"
+    reward.mkdir()
+    how = {"template": "{{ messages }}", "template_name": "own", "stop_tokens": ["<|endoftext|>"]}
+    save_reward_model(new_reward_model(loaded, 0), reward, **how)
+    store_as(reward, torch.bfloat16)
+    scorer = load_reward_model(str(reward), CPU)
+    assert bytes_of_matrices(scorer.loaded.model) == 2
+    whole = load_reward_model(str(reward), CPU, for_tuning=True)
+    assert bytes_of_matrices(whole.loaded.model) == 4
+    weight = np.ones(len(IDS), dtype=np.float32)
+    weight[0] = 0.0
+    forest = build([Tokens(np.array(IDS, dtype=np.int32), weight)])
+    with torch.no_grad():
+        scores = [each.rewards(forest_states(each.loaded.model, forest), forest) for each in (scorer, whole)]
+    assert torch.equal(*scores)
+    for with_value in (False, True):
+        policy = LoadedModel(load_model(base, CPU), load_tokenizer(base))
+        roles = separate_models(policy, reward=str(reward), with_value=with_value)
+        assert bytes_of_matrices(roles.reference.model) == 2
+        assert bytes_of_matrices(roles.reward.model) == 2
+        assert bytes_of_matrices(roles.policy.model) == 4
+        assert all(p.requires_grad for p in roles.policy.model.parameters())
+        if with_value:
+            assert bytes_of_matrices(roles.value.model) == 4
+    held = load_model(base, CPU, torch.bfloat16)
+    roles = roles_on_one_base(
+        LoadedModel(held, load_tokenizer(base)), rank=2, alpha=4.0, seed=0, reward=str(reward), with_value=True
+    )
+    assert "weights of its own" in roles.note
+    assert bytes_of_matrices(roles.reward.model) == 2

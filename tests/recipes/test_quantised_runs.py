@@ -317,3 +317,8 @@ def test_a_run_with_states_in_8_bits_goes_on_to_the_same_bits_and_to_no_other(
     assert weights_of(out) == weights_of(tmp_path / "whole")
     assert numbers_of(out) == numbers_of(tmp_path / "whole")
     assert same(state_of(out), state_of(tmp_path / "whole"))
+
+
+def test_values_that_are_trained_whole_start_as_a_reward_model_on_a_quantised_base(files, tmp_path):
+    options = {**POLICY, "steps": 1, "lora_rank": 0, "reward": files["model of tuned"], "data": files["prompts"]}
+    assert heed("ppo", model=files["tuned"], out=tmp_path / "run", **options) == 0

@@ -40,8 +40,6 @@ def hold_packed(model: PreTrainedModel) -> list[str]:
         state = getattr(module.weight, "quant_state", None)
         if state is None or getattr(state, "packing_format_for_cpu", False):
             raise ValueError(f"{name}.weight is not packed in four bits, but {module.weight.dtype}")
-        # In the dtype of the checkpoint, what is unpacked would be rounded once more.
-        state.dtype = torch.float32
         module.quant_state = state
         module.forward = MethodType(packed_forward, module)
         setattr(module, PACKED, True)

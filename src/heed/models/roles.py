@@ -19,8 +19,10 @@ from transformers import PreTrainedModel
 
 from heed.models.adapters.folder import is_adapter
 from heed.models.adapters.lora import add_adapter
+from heed.models.adapters.new_rows import mend_new_rows
 from heed.models.adapters.switch import Switchable, adapter_on, switchable_layers
 from heed.models.adapters.targets import ALL_LINEAR
+from heed.models.frozen import narrow
 from heed.models.heads.scalar import (
     SCORE_IN_ADAPTER,
     RewardModel,
@@ -211,14 +213,17 @@ def separate_models(
         raise ValueError("a model that recomputes activations cannot be copied: prepare training after the roles")
     if reward is not None:
         require_same_tokenizer(load_tokenizer(reward, access), policy.tokenizer, where=reward)
-    scorer = load_reward_model(reward, policy.device, access) if reward is not None else None
-    reference = copy.deepcopy(policy.model).requires_grad_(False)
+    scorer = load_reward_model(reward, policy.device, access, for_tuning=with_value) if reward is not None else None
+    reference = narrow(copy.deepcopy(policy.model))
+    value = _value_alone(policy, scorer, train) if with_value else None
+    if scorer is not None:
+        mend_new_rows(narrow(scorer.loaded.model))
     choose_trained(policy.model, train, new_token_ids=new_token_ids)
     return Roles(
         policy=Role("policy", policy.model, trained=tuple(policy.trained_parameters())),
         reference=Role("reference", reference),
         reward=_alone(scorer) if scorer is not None else None,
-        value=_value_alone(policy, scorer, train) if with_value else None,
+        value=value,
         loaded=policy,
         reward_model=scorer,
     )

@@ -33,7 +33,7 @@ from heed.models.adapters.folder import (
     refuse_lost_base,
 )
 from heed.models.four_bits import packed_layers, scales_of
-from heed.models.frozen import HALF
+from heed.models.frozen import HALF, narrow
 from heed.models.intake.access import CAREFUL, Access
 from heed.models.intake.files import ADAPTER_CONFIG, CONFIG, opened, settings_in
 from heed.models.intake.quantise import layers_of_note, write_note
@@ -300,13 +300,18 @@ def _trunk_weights_of(adapter: PeftModel, name: str = "default") -> dict[str, Te
 # -- reading ----------------------------------------------------------------------------------------------------------
 
 
-def load_reward_model(name: str, device: torch.device, access: Access = CAREFUL) -> RewardModel:
-    """A reward model's folder, full or an adapter, in float32 and frozen; or any sequence classifier with one label."""
+def load_reward_model(
+    name: str, device: torch.device, access: Access = CAREFUL, *, for_tuning: bool = False
+) -> RewardModel:
+    """A reward model's folder, full or an adapter, frozen; or any sequence classifier with one label.
+
+    It computes in float32, its matrices kept as `narrow` has them; `for_tuning`, all weights are plain float32 ones.
+    """
     note = read_note(name)
     if is_adapter(name):
         weights, base = reward_adapter_weights(name), base_of(name)
         refuse_lost_base(name, base)
-        loaded = LoadedModel(_base_of_adapter(name, base, device, access), load_tokenizer(name, access))
+        loaded = LoadedModel(_base_of_adapter(name, base, device, access, for_tuning), load_tokenizer(name, access))
         fit_vocabulary(loaded.model, loaded.tokenizer, name, access)
         adapter = put_on(loaded.model, as_language_adapter(name), where=name, base=base)
         put_adapter(adapter, "default", weights, where=name)
@@ -319,16 +324,18 @@ def load_reward_model(name: str, device: torch.device, access: Access = CAREFUL)
         classifier = _open_classifier(name, access)
         loaded = LoadedModel(_as_language_model(classifier).to(device), load_tokenizer(name, access))
         head = head_of(classifier.score.weight)
+    if loaded.adapter is None and not for_tuning:
+        narrow(loaded.model)
     loaded.model.requires_grad_(False).eval()
     head.requires_grad_(False)
     return RewardModel(loaded, head.to(device), float(note.get("offset", 0.0)), note.get("base"))
 
 
-def _base_of_adapter(name: str, base: str, device: torch.device, access: Access) -> PreTrainedModel:
+def _base_of_adapter(name: str, base: str, device: torch.device, access: Access, for_tuning: bool) -> PreTrainedModel:
     """What a reward adapter was trained on, quantised again where it was."""
-    if not (layers := layers_of_note(name)):
-        return load_model(base, device, access=access)
-    return quantised_base(name, base, layers, device, torch.float32, access)
+    if layers := layers_of_note(name):
+        return quantised_base(name, base, layers, device, torch.float32, access, "rounded" if for_tuning else "trained")
+    return load_model(base, device, access=access) if for_tuning else narrow(load_model(base, device, access=access))
 
 
 def is_reward_model(name: str) -> bool:
