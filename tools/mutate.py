@@ -768,7 +768,7 @@ MUTATIONS = [
     M(
         ROLES,
         "the reference is the policy",
-        "reference = copy.deepcopy(policy.model).requires_grad_(False)",
+        "reference = narrow(copy.deepcopy(policy.model))",
         "reference = policy.model",
     ),
     M(
