@@ -145,6 +145,12 @@ def test_a_misspelt_key_is_answered_with_the_nearest(key, near):
     assert refused(REQUIRED | {key: 1}).fix == f"did you mean '{near}'?"
 
 
+def test_a_value_that_is_none_of_a_few_is_answered_with_one_of_them():
+    with pytest.raises(UserError) as caught:
+        load_settings(SftSettings, None, {"model": "m", "data": "d", "out": "o", "quantise": "fp4"})
+    assert caught.value.fix == "--quantise nf4"
+
+
 def test_a_misspelt_key_in_a_section_lists_that_section_only():
     assert refused(REQUIRED | {"optim.warmpu": 1}).expected == (
         "one of optim.lr, optim.warmup, optim.weight_decay, optim.max_norm, optim.schedule, optim.bits"

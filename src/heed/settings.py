@@ -325,6 +325,8 @@ def _explained(cls: type[Settings], details: ErrorDetails, places: Mapping[str, 
         fix = f"add {flag(key)} {key.upper()}, or '{key}: {key.upper()}' in a settings file"
     else:
         default = None if option is None or option.required else option.default
+        if default is None and details["type"] == "literal_error":  # the first of the values that it can have
+            default = str(details["ctx"]["expected"]).split("'")[1]
         fix = f"{flag(key)} {default}" if default not in (None, (), {}, "") else f"give {flag(key)} another value"
     missing = details["type"] == "missing"
     told = TOLD.get(details["type"], details["msg"].removeprefix("Value error, ").removeprefix("Input should be "))

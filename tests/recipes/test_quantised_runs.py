@@ -194,7 +194,8 @@ def test_eval_and_chat_load_the_base_as_it_was_trained_and_say_so(runs, name, tm
     said = capsys.readouterr()
     assert status == 0, said.err
     assert "its base is quantised as it was trained" in said.out + said.err
-    assert "base in NF4: 14 linear layers" in said.out + said.err
+    assert "base in NF4: 14 linear layers with 18,432 of " in said.out + said.err
+    assert "embeddings, head and norms stay as they are\n" in said.out + said.err
     for dtype in ("float32", "bfloat16"):
         told: list[str] = []
         settings = load_settings(ChatSettings, None, {"model": str(runs[name]), "device": "cpu", "dtype": dtype})

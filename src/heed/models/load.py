@@ -189,7 +189,6 @@ def load_model(
         access.say(f"--trust-remote-code: this code of the model's runs: {', '.join(files)}")
     if is_adapter(name) and not for_tuning and layers_of_note(name):
         model: PreTrainedModel = load_adapter(name, device, dtype, access=access).get_base_model()
-        access.say(f"{name}: its base is quantised as it was trained, the adapter beside it; {told(model)}")
         model.name_or_path = name
         return model.eval()
     if is_adapter(name):

@@ -19,7 +19,7 @@ from heed.models.frozen import hold_frozen
 from heed.models.intake.access import CAREFUL, Access, peft_warnings_hidden
 from heed.models.intake.dtypes import checkpoint_dtype
 from heed.models.intake.files import ADAPTER_CONFIG, CONFIG, GENERATION, file_of, opened
-from heed.models.intake.quantise import layers_of_note, refuse_other_layers, refuse_without_library, round_layers
+from heed.models.intake.quantise import layers_of_note, refuse_other_layers, refuse_without_library, round_layers, told
 from heed.models.intake.weights import AROUND_ALL, WRAPPERS, listed, load_weights
 
 OWN_BASE = "base"
@@ -121,6 +121,7 @@ def quantised_base(
     with freed_at_once():
         model = load_weights(AutoModelForCausalLM, base, checkpoint_dtype(base), access, BASE, quantise_on=device)
     refuse_other_layers(model, layers, name)
+    access.say(f"{name}: its base is quantised as it was trained, and the adapter stays beside it; {told(model)}")
     if dtype == torch.float32:
         hold_frozen(model)
     else:

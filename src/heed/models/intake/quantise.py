@@ -124,7 +124,7 @@ def forget_library(model: PreTrainedModel) -> None:
 
 
 def told(model: PreTrainedModel) -> str:
-    """What is in four bits, as a line for the user, and what is not."""
+    """What of a base without adapters is in four bits, as a line for the user, and what is not."""
     packed = packed_layers(model)
     num_packed = sum(map(size_of, packed.values()))
     num_bytes = sum(
@@ -132,11 +132,9 @@ def told(model: PreTrainedModel) -> str:
         for module in packed.values()
         for tensor in (module.get_parameter("weight"), *scales_of(module).values())
     )
-    num_all = num_parameters(model)
+    num_all, head = num_parameters(model), model.get_output_embeddings()
     kept = [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear | Conv1D) and name not in packed and module is not model.get_output_embeddings()
+        name for name, module in model.named_modules() if type(module) in (nn.Linear, Conv1D) and module is not head
     ]
     left = f", and so do {len(kept):,} linear layers: {', '.join(kept[:4])}" if kept else ""
     return (
