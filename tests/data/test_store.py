@@ -231,3 +231,50 @@ def test_a_fingerprint_changes_with_a_setting_and_with_a_file(tmp_path):
     path.write_text("[1, 2]")
     os.utime(path, ns=(1, 2))
     assert len({first, touched, fingerprint({"template": "alpaca", "max_length": 512}, [path])}) == 3
+
+
+def test_reading_every_record_keeps_none_of_them_in_memory(tmp_path):
+    """64 MB of tokens, read once by a process that grows by less than 8 MB: mapped, it would by all."""
+    record = tokens(range(4_000))
+    written(tmp_path / "store", [[record]] * 2_000)
+    program = """
+        import sys
+        from heed.data.store import TokenStore
+
+        def resident():
+            return int(open("/proc/self/statm").read().split()[1]) * 4096
+
+        store = TokenStore(sys.argv[1])
+        store[0]
+        before = resident()
+        assert sum(int(tokens.ids[-1]) for tokens, in store) == 2_000 * 3_999
+        print(resident() - before)
+    """
+    if not Path("/proc/self/statm").exists():
+        pytest.skip("no /proc says what is resident here")
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program), str(tmp_path / "store")],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert int(done.stdout) < 8 * 2**20
+
+
+def test_tokens_cut_short_after_the_store_was_opened_are_an_error_and_not_a_shorter_record(tmp_path):
+    store = written(tmp_path / "store", [[tokens([1, 2, 3])], [tokens([4, 5, 6])]])
+    os.truncate(tmp_path / "store" / "weight", 16)
+    assert store[0][0].ids.tolist() == [1, 2, 3]
+    with pytest.raises(UserError, match="missing or damaged") as caught:
+        store[1]
+    assert "weight, which ends at byte 16 and not after 24" in caught.value.found
+
+
+def test_a_store_that_is_given_up_closes_its_files(tmp_path):
+    if not Path("/proc/self/fd").exists():
+        pytest.skip("no /proc lists the open files here")
+    first = written(tmp_path / "store", [[tokens([1])]])
+    open_files = len(os.listdir("/proc/self/fd"))
+    for _ in range(20):
+        assert TokenStore(first.folder)[0][0].ids.tolist() == [1]
+    assert len(os.listdir("/proc/self/fd")) <= open_files

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -51,7 +52,7 @@ class Preparation:
     """the option that sets `max_length`, such as `--max-length`; None where the model does"""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class LeftOut:
     """A record, or a wording of it, that is not trained or not trained whole."""
 
@@ -176,7 +177,7 @@ def prepare(
     counts: Counter[tuple[str, type]] = Counter()
     findings: list[Finding] = []
     too_long: list[LeftOut] = []
-    first_row = [0]
+    first_row = array("q", [0])  # eight bytes a record, where a list of numbers takes forty
     said = load_wordings(wordings) if wordings is not None else None
     records: Iterator[tuple[str, Noun | Labelled | Finding]]
     records = (read_nouns if said is None else read_labelled)(path, columns, account.noticed)
@@ -192,7 +193,7 @@ def prepare(
             for origin, sequences in record.rows:
                 writer.append(sequences, origin, held_out=record.is_held_out)
             if record.kind[1] is Document:
-                first_row += range(first_row[-1] + 1, first_row[-1] + len(record.rows) + 1)
+                first_row.extend(range(first_row[-1] + 1, first_row[-1] + len(record.rows) + 1))
             elif record.rows:
                 first_row.append(first_row[-1] + len(record.rows))
             progress(account.num_records)

@@ -1,4 +1,4 @@
-"""Token sequences on disk, read through a memory map: a data set larger than memory is trained like a small one."""
+"""Token sequences on disk, read as they are asked for: a data set larger than memory is trained like a small one."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -33,12 +34,15 @@ COLUMNS: dict[str, np.dtype[Any]] = {
     "origin_record": np.dtype("<i8"),  # per record
 }
 """one flat file of little-endian numbers each"""
+PER_TOKEN = ("ids", "weight")
 
 
 class TokenStore:
     """Records of a finished store: `store[i]` is a tuple of one or more sequences of tokens.
 
-    Only the pages that are read are in memory. It travels to another process as the name of its folder.
+    The columns with a number per record or sequence are memory maps. Tokens are read from their files record by record:
+    mapped, every page that was ever touched would count as memory of this process, in the end the whole data set.
+    It travels to another process as the name of its folder.
 
     Attributes (all read-only):
         num_tokens, num_trained_tokens: (R,) int64, per record over its sequences, known without reading tokens.
@@ -50,17 +54,13 @@ class TokenStore:
         self.folder = Path(folder)
         marker = _read_marker(self.folder)
         if marker is None:
-            raise UserError(
-                "prepared data is missing or damaged",
-                where=str(self.folder),
-                found=f"no {MARKER} of this version of heed whose files have the sizes it names",
-                expected="a folder written by StoreWriter",
-                fix=f"rm -r {typed(self.folder)}, then start the same command again: it prepares the data anew",
-            )
+            raise _damaged(self.folder, f"no {MARKER} of this version of heed whose files have the sizes it names")
         self.fingerprint: str = marker["fingerprint"]
         self._paths: list[str] = marker["paths"]
-        columns = {name: _map(self.folder, name, marker["lengths"][name]) for name in COLUMNS}
-        self._ids, self._weight = columns["ids"], columns["weight"]
+        columns = {name: _map(self.folder, name, marker["lengths"][name]) for name in COLUMNS if name not in PER_TOKEN}
+        self._files = {name: os.open(self.folder / name, os.O_RDONLY) for name in PER_TOKEN}
+        for file in self._files.values():
+            weakref.finalize(self, os.close, file)
         self._sequence_end, self._record_end = columns["sequence_end"], columns["record_end"]
         self._origin_path, self._origin_record = columns["origin_path"], columns["origin_record"]
         self.num_tokens, self.num_trained_tokens = columns["num_tokens"], columns["num_trained_tokens"]
@@ -86,14 +86,29 @@ class TokenStore:
         record = self._checked(record)
         first, stop = self._record_end[record : record + 2].tolist()
         ends = self._sequence_end[first : stop + 1].tolist()
+        ids, weight = (self._numbers(name, ends[0], ends[-1]) for name in PER_TOKEN)
         return tuple(
-            Tokens(self._ids[begin:end].copy(), self._weight[begin:end].copy()) for begin, end in pairwise(ends)
+            Tokens(ids[begin - ends[0] : end - ends[0]].copy(), weight[begin - ends[0] : end - ends[0]].copy())
+            for begin, end in pairwise(ends)
         )
 
     def origin(self, record: int) -> Origin:
         """Where a record came from."""
         record = self._checked(record)
         return Origin(self._paths[int(self._origin_path[record])], int(self._origin_record[record]))
+
+    def _numbers(self, name: str, begin: int, end: int) -> np.ndarray:
+        """Values [begin, end) of a column with one per token."""
+        dtype = COLUMNS[name]
+        content, place, stop = bytearray(), begin * dtype.itemsize, end * dtype.itemsize
+        while place < stop:
+            # A place in every call: threads and processes that share the open file do not move each other.
+            read = os.pread(self._files[name], stop - place, place)
+            if not read:
+                raise _damaged(self.folder, f"{name}, which ends at byte {place:,} and not after {stop:,}")
+            content += read
+            place += len(read)
+        return np.frombuffer(content, dtype=dtype)
 
     def _checked(self, record: int) -> int:
         if not -len(self) <= record < len(self):
@@ -210,6 +225,16 @@ def fingerprint(settings: Mapping[str, Any], paths: Iterable[str | Path] = ()) -
     stats = [(str(Path(path).absolute()), (stat := Path(path).stat()).st_size, stat.st_mtime_ns) for path in paths]
     content = json.dumps([VERSION, settings, stats], sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(content.encode()).hexdigest()
+
+
+def _damaged(folder: Path, found: str) -> UserError:
+    return UserError(
+        "prepared data is missing or damaged",
+        where=str(folder),
+        found=found,
+        expected="a folder written by StoreWriter",
+        fix=f"rm -r {typed(folder)}, then start the same command again: it prepares the data anew",
+    )
 
 
 def _read_marker(folder: Path) -> dict[str, Any] | None:

@@ -51,7 +51,7 @@ def measured_records(
     """
     chosen = held_out
     if limit != ALL and len(held_out) > limit:
-        hashes = np.array([_hash(sequences(int(record))) for record in held_out], dtype=np.uint64)
+        hashes = np.fromiter((_hash(sequences(int(record))) for record in held_out), np.uint64, len(held_out))
         chosen = np.sort(held_out[np.argsort(hashes, kind="stable")[:limit]])
     return MeasuredRecords(name, chosen, len(held_out), folder)
 
