@@ -16,7 +16,7 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import heed
-from heed.config import DataSource, MergeSettings, SftSettings, ShowSettings
+from heed.config import DataSource, ExportSettings, MergeSettings, SftSettings, ShowSettings
 from heed.eval_config import CalibrateSettings, EvalSettings, KnownSettings
 from heed.preference_config import DpoSettings, GrpoSettings, PpoSettings, RewardSettings
 from heed.settings import Settings
@@ -31,6 +31,7 @@ COMMANDS = [
     GrpoSettings,
     EvalSettings,
     MergeSettings,
+    ExportSettings,
     CalibrateSettings,
     KnownSettings,
     ShowSettings,
@@ -74,7 +75,7 @@ print(run.load().answers(["Name a fruit."]))
 ```
 
 `import heed` loads nothing heavy; torch comes with the first use. The arguments of `heed.sft`, `reward`, `dpo`,
-`ppo`, `grpo`, `eval`, `merge`, `calibrate`, `known` and `show` are the settings of those commands, [one
+`ppo`, `grpo`, `eval`, `merge`, `export`, `calibrate`, `known` and `show` are the settings of those commands, [one
 table each](settings.md); editors complete them. Mistakes are `heed.UserError`s in the same five parts as on the command
 line. The functions and classes are what heed promises to keep. On a machine with other work, set
 `GOMP_SPINCOUNT=1000` before Python starts, as the command line does for itself: threads that wait for one another

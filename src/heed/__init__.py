@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         calibrate,
         dpo,
         eval,
+        export,
         grpo,
         known,
         load,
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from heed.types import Conversation, Document, Finding, Forest, Judged, Message, Prompt, Ranking, Tokens
 
 _PLACES = {
-    **dict.fromkeys(("sft", "reward", "dpo", "ppo", "grpo", "eval", "merge", "write_report"), "heed.api"),
+    **dict.fromkeys(("sft", "reward", "dpo", "ppo", "grpo", "eval", "merge", "export", "write_report"), "heed.api"),
     **dict.fromkeys(("known", "calibrate"), "heed.api"),
     **dict.fromkeys(("read", "show", "load", "Run", "ShownRecords"), "heed.api"),
     "Model": "heed.recipes.library.model",
@@ -66,6 +67,7 @@ __all__ = [
     "calibrate",
     "dpo",
     "eval",
+    "export",
     "grpo",
     "known",
     "load",

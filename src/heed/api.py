@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
-from heed.config import MergeSettings, ReportSettings, SftSettings, ShowSettings
+from heed.config import ExportSettings, MergeSettings, ReportSettings, SftSettings, ShowSettings
 from heed.errors import refuse_windows
 from heed.eval_config import CalibrateSettings, EvalSettings, KnownSettings
 from heed.preference_config import DpoSettings, GrpoSettings, PpoSettings, RewardSettings
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         CalibrateArguments,
         DpoArguments,
         EvalArguments,
+        ExportArguments,
         GrpoArguments,
         KnownArguments,
         MergeArguments,
@@ -178,6 +179,15 @@ def merge(**settings: Unpack[MergeArguments]) -> Path:
     from heed.recipes import merge as recipe
 
     chosen = _settings(MergeSettings, settings, Path())
+    recipe.run(chosen, say=lambda line: None)
+    return Path(chosen.out)
+
+
+def export(**settings: Unpack[ExportArguments]) -> Path:
+    """Write a tuned model as GGUF or as a folder, as `heed export` does; returns where it is."""
+    from heed.recipes import export as recipe
+
+    chosen = _settings(ExportSettings, settings, Path())
     recipe.run(chosen, say=lambda line: None)
     return Path(chosen.out)
 

@@ -587,6 +587,25 @@ class MergeArguments(TypedDict, total=False):
     """run Python code that comes with the model, with all that this account may do"""
 
 
+class ExportArguments(TypedDict, total=False):
+    """Write a tuned model for other programs, read it back and compare: GGUF for llama.cpp and ollama, or a folder."""
+
+    model: Required[str | os.PathLike[str]]
+    """run folder, model folder or hub name; an adapter is merged into its base"""
+    out: Required[str | os.PathLike[str]]
+    """GGUF file or folder to write; must not be there yet"""
+    to: Literal["gguf", "folder"]
+    """one file for llama.cpp and ollama, or safetensors"""
+    dtype: Literal["f32", "f16", "q8_0", "float32", "bfloat16", "float16"] | None
+    """gguf: f32, f16, q8_0; folder: float32, bfloat16, float16 [default: f32; as --model is stored]"""
+    shards: str | os.PathLike[str]
+    """folder: largest size of one file of weights, such as 4GB"""
+    answers: int
+    """gguf: questions whose greedy answers are compared"""
+    trust_remote_code: bool
+    """run Python code that comes with the model, with all that this account may do"""
+
+
 class CalibrateArguments(TypedDict, total=False):
     """Make a model's confidence honest, and certify a threshold beyond which it says that it does not know."""
 

@@ -12,7 +12,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +177,33 @@ def new_folder(path: Path) -> Iterator[Path]:
         except BaseException:
             remove(temporary)
             raise
+
+
+@contextlib.contextmanager
+def new_files(folder: Path, names: Sequence[str]) -> Iterator[Path]:
+    """Fill files, in a folder of their own, that appear under their names when the block ends, the last one last.
+
+    After an error none of them ever existed.
+    """
+    temporary = _temporary(folder / names[-1])
+    placed: list[Path] = []
+    with writing(folder / names[-1]):
+        remove(temporary)
+        make_folder(folder)
+        try:
+            temporary.mkdir()
+            yield temporary
+            sync_tree(temporary)
+            for name in names:
+                (temporary / name).rename(folder / name)
+                placed.append(folder / name)
+            sync_folder(folder)
+        except BaseException:
+            for path in placed:
+                remove(path)
+            raise
+        finally:
+            remove(temporary)
 
 
 def remove_folder(path: Path) -> None:

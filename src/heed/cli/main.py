@@ -18,7 +18,15 @@ from heed.cli.parse import parse
 from heed.cli.settings_of_eval import is_eval
 from heed.cli.usage import overview, usage
 from heed.cli.waiting import wait_briefly_if_busy
-from heed.config import ChatSettings, DemoSettings, MergeSettings, ReportSettings, SftSettings, ShowSettings
+from heed.config import (
+    ChatSettings,
+    DemoSettings,
+    ExportSettings,
+    MergeSettings,
+    ReportSettings,
+    SftSettings,
+    ShowSettings,
+)
 from heed.errors import UserError, refuse_windows
 from heed.eval_config import CalibrateSettings, EvalSettings, KnownSettings, StrangeSettings
 from heed.preference_config import DpoSettings, GrpoSettings, PpoSettings, RewardSettings
@@ -38,12 +46,13 @@ COMMANDS: dict[str, type[Settings]] = {
     "known": KnownSettings,
     "strange": StrangeSettings,
     "merge": MergeSettings,
+    "export": ExportSettings,
     "report": ReportSettings,
 }
 RUN = {
     **{name: f"heed.recipes.{name}:run" for name in ("sft", "reward", "ppo", "dpo", "grpo")},
     **{name: f"heed.cli.{name}:run" for name in ("demo", "show", "chat", "calibrate", "eval", "known", "strange")},
-    **{name: f"heed.cli.{name}:run" for name in ("merge", "report")},
+    **{name: f"heed.cli.{name}:run" for name in ("merge", "export", "report")},
 }
 """what each command calls with its settings: a recipe, or what prints what a recipe found"""
 POSITIONAL = {
@@ -52,6 +61,7 @@ POSITIONAL = {
     "chat": "model",
     "strange": "model",
     "merge": "model",
+    "export": "model",
     "report": "runs",
 }
 """the option that a word without a flag belongs to"""

@@ -1,0 +1,1 @@
+"""What `heed export` writes, each with its comparison."""
