@@ -11,6 +11,7 @@ import pytest
 
 from heed.config import ChatSettings, MergeSettings, SftSettings, ShowSettings
 from heed.eval_config import CalibrateSettings, EvalSettings, KnownSettings, StrangeSettings
+from heed.export_config import ExportSettings
 from heed.preference_config import DpoSettings, GrpoSettings, PpoSettings, RewardSettings
 from heed.settings import options
 
@@ -153,6 +154,7 @@ RECIPES = [
     ChatSettings,
     EvalSettings,
     MergeSettings,
+    ExportSettings,
     CalibrateSettings,
     KnownSettings,
     StrangeSettings,

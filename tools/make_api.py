@@ -16,8 +16,9 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import heed
-from heed.config import DataSource, ExportSettings, MergeSettings, SftSettings, ShowSettings
+from heed.config import DataSource, MergeSettings, SftSettings, ShowSettings
 from heed.eval_config import CalibrateSettings, EvalSettings, KnownSettings
+from heed.export_config import ExportSettings
 from heed.preference_config import DpoSettings, GrpoSettings, PpoSettings, RewardSettings
 from heed.settings import Settings
 

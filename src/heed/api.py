@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
-from heed.config import ExportSettings, MergeSettings, ReportSettings, SftSettings, ShowSettings
+from heed.config import MergeSettings, ReportSettings, SftSettings, ShowSettings
 from heed.errors import refuse_windows
 from heed.eval_config import CalibrateSettings, EvalSettings, KnownSettings
+from heed.export_config import ExportSettings
 from heed.preference_config import DpoSettings, GrpoSettings, PpoSettings, RewardSettings
 from heed.settings import Settings, flat, load_settings
 

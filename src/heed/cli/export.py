@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from heed.config import ExportSettings
+from heed.export_config import ExportSettings
 from heed.recipes import export as recipe
 
 

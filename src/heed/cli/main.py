@@ -21,7 +21,6 @@ from heed.cli.waiting import wait_briefly_if_busy
 from heed.config import (
     ChatSettings,
     DemoSettings,
-    ExportSettings,
     MergeSettings,
     ReportSettings,
     SftSettings,
@@ -29,6 +28,7 @@ from heed.config import (
 )
 from heed.errors import UserError, refuse_windows
 from heed.eval_config import CalibrateSettings, EvalSettings, KnownSettings, StrangeSettings
+from heed.export_config import ExportSettings
 from heed.preference_config import DpoSettings, GrpoSettings, PpoSettings, RewardSettings
 from heed.settings import Settings, load_settings, nearest, options
 

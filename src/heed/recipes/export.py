@@ -11,8 +11,8 @@ from pathlib import Path
 
 import torch
 
-from heed.config import ExportSettings
 from heed.errors import UserError, typed
+from heed.export_config import ExportSettings
 from heed.models.adapters.folder import base_of, is_adapter
 from heed.models.heads.scalar import is_reward_model
 from heed.models.intake.access import Access

@@ -206,10 +206,10 @@ def largest_difference(ours: PreTrainedModel, theirs: PreTrainedModel, prompts: 
 
 def transformers_model(file: Opened) -> PreTrainedModel | str:
     """The model as transformers reads the file, or why it cannot."""
-    if file.arch == "qwen3" and file.size("attention.key_length") * file.size("attention.head_count") != file.size(
-        "embedding_length"
-    ):
-        return "it does not read this head size"
+    if file.arch == "qwen3" and file.size("attention.key_length") != 128:
+        return "it takes every head of this family to be 128 wide"
+    if file.arch == "gpt2" and len(file.fields["tokenizer.ggml.tokens"]) != 50_257:
+        return "it takes every model of this family to have 50,257 tokens"
     if "rope_freqs.weight" in file.stored or f"{file.arch}.rope.scaling.type" in file.fields:
         return "it does not read scaled positions"
     if "blk.0.attn_q.bias" in file.stored and file.arch == "llama":

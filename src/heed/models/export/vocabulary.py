@@ -9,7 +9,6 @@ from typing import Any
 
 import gguf
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from heed.errors import UserError, typed
 from heed.models.export.pre_tokenizers import PRE_TOKENIZERS, name_of
@@ -71,7 +70,8 @@ def vocabulary_of(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, wh
     bos_id, eos_id, eot_id, stops = _special_ids(tokenizer, model, where)
     byte_level = _is_byte_level(described, where)
     if byte_level:
-        _refuse_missing_bytes(bpe["vocab"], where)
+        if bpe.get("unk_token"):  # a byte without a token is dropped by both; only here could it become another one
+            raise refused(where, f"byte-level BPE with a token for the unknown: {bpe['unk_token']}")
         pre = name_of(described["pre_tokenizer"], takes_whole_words=bool(bpe.get("ignore_merges")))
         if pre is None:
             raise refused(where, f"text cut by {json.dumps(described['pre_tokenizer'], ensure_ascii=False)[:300]}")
@@ -190,11 +190,6 @@ def _scores(
             if pair[0] in vocab and pair[1] in vocab and pair not in listed and token not in BYTES:
                 raise refused(where, f"{pair[0]!r} and {pair[1]!r} are not merged, though {token!r} is a token")
     return [-float(first[token] if token in first else len(merges)) for token in tokens]
-
-
-def _refuse_missing_bytes(vocab: Mapping[str, int], where: str) -> None:
-    if missing := [byte for byte, letter in bytes_to_unicode().items() if letter not in vocab]:
-        raise refused(where, f"no token for the bytes {', '.join(f'0x{byte:02X}' for byte in missing[:5])}")
 
 
 def _ends_added(tokenizer: PreTrainedTokenizerBase, where: str) -> tuple[bool, bool]:

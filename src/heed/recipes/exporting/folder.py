@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 
 from heed import files
-from heed.config import ExportSettings
 from heed.errors import typed
+from heed.export_config import ExportSettings
 from heed.models.adapters.lora import next_token_logp
 from heed.models.export.differs import differs
 from heed.models.load import LoadedModel, load_model, load_tokenizer, num_positions

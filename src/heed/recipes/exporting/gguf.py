@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from heed import files
-from heed.config import ExportSettings
 from heed.errors import UserError, typed
+from heed.export_config import ExportSettings
 from heed.models.adapters.lora import next_token_logp
 from heed.models.export import comparing
 from heed.models.export.differs import differs
