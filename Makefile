@@ -9,13 +9,21 @@ test test-slow: export OMP_NUM_THREADS ?= 1
 test test-slow: export HF_HUB_OFFLINE = 1
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: test test-slow check format docs demo bench clean
+.PHONY: test test-slow test-llama check format docs demo bench clean
 
 test: check
 	$(BIN)/python -m pytest -n 2 -m "not slow"
 
 test-slow: .venv/heed-dev
 	$(BIN)/python -m pytest -n 2 -m slow
+
+# Optional: llama.cpp itself reads what heed exports, by a prebuilt program from npm.
+test-llama: .venv/heed-dev
+	@command -v npm >/dev/null || { echo "test-llama: skipped, there is no npm to install llama.cpp with"; exit 0; }; \
+	mkdir -p .venv/llama && cp tools/llama/package.json .venv/llama/ && \
+	(cd .venv/llama && npm install --ignore-scripts --no-audit --no-fund) || \
+	{ echo "test-llama: skipped, npm could not install node-llama-cpp"; exit 0; }; \
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m llama tests/recipes/test_export_llama.py
 
 check: .venv/heed-dev
 	$(BIN)/ruff check .
