@@ -31,6 +31,12 @@ POLICY = {"steps": 3, "batch_size": 8, "max_new_tokens": 10, "lr": 1e-2, "save_e
 RULE = "contains: wanted"
 KINDS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "sft": ("sft", "any", {**TUNING, "steps": 4, "lora_rank": 4, "template": "chatml"}),
+    "sft, four bits": ("sft", "any", {**TUNING, "steps": 4, "lora_rank": 4, "template": "chatml", "quantise": "nf4"}),
+    "grpo, four bits": (
+        "grpo",
+        "prompts",
+        {**POLICY, "reward": RULE, "lora_rank": 4, "group_size": 4, "quantise": "nf4"},
+    ),
     "reward": ("reward", "ranked", {**TUNING, "epochs": 1, "lora_rank": 4}),
     "reward, all parameters": ("reward", "ranked", {**TUNING, "epochs": 1}),
     "dpo": ("dpo", "ranked", {**TUNING, "epochs": 1}),
@@ -40,8 +46,8 @@ KINDS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "ppo, all parameters": ("ppo", "prompts", {**POLICY, "reward": RULE, "lora_rank": 0, "ptx_data": "any"}),
     "grpo": ("grpo", "prompts", {**POLICY, "reward": RULE, "lora_rank": 4, "group_size": 4}),
 }
-IN_FLOAT32 = ("ppo, a reward model",)
-"""a reward model's adapter knows its base by its weights, to the bit"""
+IN_FLOAT32 = ("ppo, a reward model", "sft, four bits", "grpo, four bits")
+"""a reward model's adapter knows its base by its weights, to the bit; and float64 is nothing that is packed"""
 QUICK = ("reward", "kto", "grpo")
 """what the default suite runs; sft with all parameters is in test_resume.py"""
 QUICK_TO_KILL = ("reward",)

@@ -25,6 +25,7 @@ from tqdm import tqdm
 from heed.config import tokens_per_forward
 from heed.errors import UserError
 from heed.models.decode.sample import GREEDY, Sampling, sample
+from heed.models.four_bits import num_parameters
 from heed.models.intake.access import Access
 from heed.models.intake.dtypes import dtype_to_load
 from heed.models.kernels.speed import speed_up
@@ -286,7 +287,7 @@ class HeedLM(TemplateLM):
     def get_model_info(self) -> dict[str, Any]:
         """What lm-eval writes beside its results."""
         return {
-            "model_num_parameters": self.model.num_parameters(),
+            "model_num_parameters": num_parameters(self.model),
             "model_dtype": str(self.model.dtype),
             "model_forward": [score.note for score in self._scores.values()],
         }

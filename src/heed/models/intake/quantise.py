@@ -1,6 +1,7 @@
 """A base that is quantised as it is read, and the note beside an adapter that says so."""
 
 import json
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -164,7 +165,8 @@ def write_note(model: PreTrainedModel, folder: Path) -> None:
     """Say beside an adapter that its base was quantised, and which layers; nothing where it was not."""
     layers = sorted(packed_layers(model))
     if layers:
-        note = {"method": NF4, "block_size": BLOCK_SIZE, "double": True, "layers": layers}
+        library = f"bitsandbytes {version('bitsandbytes')}"
+        note = {"method": NF4, "block_size": BLOCK_SIZE, "double": True, "library": library, "layers": layers}
         (folder / NOTE).write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
 
 
