@@ -323,3 +323,13 @@ def test_a_run_with_states_in_8_bits_goes_on_to_the_same_bits_and_to_no_other(
 def test_values_that_are_trained_whole_start_as_a_reward_model_on_a_quantised_base(files, tmp_path):
     options = {**POLICY, "steps": 1, "lora_rank": 0, "reward": files["model of tuned"], "data": files["prompts"]}
     assert heed("ppo", model=files["tuned"], out=tmp_path / "run", **options) == 0
+
+
+def test_what_is_exported_computes_what_was_trained(runs, tmp_path, capsys):
+    out = tmp_path / "exported"
+    assert main(["export", "--model", str(runs["sft"]), "--to", "folder", "--out", str(out)]) == 0
+    said = capsys.readouterr()
+    assert "with the weights that its four bits stood for" in said.out + said.err
+    ids = list(range(5, 25))
+    trained, exported = load_model(str(runs["sft"]), CPU), t.AutoModelForCausalLM.from_pretrained(out)
+    torch.testing.assert_close(next_token_logp(exported, ids), next_token_logp(trained, ids), rtol=1e-4, atol=1e-4)

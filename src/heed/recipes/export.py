@@ -16,6 +16,7 @@ from heed.export_config import ExportSettings
 from heed.models.adapters.folder import base_of, is_adapter
 from heed.models.heads.scalar import is_reward_model
 from heed.models.intake.access import Access
+from heed.models.intake.quantise import was_quantised
 from heed.models.load import load_with_tokenizer, stored_dtype
 from heed.recipes import merge
 from heed.recipes.exporting import folder
@@ -37,9 +38,10 @@ def run(settings: ExportSettings, *, say: Callable[[str], None] = lambda line: N
         gguf.refuse_taken(out)
     else:
         merge.refuse_taken(out)
-    loaded = load_with_tokenizer(settings.model, CPU, access=Access(settings.trust_remote_code, say))
+    loaded = load_with_tokenizer(settings.model, CPU, access=Access(settings.trust_remote_code, say), for_tuning=True)
     if is_adapter(settings.model):
-        say(f"adapter {settings.model} merged into {base_of(settings.model)}")
+        as_trained = ", with the weights that its four bits stood for" if was_quantised(settings.model) else ""
+        say(f"adapter {settings.model} merged into {base_of(settings.model)}{as_trained}")
     if settings.to == "folder":
         base = base_of(settings.model) if is_adapter(settings.model) else settings.model
         dtype = stored_dtype(base) if settings.dtype is None else getattr(torch, settings.dtype)
