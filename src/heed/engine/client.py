@@ -1,7 +1,7 @@
 """What is said to a vLLM server over HTTP, and what it answers: token ids in, token ids and log-probabilities out.
 
-A server that does not answer, or answers with a fault of its own, is `Unreachable` and may be asked again; what it
-refuses is `Refused` and would be refused again.
+A server that does not answer, or answers with a fault of its own, is `UnreachableError` and may be asked again; what it
+refuses is `RefusedError` and would be refused again.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ ANSWERS_SOON = 30.0
 """seconds within which a server says what it is; drawing may take longer"""
 
 
-class Unreachable(Exception):
+class UnreachableError(Exception):
     """The server is away, too slow, or broken; what it says next may be better."""
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """The server understood and will not; `status` is HTTP's."""
 
     def __init__(self, status: int, said: str) -> None:
@@ -85,7 +85,7 @@ class Server:
         """What it answers: parsed JSON, or text where it is none; a POST where there is a body.
 
         Raises:
-            Unreachable, Refused: see above.
+            UnreachableError, RefusedError: see above.
         """
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.url + path, data=data, headers={"Content-Type": "application/json"})
@@ -96,16 +96,16 @@ class Server:
         except urllib.error.HTTPError as error:
             told = error.read().decode(errors="replace")[:300]
             if error.code >= 500:
-                raise Unreachable(f"it answers {error.code}: {told}") from None
-            raise Refused(error.code, told) from None
+                raise UnreachableError(f"it answers {error.code}: {told}") from None
+            raise RefusedError(error.code, told) from None
         except (OSError, http.client.HTTPException, UnicodeDecodeError) as error:
             reason = getattr(error, "reason", error)
-            raise Unreachable(str(reason) or type(error).__name__) from None
+            raise UnreachableError(str(reason) or type(error).__name__) from None
         try:
             return json.loads(said)
         except ValueError:
             if said[:1] in ("{", "["):
-                raise Unreachable(f"its answer is cut after {len(said):,} characters") from None
+                raise UnreachableError(f"its answer is cut after {len(said):,} characters") from None
             return said
 
     def facts(self) -> Facts:
@@ -118,7 +118,7 @@ class Server:
                 if each["owned_by"] == "vllm" and each.get("parent") is None
             ]
             found = facts[0]
-        except (Refused, KeyError, TypeError, ValueError, IndexError) as error:
+        except (RefusedError, KeyError, TypeError, ValueError, IndexError) as error:
             raise UserError(
                 "there is no vLLM server at this address",
                 where=f"--rollout.url {self.url}",
@@ -146,7 +146,7 @@ class Server:
         """Serve the adapter in a folder under a name; nothing happens where it is served already."""
         try:
             self.call("/v1/load_lora_adapter", {"lora_name": name, "lora_path": folder}, timeout=10 * ANSWERS_SOON)
-        except Refused as error:
+        except RefusedError as error:
             if "already" not in str(error):
                 raise
 
@@ -154,7 +154,7 @@ class Server:
         """Serve an adapter no longer; nothing happens where it is not served."""
         try:
             self.call("/v1/unload_lora_adapter", {"lora_name": name}, timeout=ANSWERS_SOON)
-        except Refused:
+        except RefusedError:
             return
 
     def reload_weights(self, folder: str) -> None:
@@ -189,9 +189,9 @@ class Server:
             choices = sorted(answer["choices"], key=lambda choice: choice["index"])
             drawn = [_drawn(choice, prompt, ask) for choice in choices]
         except (KeyError, TypeError, ValueError, IndexError) as error:
-            raise Unreachable(f"an answer that is none: {type(error).__name__} {error}") from None
+            raise UnreachableError(f"an answer that is none: {type(error).__name__} {error}") from None
         if len(drawn) != ask.num_samples:
-            raise Unreachable(f"{len(drawn)} answers where {ask.num_samples} were asked for")
+            raise UnreachableError(f"{len(drawn)} answers where {ask.num_samples} were asked for")
         return drawn
 
 

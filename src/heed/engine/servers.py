@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from heed.engine.client import Ask, Drawn, Facts, Refused, Server, Unreachable, seed_of_prompt
+from heed.engine.client import Ask, Drawn, Facts, RefusedError, Server, UnreachableError, seed_of_prompt
 from heed.errors import UserError
 
 AT_A_TIME = 64
@@ -45,7 +45,7 @@ class Servers:
         while True:
             try:
                 return work()
-            except Unreachable as error:
+            except UnreachableError as error:
                 self.lost.add(server)
                 if time.monotonic() - began > self.patience:
                     raise self.gave_up(server, error) from None
@@ -95,9 +95,9 @@ class Servers:
                 of_prompt = seed_of_prompt(seed, numbers[i])
                 found[i] = server.draw(name_at(server), prompts[i], ask, seed=of_prompt, timeout=self.patience)
                 last_answer = time.monotonic()
-            except Unreachable as error:
+            except UnreachableError as error:
                 failed[server] = error
-            except Refused as error:
+            except RefusedError as error:
                 if error.status != 404:  # started anew, it does not know the adapter
                     raise _refused(server, error) from None
                 failed[server] = error
@@ -119,7 +119,7 @@ class Servers:
         return [found[i] for i in range(len(prompts))]
 
 
-def _refused(server: Server, error: Refused) -> UserError:
+def _refused(server: Server, error: RefusedError) -> UserError:
     return UserError(
         "the server refuses to draw an answer",
         where=f"--rollout.url {server.url}",

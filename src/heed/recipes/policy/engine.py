@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from heed.dist.world import World
-from heed.engine.client import Ask, Drawn, Facts, Refused, Server
+from heed.engine.client import Ask, Drawn, Facts, RefusedError, Server
 from heed.engine.servers import Servers
 from heed.engine.start import StartedServer, command_of, running
 from heed.errors import UserError, typed
@@ -82,7 +82,9 @@ class Engine:
         self._give_all()
         self._prove(logp_of)
         ask = Ask(max_new_tokens, self.temperature, tuple(self.opened.stop_ids), num_samples)
-        drawn = self.servers.draw(self._name_at, prompts, ask, seed=seed, numbers=numbers, give_weights=self._give_again)
+        drawn = self.servers.draw(
+            self._name_at, prompts, ask, seed=seed, numbers=numbers, give_weights=self._give_again
+        )
         return [[self._answer(prompt, each) for each in group] for prompt, group in zip(prompts, drawn, strict=True)]
 
     def refuse_gap(self, gap: np.ndarray, where: str) -> None:
@@ -93,8 +95,8 @@ class Engine:
             "the server draws from other weights, or computes them otherwise, than the run that learns",
             where=where,
             found=f"log-probabilities {mean:.2g} nats per token apart, at most {float(gap.max()):.2g}",
-            expected=f"at most {self.settings.max_gap:g} on average (--rollout.max-gap): the model of --model, served in "
-            "the dtype of training, with --logprobs-mode processed_logprobs",
+            expected=f"at most {self.settings.max_gap:g} on average (--rollout.max-gap): the model of --model, "
+            "served in the dtype of training, with --logprobs-mode processed_logprobs",
             fix="--rollout.start, which starts a server like that; or for a dtype that rounds more, "
             f"--rollout.max-gap {max(0.05, 2 * mean):.1g}",
         )
@@ -132,7 +134,7 @@ class Engine:
                 server.load_adapter(name, folder)
             else:
                 server.reload_weights(folder)
-        except Refused as error:
+        except RefusedError as error:
             variables = "VLLM_SERVER_DEV_MODE=1 VLLM_ALLOW_RUNTIME_LORA_UPDATING=True"
             flags = " --enable-lora --max-lora-rank of at least --lora.rank" if self.is_adapter else ""
             raise UserError(

@@ -62,7 +62,14 @@ def experiences_of(
         advantage, returns: (N,) of every token, the answers one after the other.
     """
     lengths = [answer.num_tokens for answer in rollout.answers]
-    columns = (outputs.logp, outputs.reference_logp, advantage, outputs.value, returns, importance_weights(rollout, outputs))
+    columns = (
+        outputs.logp,
+        outputs.reference_logp,
+        advantage,
+        outputs.value,
+        returns,
+        importance_weights(rollout, outputs),
+    )
     of_answer = zip(*(column.split(lengths) for column in columns), strict=True)
     return [[Experience(answer, *next(of_answer)) for answer in group] for group in rollout.groups]
 
