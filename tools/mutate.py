@@ -39,6 +39,8 @@ TESTS = {
     "objectives/kl.py": "tests/objectives/test_kl.py",
     "objectives/advantage.py": "tests/objectives/test_advantage.py",
     "objectives/policy.py": "tests/objectives/test_policy.py",
+    "recipes/policy/engine.py": "tests/recipes/test_engine_rollouts.py",
+    "engine/servers.py": "tests/recipes/test_engine_rollouts.py",
     "objectives/reward_scale.py": "tests/objectives/test_reward_scale.py",
     "objectives/preference.py": "tests/objectives/test_preference.py",
     "models/heads/language.py": "tests/models/test_head.py tests/models/test_token_logp.py"
@@ -183,6 +185,7 @@ COMPARISONS, PAIRWISE, KTO = (
     "recipes/preference/kto.py",
 )
 REWARD_RECIPE, ROLLOUT, ANSWERS = "recipes/reward.py", "recipes/policy/rollout.py", "models/decode/answers.py"
+ENGINE, SERVERS = "recipes/policy/engine.py", "engine/servers.py"
 POLICY_SETUP, POLICY_UPDATE = "recipes/policy/setup.py", "recipes/policy/update.py"
 PPO, GRPO, PHASES = "recipes/ppo.py", "recipes/grpo.py", "recipes/policy/phases.py"
 SCALE = "objectives/reward_scale.py"
@@ -1564,7 +1567,17 @@ MUTATIONS = [
         "share=True",
     ),
     M(ROLLOUT, "drawn at temperature 1", "Sampling(models.temperature, top_p=1.0)", "Sampling(1.0, top_p=1.0)"),
-    M(ROLLOUT, "one seed for all", "            seed=seed,\n", "            seed=0,\n"),
+    M(ROLLOUT, "one seed for all", "                seed=seed,\n", "                seed=0,\n"),
+    M(
+        ENGINE,
+        "the weights are not proved",
+        "self.refuse_gap(np.abs(ours - theirs)",
+        "self.refuse_gap(0 * (ours - theirs)",
+    ),
+    M(ENGINE, "a server that came back keeps its own weights", "        self._give(server, name)\n", "        pass\n"),
+    M(SERVERS, "one seed for all prompts", "seed_of_prompt(seed, numbers[i])", "seed_of_prompt(seed, 0)"),
+    M(ROLLOUT, "importance turned round", "weight(outputs.logp, theirs,", "weight(theirs, outputs.logp,"),
+    M(POLICY_UPDATE, "importance forgotten", " * batch.importance.to(logp)", ""),
     M(ROLLOUT, "each process numbers its own prompts", "numbers=mine", "numbers=None"),
     M(
         ANSWERS,

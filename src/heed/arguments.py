@@ -335,6 +335,25 @@ class KlArguments(TypedDict, total=False):
     """KL at which the run ends early [default: none]"""
 
 
+class RolloutsArguments(TypedDict, total=False):
+    """Who draws the answers: heed itself, or vLLM servers"""
+
+    engine: Literal["heed", "vllm"]
+    """vllm: servers, of which each process asks for its share; --rollout for short"""
+    url: Sequence[str | os.PathLike[str]]
+    """address of a server; several, with commas, are asked in turn"""
+    start: bool
+    """start the server at the address beside the run, and end it with the run"""
+    python: str | os.PathLike[str]
+    """Python of vLLM's environment, to start it with"""
+    max_weight: float
+    """limit of a token's importance weight, its p in training / its p at the server"""
+    max_gap: float
+    """mean difference of log p, server from training, in nats per token, that ends the run"""
+    patience: float
+    """seconds that a server may be silent before the run ends"""
+
+
 class PtxArguments(TypedDict, total=False):
     """Against forgetting (PPO-ptx)"""
 
@@ -431,6 +450,8 @@ class PpoArguments(TypedDict, total=False):
     """Value model (critic), which counts in the running size of rewards"""
     kl: KlArguments
     """Distance from the model it starts from (KL, nats per answer)"""
+    rollout: RolloutsArguments
+    """Who draws the answers: heed itself, or vLLM servers"""
     ptx: PtxArguments
     """Against forgetting (PPO-ptx)"""
 
@@ -531,6 +552,8 @@ class GrpoArguments(TypedDict, total=False):
     """Low-rank adapters on one base (LoRA)"""
     kl: KlOfGroupsArguments
     """Distance from the model it starts from (KL, nats per answer)"""
+    rollout: RolloutsArguments
+    """Who draws the answers: heed itself, or vLLM servers"""
 
 
 class EvalArguments(TypedDict, total=False):

@@ -99,7 +99,7 @@ class Servers:
                 failed[server] = error
             except RefusedError as error:
                 if error.status != 404:  # started anew, it does not know the adapter
-                    raise _refused(server, error) from None
+                    raise refusal(server, error) from None
                 failed[server] = error
 
         with ThreadPoolExecutor(AT_A_TIME * len(self.servers)) as pool:
@@ -119,7 +119,8 @@ class Servers:
         return [found[i] for i in range(len(prompts))]
 
 
-def _refused(server: Server, error: RefusedError) -> UserError:
+def refusal(server: Server, error: RefusedError) -> UserError:
+    """What a server that understands will not do."""
     return UserError(
         "the server refuses to draw an answer",
         where=f"--rollout.url {server.url}",

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from heed.dist.world import World
-from heed.engine.client import Ask, Drawn, Facts, RefusedError, Server
-from heed.engine.servers import Servers
+from heed.engine.client import Ask, Drawn, Facts, RefusedError, Server, UnreachableError
+from heed.engine.servers import Servers, refusal
 from heed.engine.start import StartedServer, command_of, running
 from heed.errors import UserError, typed
 from heed.models.decode.answers import Answer
@@ -79,8 +79,7 @@ class Engine:
         Args:
             numbers: of the prompts among those of all processes.
         """
-        self._give_all()
-        self._prove(logp_of)
+        self._prove(self._give_all(), logp_of)
         ask = Ask(max_new_tokens, self.temperature, tuple(self.opened.stop_ids), num_samples)
         drawn = self.servers.draw(
             self._name_at, prompts, ask, seed=seed, numbers=numbers, give_weights=self._give_again
@@ -103,10 +102,10 @@ class Engine:
 
     # -- weights ------------------------------------------------------------------------------------------------------
 
-    def _give_all(self) -> None:
-        """Every server gets the policy as it is now, from the first process."""
+    def _give_all(self) -> list[list[Drawn]]:
+        """Every server gets the policy as it is now, from the first process; what each then draws to the probes."""
 
-        def give() -> str:
+        def give() -> tuple[str, list[list[Drawn]]]:
             with self.policy.active():
                 name = f"policy-{_fingerprint(self.policy)}"
                 folder = self.folder / name
@@ -116,16 +115,18 @@ class Engine:
                     unfinished.mkdir(parents=True)
                     write_policy(self.opened, unfinished)
                     unfinished.rename(folder)
+            drawn = []
             for server in self.servers.servers:
-                self.servers.until(server, lambda server=server: self._give(server, name))  # type: ignore[misc]
+                drawn.append(self.servers.until(server, lambda server=server: self._probe(server, name)))  # type: ignore[misc]
                 if self.is_adapter and self.given not in ("", name):
                     server.unload_adapter(self.given)
             for older in self.folder.iterdir():
                 if older.name != name:
                     shutil.rmtree(older, ignore_errors=True)
-            return name
+            return name, drawn
 
-        self.given = self.world.on_first(give)
+        self.given, drawn = self.world.on_first(give)
+        return drawn
 
     def _give(self, server: Server, name: str) -> None:
         folder = str((self.folder / name).absolute())
@@ -147,8 +148,7 @@ class Engine:
 
     def _give_again(self, server: Server) -> None:
         """A server that came back gets the weights again, and says what it said when it had them before."""
-        self.servers.until(server, lambda: self._give(server, self.given))
-        again = self.servers.until(server, lambda: self._probe(server))
+        again = self.servers.until(server, lambda: self._probe(server, self.given))
         same = [
             abs(a - b)
             for was, now in zip(self.proofs[server], again, strict=True)
@@ -156,23 +156,26 @@ class Engine:
         ]
         self.refuse_gap(np.array(same or [np.inf]), f"{server.url}, after it came back")
 
-    def _name_at(self, server: Server) -> str:
-        return self.given if self.is_adapter else self.bases[server]
+    def _name_at(self, server: Server, given: str | None = None) -> str:
+        return (given or self.given) if self.is_adapter else self.bases[server]
 
     # -- the proof ----------------------------------------------------------------------------------------------------
 
-    def _probe(self, server: Server) -> list[Drawn]:
+    def _probe(self, server: Server, name: str) -> list[Drawn]:
+        """Give a server the weights of this name, and let it answer the probes."""
+        self._give(server, name)
         ask, timeout = Ask(PROBE_TOKENS, self.temperature, (), 1), self.servers.patience
-        name = self._name_at(server)
-        return [server.draw(name, ids, ask, seed=i, timeout=timeout)[0] for i, ids in enumerate(self.probes)]
+        model = self._name_at(server, name)
+        try:
+            return [server.draw(model, ids, ask, seed=i, timeout=timeout)[0] for i, ids in enumerate(self.probes)]
+        except RefusedError as error:
+            if error.status == 404:  # started anew in between, it does not know the adapter
+                raise UnreachableError(str(error)) from None
+            raise refusal(server, error) from None
 
-    def _prove(self, logp_of: LogpOf) -> None:
-        """What each server draws now has the log-probabilities that the training forward gives it."""
-
-        def probe() -> list[list[Drawn]]:
-            return [self.servers.until(s, lambda s=s: self._probe(s)) for s in self.servers.servers]  # type: ignore[misc]
-
-        for server, drawn in zip(self.servers.servers, self.world.on_first(probe), strict=True):
+    def _prove(self, drawn_by_each: Sequence[list[Drawn]], logp_of: LogpOf) -> None:
+        """What each server drew now has the log-probabilities that the training forward gives it."""
+        for server, drawn in zip(self.servers.servers, drawn_by_each, strict=True):
             answers = [self._answer(ids, each) for ids, each in zip(self.probes, drawn, strict=True)]
             ours = np.concatenate([group[0][0] for group in logp_of([[answer.tokens] for answer in answers])])
             theirs = np.concatenate([answer.tempered_logp for answer in answers])

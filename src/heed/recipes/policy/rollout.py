@@ -92,6 +92,11 @@ class Rollout:
         return [answer for group in self.groups for answer in group]
 
     @property
+    def drawn_logp(self) -> np.ndarray:
+        """(N,) log p of each token as it was drawn, by whoever drew it, at the temperature of sampling, in nats."""
+        return np.concatenate([answer.tempered_logp for answer in self.answers])
+
+    @property
     def prompt_of(self) -> list[PromptTokens]:
         """The prompt of each of the S answers."""
         return [prompt for prompt, group in zip(self.prompts, self.groups, strict=True) for _ in group]
@@ -243,8 +248,7 @@ def role_outputs(models: RolloutModels, rollout: Rollout) -> RoleOutputs:
     lengths = torch.tensor([answer.num_tokens for answer in rollout.answers])
     sequence = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
     if models.engine is not None:
-        theirs = np.concatenate([answer.tempered_logp for answer in rollout.answers])
-        models.engine.refuse_gap(np.abs(theirs - logp.numpy()), "the answers of a phase")
+        models.engine.refuse_gap(np.abs(rollout.drawn_logp - logp.numpy()), "the answers of a phase")
     return RoleOutputs(logp, reference_logp, entropy, value, sequence)
 
 
@@ -255,14 +259,14 @@ def importance_weights(rollout: Rollout, outputs: RoleOutputs) -> Tensor:
     """
     if rollout.max_weight is None:
         return torch.ones_like(outputs.logp)
-    theirs = torch.from_numpy(np.concatenate([answer.tempered_logp for answer in rollout.answers])).to(outputs.logp)
+    theirs = torch.from_numpy(rollout.drawn_logp).to(outputs.logp)
     return truncated_importance_weight(outputs.logp, theirs, limit=rollout.max_weight)
 
 
 def rollout_metrics(rollout: Rollout, score: Tensor, outputs: RoleOutputs) -> dict[str, float]:
     """What a rollout tells of the policy that drew it, for `metrics.jsonl`; scores as they were given."""
     answers, scores = rollout.answers, score.numpy()
-    gap = np.abs(np.concatenate([answer.tempered_logp for answer in answers]) - outputs.logp.numpy())
+    gap = np.abs(rollout.drawn_logp - outputs.logp.numpy())
     weight = importance_weights(rollout, outputs).numpy()
     of_engine = {"importance_weight_mean": float(weight.mean()), "importance_weight_max": float(weight.max())}
     return {
