@@ -7,6 +7,7 @@ import json
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -60,13 +61,14 @@ class Engine:
         self.http.shutdown()
         self.http.server_close()
 
-    def die_for(self, seconds: float) -> None:
-        """Die, and come back without what was loaded."""
+    def die_for(self, seconds: float | None) -> None:
+        """Die, and come back without what was loaded; None: for good."""
 
         def away():
             self.stop()
-            time.sleep(seconds)
-            self.start()
+            if seconds is not None:
+                time.sleep(seconds)
+                self.start()
 
         threading.Thread(target=away, daemon=True).start()
 
@@ -86,10 +88,11 @@ class Engine:
             status, text = 500, b"EngineDeadError"
         if trouble == "cut":
             text = text[: len(text) // 2]
-        handler.send_response(status)
-        handler.send_header("Content-Length", str(len(text)))
-        handler.end_headers()
-        handler.wfile.write(text)
+        with suppress(ConnectionError):  # who asked may have given up
+            handler.send_response(status)
+            handler.send_header("Content-Length", str(len(text)))
+            handler.end_headers()
+            handler.wfile.write(text)
 
     def said(self, path: str, body):
         if path == "/version":
