@@ -212,7 +212,7 @@ def experienced(family, adapter):
             old_value = value + rng.normal(0, 0.25, n)
             advantage, returns = rng.normal(0, 1, n), value + rng.normal(0, 1, n)
             columns = map(torch.from_numpy, (old_logp, reference_logp, advantage, old_value, returns))
-            experiences.append(Experience(each, *columns))
+            experiences.append(Experience(each, *columns, importance=torch.ones(each.num_tokens)))
     each = iter(experiences)
     return [[next(each) for _ in group] for group in GROUPS]
 
