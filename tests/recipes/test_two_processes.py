@@ -110,14 +110,20 @@ def heed_watched(words: list[str], folder: Path, variables: dict[str, str], dtyp
         sys.exit(main(words))
 
 
-def start(words: list[str], folder: Path, processes: int, dtype: torch.dtype) -> list[Any]:
-    folder.mkdir()
+def meeting(processes: int) -> list[dict[str, str]]:
+    """The environment variables of each process, as torchrun sets them; none for a process on its own."""
+    if processes == 1:
+        return [{}]
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         port = str(listening.getsockname()[1])
-    meeting = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    variables = [{**meeting, "RANK": str(i), "LOCAL_RANK": str(i)} if processes > 1 else {} for i in range(processes)]
-    started = [SERVER.Process(target=heed_watched, args=(words, folder, each, dtype)) for each in variables]
+    together = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return [{**together, "RANK": str(i), "LOCAL_RANK": str(i)} for i in range(processes)]
+
+
+def start(words: list[str], folder: Path, processes: int, dtype: torch.dtype) -> list[Any]:
+    folder.mkdir()
+    started = [SERVER.Process(target=heed_watched, args=(words, folder, each, dtype)) for each in meeting(processes)]
     for process in started:
         process.start()
     return started

@@ -1,0 +1,105 @@
+"""A run that is killed on two processes goes on, on any number of them, as if nothing had happened.
+
+On as many as before the bits are those of the run in one piece; on others the order of sums differs, no more.
+In float64, the float32 casts inside the models widened, as in test_two_processes.py.
+"""
+
+import functools
+import os
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_two_processes import SECONDS_AT_MOST, SERVER, distance, ended, files, lines, meeting, weights, words_of
+
+__all__ = ["files"]
+
+KILLED_AFTER = 3
+"""steps, of which the first two are in a checkpoint"""
+CLOCK = {"tokens_per_second", "seconds_sampling", "seconds_learning"}
+QUICK = ("reward",)
+TRIED = ("sft", "dpo", "reward", "ppo", "grpo")
+SLOW = [pytest.param(kind, marks=() if kind in QUICK else pytest.mark.slow) for kind in TRIED]
+
+
+def heed_killed(words: list[str], folder: Path, variables: dict[str, str]) -> None:
+    """A process that is killed, as all others are, when the numbers of a step have been logged."""
+    from test_two_processes import heed_watched
+
+    from heed.train.run import Run
+
+    log = Run.log
+
+    def log_and_die(run: Run, step: int, phase: str, **numbers: float) -> None:
+        log(run, step, phase, **numbers)
+        if (step, phase) == (KILLED_AFTER, "train"):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    Run.log = log_and_die
+    heed_watched(words, folder, variables, torch.float64)
+
+
+def killed_on_two(words: list[str], folder: Path) -> None:
+    folder.mkdir()
+    started = [SERVER.Process(target=heed_killed, args=(words, folder, each)) for each in meeting(2)]
+    for process in started:
+        process.start()
+    for process in started:
+        process.join(SECONDS_AT_MOST)
+    assert -signal.SIGKILL in [process.exitcode for process in started], (folder / "told-0").read_text()
+    assert 0 not in [process.exitcode for process in started]
+
+
+def numbers_of(out: Path) -> list[dict[str, Any]]:
+    return [{name: value for name, value in line.items() if name not in CLOCK} for line in lines(out)]
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory, files):
+    """By kind: words of the command, the folder in which it was killed on two processes, and a run in one piece."""
+
+    @functools.cache
+    def of(kind: str) -> tuple[Path, Path]:
+        folder = tmp_path_factory.mktemp("killed")
+        killed_on_two(words_of(kind, files, folder / "killed" / "run"), folder / "killed")
+        ended(words_of(kind, files, folder / "whole" / "run"), folder / "whole", 2, torch.float64)
+        return folder / "killed", folder / "whole"
+
+    return of
+
+
+def gone_on(kind: str, files: dict[str, Path], killed: Path, folder: Path, processes: int) -> Path:
+    """The finished run, gone on from a copy of the one that was killed."""
+    shutil.copytree(killed / "run", folder.with_suffix(".run"))
+    out = folder.with_suffix(".run")
+    ended(words_of(kind, files, out), folder, processes, torch.float64)
+    told = (folder / "told-0").read_text()
+    assert "going on after step 2" in told
+    assert ("processes 2 -> " in told) == (processes != 2)
+    return out
+
+
+@pytest.mark.parametrize("kind", SLOW)
+@pytest.mark.parametrize("processes", [1, 3])
+def test_a_run_killed_on_two_processes_goes_on_on_another_number(tmp_path, files, killed, kind, processes):
+    stopped, whole = killed(kind)
+    out = gone_on(kind, files, stopped, tmp_path / "resumed", processes)
+    assert distance(weights(out), weights(whole / "run")) < 1e-5
+    ours, theirs = numbers_of(out), numbers_of(whole / "run")
+    assert [(line["step"], line["phase"]) for line in ours] == [(line["step"], line["phase"]) for line in theirs]
+    for here, there in zip(ours, theirs, strict=True):
+        for name in here.keys() | there.keys():
+            if name != "phase" and name != "num_computed_tokens" and not name.startswith("sampler_gap"):
+                assert here[name] == pytest.approx(there[name], rel=1e-5, abs=1e-5), (name, here["step"])
+
+
+@pytest.mark.parametrize("kind", SLOW)
+def test_a_run_killed_on_two_processes_and_gone_on_on_two_has_the_same_bits(tmp_path, files, killed, kind):
+    stopped, whole = killed(kind)
+    out = gone_on(kind, files, stopped, tmp_path / "resumed", 2)
+    for path in (whole / "run").glob("*.safetensors"):
+        assert (out / path.name).read_bytes() == path.read_bytes()
+    assert numbers_of(out) == numbers_of(whole / "run")
