@@ -11,7 +11,8 @@ import torch
 from tastes import heed, lines
 
 from heed.recipes import dpo, grpo, ppo, reward
-from heed.train.run import Checkpoint, Run
+from heed.train.checkpoint import Checkpoint
+from heed.train.run import Run
 
 pytestmark = [
     # transformers 5.23 gave these new names, and says so when peft or we use the old ones.

@@ -107,8 +107,8 @@ class World:
             distributed.destroy_process_group()
 
     @contextmanager
-    def _talking(self, what: str) -> Iterator[None]:
-        """Around everything that all processes do together."""
+    def talking(self, what: str) -> Iterator[None]:
+        """Around everything that all processes do together, so that none waits for one that has ended."""
         if self._inside:
             raise RuntimeError(f"{what} inside {self._inside[-1]}, which the first process does alone")
         if self._watch is not None:
@@ -123,7 +123,7 @@ class World:
 
     def sum(self, tensor: Tensor) -> Tensor:
         """The sum of this tensor over all processes; the tensor itself stays as it is."""
-        with self._talking("a sum"):
+        with self.talking("a sum"):
             if self.size == 1:
                 return tensor
             total = tensor.detach().clone(memory_format=torch.contiguous_format)
@@ -137,7 +137,7 @@ class World:
         A process without a gradient for a parameter counts as zeros. A parameter without a gradient on any process
         keeps none, as on a single process: AdamW would decay a parameter whose gradient is zeros.
         """
-        with self._talking("a sum of gradients"):
+        with self.talking("a sum of gradients"):
             if self.size > 1:
                 self._sum_gradients(parameters)
 
@@ -163,7 +163,7 @@ class World:
 
     def broadcast_object(self, value: Result) -> Result:
         """The first process's value, for every process. What the others pass is not looked at."""
-        with self._talking("a broadcast"):
+        with self.talking("a broadcast"):
             if self.size == 1:
                 return value
             box = [value]
@@ -172,7 +172,7 @@ class World:
 
     def gather_objects(self, value: Result) -> list[Result]:
         """Every process's value in the order of ranks, for every process."""
-        with self._talking("a gathering"):
+        with self.talking("a gathering"):
             if self.size == 1:
                 return [value]
             values: list[Any] = [None] * self.size
@@ -189,7 +189,7 @@ class World:
         Without this, the others would wait for a first process that met a full disk. The work must not talk: the others
         are waiting for its end.
         """
-        with self._talking("work of the first process"):  # which cannot be nested either
+        with self.talking("work of the first process"):  # which cannot be nested either
             pass
         if not self.is_first:
             told: Result = self.broadcast_object(_Outcome()).take()

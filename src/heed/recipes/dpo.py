@@ -43,8 +43,8 @@ from heed.recipes.training.loop import Loop, Place, go_through, in_run_folder
 from heed.recipes.training.micro_batches import MicroBatching
 from heed.recipes.training.scheduled_step import optimiser_for, step_on_schedule
 from heed.recipes.training.setup import Opened, open_for_tuning
+from heed.train.checkpoint import Checkpoint, restore_optimiser
 from heed.train.progress import Progress
-from heed.train.run import Checkpoint
 from heed.train.same_run import deciding
 from heed.train.step import Statistics, Term
 
@@ -102,7 +102,7 @@ def tune(settings: DpoSettings, place: Place) -> None:
 
     def go_back(checkpoint: Checkpoint) -> None:
         restore(loaded, checkpoint.folder)
-        tuning.optimiser.load_state_dict(checkpoint.state(place.device)["optimiser"])
+        restore_optimiser(tuning.optimiser, checkpoint.state(place.device)["optimiser"])
 
     loop = Loop(
         title="tuning",

@@ -47,6 +47,7 @@ from heed.recipes.policy.update import (
     step_of,
 )
 from heed.recipes.training.loop import Place, in_run_folder
+from heed.train.checkpoint import restore_optimiser
 from heed.train.optimiser import set_learning_rate
 from heed.train.step import Term
 
@@ -89,7 +90,7 @@ def train(settings: GrpoSettings, place: Place) -> None:
             place,
             take_phase=lambda step: take_phase(training, step, place),
             state=lambda: {"optimiser": optimiser.state_dict()},
-            put_back=lambda kept: optimiser.load_state_dict(kept["optimiser"]),
+            put_back=lambda kept: restore_optimiser(optimiser, kept["optimiser"]),
         )
 
 

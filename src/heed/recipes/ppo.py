@@ -85,13 +85,13 @@ from heed.recipes.policy.update import (
     mean_over_steps,
     micro_batches_of,
     policy_loss_of,
-    put_back,
     shuffled_minibatches,
     step_of,
 )
 from heed.recipes.training.data_sets import Data, prepare_data
 from heed.recipes.training.loop import Place, in_run_folder
 from heed.recipes.training.setup import Opened
+from heed.train.checkpoint import restore_optimiser, restore_tensors
 from heed.train.optimiser import set_learning_rate
 from heed.train.same_run import deciding
 from heed.train.step import Statistics, Term, likelihood
@@ -375,9 +375,9 @@ def state_of(training: Training) -> dict[str, Any]:
 
 def go_back(training: Training, kept: dict[str, Any]) -> None:
     """Put back what `state_of` gave."""
-    training.policy_optimiser.load_state_dict(kept["policy_optimiser"])
-    training.value_optimiser.load_state_dict(kept["value_optimiser"])
-    put_back(training.value.trained_parameters(), kept["value"])
+    restore_optimiser(training.policy_optimiser, kept["policy_optimiser"])
+    restore_optimiser(training.value_optimiser, kept["value_optimiser"])
+    restore_tensors(dict(training.value.trained_parameters()), kept["value"])
     training.beta = kept["beta"]
     # Without one, as an earlier release kept it, values count in units of reward.
     training.scale = RewardScale(**kept.get("reward_scale", {}))

@@ -37,8 +37,9 @@ from heed.recipes.training.data_sets import Data, draws_of_run, preparation_of, 
 from heed.recipes.training.loop import Loop, Place, go_through, in_run_folder
 from heed.recipes.training.scheduled_step import optimiser_for, step_on_schedule
 from heed.recipes.training.setup import Opened, open_for_tuning
+from heed.train.checkpoint import Checkpoint, restore_optimiser
 from heed.train.progress import Progress
-from heed.train.run import Checkpoint, Run
+from heed.train.run import Run
 from heed.train.same_run import deciding
 from heed.train.step import Statistics, Term, evaluate, likelihood
 from heed.types import Forest, Tokens
@@ -89,7 +90,7 @@ def tune(settings: SftSettings, place: Place) -> None:
 
     def go_back(checkpoint: Checkpoint) -> None:
         restore(loaded, checkpoint.folder)
-        optimiser.load_state_dict(checkpoint.state(place.device)["optimiser"])
+        restore_optimiser(optimiser, checkpoint.state(place.device)["optimiser"])
 
     loop = Loop(
         title="tuning",

@@ -4,7 +4,7 @@ out/config.yaml        the settings; they load back
 out/environment.json   versions, threads, instruction set
 out/metrics.jsonl      one line per step and phase
 out/samples.jsonl      what the model said on the way
-out/checkpoints/       step-000100/: the model's own files, training_state.pt, random_states.pt
+out/checkpoints/       step-000100/: see checkpoint.py
 out/state.json         written last, when the run is finished and the model's files are in `out`
 """
 
@@ -14,64 +14,40 @@ import errno
 import importlib
 import json
 import os
-import re
 import shutil
-import zlib
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import torch
-
 from heed import files
+from heed.dist.shards import save_shards, take_out
 from heed.dist.world import World
 from heed.errors import UserError, typed
 from heed.train import metrics
-from heed.train.environment import random_states, set_random_states
+from heed.train.checkpoint import (
+    ALONE,
+    CHECKPOINTS,
+    RANDOM_STATES,
+    SHARDS,
+    TRAINING_STATE,
+    Checkpoint,
+    damage_of,
+    mark,
+    named_checkpoints,
+    save_value,
+)
+from heed.train.environment import random_states
 from heed.train.same_run import CONFIG, CONTENT, LOCK, STATE, ReadConfig, free_name, keep_content, settle
 
-ALONE = World()
-ENVIRONMENT, METRICS, SAMPLES, CHECKPOINTS = "environment.json", "metrics.jsonl", "samples.jsonl", "checkpoints"
+ENVIRONMENT, METRICS, SAMPLES = "environment.json", "metrics.jsonl", "samples.jsonl"
 OWN_NAMES = {CONFIG, CONTENT, ENVIRONMENT, METRICS, SAMPLES, CHECKPOINTS, STATE, LOCK}
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 """how network file systems say that they do not lock"""
-TRAINING_STATE, RANDOM_STATES, CHECKPOINT_MARKER = "training_state.pt", "random_states.pt", "checkpoint.json"
 SaveModel = Callable[[Path], None]
 """writes a model's files, as `from_pretrained` reads them, into an existing empty folder"""
-
-
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
-    """A complete checkpoint on the disk. Its folder holds the model's files."""
-
-    step: int
-    folder: Path
-
-    def state(self, device: str | torch.device = "cpu") -> dict[str, Any]:
-        """What `Run.checkpoint` was given."""
-        state: dict[str, Any] = self._load(TRAINING_STATE, device)
-        return state
-
-    def restore_random_states(self, world: World = ALONE) -> None:
-        """Put this process's random generators where they were. A process that was not there keeps its own."""
-        states = self._load(RANDOM_STATES, "cpu")
-        if world.rank < len(states):
-            set_random_states(states[world.rank])
-
-    def _load(self, name: str, device: str | torch.device) -> Any:
-        path = self.folder / name
-        try:
-            return torch.load(path, map_location=device, weights_only=True)
-        except Exception as error:
-            raise UserError(
-                "a checkpoint cannot be read",
-                where=str(path),
-                found=f"{type(error).__name__}: {str(error).splitlines()[0]}",
-                expected="the file that heed wrote",
-                fix=f"rm -r {typed(self.folder)}, then start the same command again: it goes on from the one before",
-            ) from error
 
 
 @dataclass(slots=True, eq=False)
@@ -141,21 +117,29 @@ class Run:
         Args:
             step: the last one taken.
             save_model: called on the first process.
-            state: what training needs besides the model: tensors, numbers, strings, and lists and dicts of them.
+            state: what training needs besides the model: tensors, numbers, strings, and lists and dicts of them. Of
+                tensors that are divided among processes each writes its own part.
                 The random generators of every process are kept without being named.
         """
         states_of_ranks = self.world.gather_objects(random_states())
         folder = self.folder / CHECKPOINTS / f"step-{step:06d}"
 
-        def work() -> None:
-            with files.new_folder(folder) as unfinished:
-                save_model(unfinished)
-                _save(unfinished / TRAINING_STATE, state)
-                _save(unfinished / RANDOM_STATES, states_of_ranks)
-                _mark(unfinished, step)
-            self._prune()
+        rest, divided = take_out(state)
+        with ExitStack() as stack:  # which on the first process holds the folder, and removes it after an error
+            unfinished = self.world.on_first(lambda: stack.enter_context(files.new_folder(folder)))
+            if divided:
+                save_shards(self.world, unfinished / SHARDS, divided)
 
-        self.world.on_first(work)
+            def work() -> None:
+                with files.writing(folder):
+                    save_model(unfinished)
+                    save_value(unfinished / TRAINING_STATE, rest)
+                    save_value(unfinished / RANDOM_STATES, states_of_ranks)
+                    mark(unfinished, step)
+                    stack.close()
+                self._prune()
+
+            self.world.on_first(work)
         return Checkpoint(step, folder)
 
     def keep_content(self, content: Mapping[str, str]) -> None:
@@ -167,8 +151,8 @@ class Run:
 
         def work() -> tuple[Checkpoint | None, list[str]]:
             notes, found = [], None
-            for checkpoint in reversed(_named(self.folder)):
-                damage = _damage(checkpoint.folder, found is None)
+            for checkpoint in reversed(named_checkpoints(self.folder)):
+                damage = damage_of(checkpoint.folder, found is None)
                 if damage is None:
                     found = found or checkpoint
                 else:
@@ -186,7 +170,7 @@ class Run:
 
     def _prune(self) -> None:
         """Keep the newest complete checkpoints and nothing else."""
-        whole = [each.folder for each in _named(self.folder) if _damage(each.folder, False) is None]
+        whole = [each.folder for each in named_checkpoints(self.folder) if damage_of(each.folder, False) is None]
         for folder in sorted((self.folder / CHECKPOINTS).glob("step-*")):
             if folder not in whole[-self.keep_checkpoints :]:
                 files.remove_folder(folder)
@@ -222,11 +206,13 @@ class Run:
     def _drop_states(self) -> int:
         """Remove what only training needs from the checkpoints, and say how many bytes that were."""
         dropped = 0
-        for checkpoint in _named(self.folder):
-            for path in (checkpoint.folder / TRAINING_STATE, checkpoint.folder / RANDOM_STATES):
+        for checkpoint in named_checkpoints(self.folder):
+            shards = sorted((checkpoint.folder / SHARDS).glob("*"))
+            for path in (checkpoint.folder / TRAINING_STATE, checkpoint.folder / RANDOM_STATES, *shards):
                 if path.exists():
                     dropped += path.stat().st_size
                     path.unlink()
+            files.remove_folder(checkpoint.folder / SHARDS)
         return dropped
 
 
@@ -325,61 +311,3 @@ def _note_environment(folder: Path, environment: Mapping[str, Any], *, finished:
         files.write_json(path, first)
     told = ", ".join(f"{key} {before} -> {after}" for key, (before, after) in changes.items())
     return [f"resumed where {told}: the weights may differ in their last bits from those of a run in one piece"]
-
-
-def _save(path: Path, value: Any) -> None:
-    """torch.save through a Python file: given a name, it says of a full disk only that a position is unexpected."""
-    with path.open("wb") as file:
-        torch.save(value, file)
-
-
-def _files_in(folder: Path) -> list[Path]:
-    return [path for path in sorted(folder.rglob("*")) if path.is_file()]
-
-
-def _named(run: Path) -> list[Checkpoint]:
-    """The checkpoints of a run, whole or damaged, oldest first."""
-    named = [(re.fullmatch(r"step-(\d+)", path.name), path) for path in (run / CHECKPOINTS).glob("step-*")]
-    return sorted((Checkpoint(int(match[1]), path) for match, path in named if match), key=lambda each: each.step)
-
-
-def _mark(checkpoint: Path, step: int) -> None:
-    """Write down the size and the checksum of every file, by which damage is seen."""
-    paths = {str(path.relative_to(checkpoint)): path for path in _files_in(checkpoint)}
-    sizes = {name: path.stat().st_size for name, path in paths.items()}
-    checksums = {name: _checksum(path) for name, path in paths.items()}
-    files.write_json(checkpoint / CHECKPOINT_MARKER, {"step": step, "sizes": sizes, "checksums": checksums})
-
-
-def _damage(checkpoint: Path, thorough: bool) -> str | None:
-    """What is wrong with a checkpoint; None if every file is there in the size, and the content, it was written in.
-
-    Args:
-        thorough: whether every byte is read.
-    """
-    try:
-        marker = json.loads((checkpoint / CHECKPOINT_MARKER).read_text(encoding="utf-8"))
-        sizes: dict[str, int] = marker["sizes"]
-        checksums: dict[str, int] = marker.get("checksums", {})  # older ones have none
-    except (FileNotFoundError, NotADirectoryError):
-        return f"{CHECKPOINT_MARKER} is missing"
-    except (ValueError, KeyError, AttributeError):
-        return f"{CHECKPOINT_MARKER} cannot be read"
-    for name, size in sizes.items():
-        path = checkpoint / name
-        if not path.is_file():
-            return f"{name} is missing"
-        if (found := path.stat().st_size) != size:
-            return f"{name} has {found:,} bytes of {size:,}"
-        if thorough and name in checksums and _checksum(path) != checksums[name]:
-            return f"{name} has another content than was written"
-    return None
-
-
-def _checksum(path: Path) -> int:
-    """CRC-32, which sees what disks and copies do to a file and costs little next to writing it."""
-    checksum = 0
-    with path.open("rb") as file:
-        while part := file.read(2**20):
-            checksum = zlib.crc32(part, checksum)
-    return checksum

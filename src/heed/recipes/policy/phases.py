@@ -16,8 +16,8 @@ from heed.models.load import restore, save
 from heed.recipes.policy.rollout import RolloutModels, draw_rollout, role_outputs, rollout_metrics, score_rollout
 from heed.recipes.policy.setup import PolicySettings, PolicySetup
 from heed.recipes.training.loop import Loop, Place, go_through
+from heed.train.checkpoint import Checkpoint
 from heed.train.progress import Progress
-from heed.train.run import Checkpoint
 from heed.train.schedule import learning_rate
 
 WARMUP = 0.03

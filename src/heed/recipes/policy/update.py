@@ -192,10 +192,3 @@ def mean_over_steps(steps: Sequence[dict[str, float]], loss_name: str) -> dict[s
 def copy_of(parameters: Sequence[tuple[str, torch.nn.Parameter]]) -> dict[str, Tensor]:
     """What a role has learnt, for a checkpoint."""
     return {name: copy.deepcopy(parameter.detach()) for name, parameter in parameters}
-
-
-def put_back(parameters: Sequence[tuple[str, torch.nn.Parameter]], kept: dict[str, Tensor]) -> None:
-    """Put back what `copy_of` took, bit for bit."""
-    with torch.no_grad():
-        for name, parameter in parameters:
-            parameter.copy_(kept[name])

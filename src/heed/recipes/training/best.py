@@ -18,8 +18,9 @@ from typing import Any
 
 from heed import files
 from heed.errors import UserError
+from heed.train.checkpoint import CHECKPOINTS, Checkpoint
 from heed.train.progress import Progress
-from heed.train.run import CHECKPOINTS, Checkpoint, Run, SaveModel
+from heed.train.run import Run, SaveModel
 
 BEST = "best.json"
 """in a checkpoint, the state below; in a finished run, what came of it"""

@@ -20,10 +20,12 @@ from heed.recipes.training.best import BestSoFar
 from heed.recipes.training.memory import memory_told
 from heed.report.page import write_report
 from heed.settings import Settings, flat, load_settings
+from heed.train.checkpoint import Checkpoint
 from heed.train.environment import environment
 from heed.train.interrupt import Interruption
 from heed.train.progress import Progress
-from heed.train.run import Checkpoint, Run, SaveModel, open_run
+from heed.train.ranks import refuse_separate_folders, refuse_unequal
+from heed.train.run import Run, SaveModel, open_run
 from heed.train.same_run import read_config
 from heed.train.track import Tracker
 
@@ -104,17 +106,20 @@ def in_run_folder(
     device_kind = "cuda" if run.device != "cpu" and torch.cuda.is_available() else "cpu"
     with World.from_environment(device_kind) as world:
         device = choose_device(run.device, world.local_rank)
+        surroundings = environment(device, world)
+        refuse_unequal(world, surroundings, dump(settings))
         date = run.date or world.on_first(lambda: date_of_run(run.out))
         settings = settings.model_copy(update={"date": date})
         with open_run(
             run.out,
             dump(settings),
-            environment(device, world),
+            surroundings,
             keep_checkpoints=keep_checkpoints,
             keep_states=run.keep_states,
             world=world,
             read=lambda config: dump(load_settings(type(settings), config, {})),
         ) as folder:
+            refuse_separate_folders(world, folder.folder)
             speaker = Progress("", shown=world.is_first)
             for note in folder.notes:
                 speaker.say(note)
