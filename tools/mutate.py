@@ -147,6 +147,8 @@ TESTS = {
     "train/interrupt.py": "tests/train/test_interrupt.py",
     "train/same_run.py": "tests/train/test_run.py",
     "train/run.py": "tests/train/test_run.py",
+    "train/checkpoint.py": "tests/train/test_run.py",
+    "dist/shards.py": "tests/train/test_shards.py",
     "dist/world.py": "tests/dist",
 }
 """which tests must notice a wrong edit of a file, the quickest first"""
@@ -192,6 +194,7 @@ SCALE = "objectives/reward_scale.py"
 ROTARY, BEST_OF = "models/kernels/rotary.py", "evaluate/best_of.py"
 RANKED, INTERRUPT = "evaluate/ranked.py", "train/interrupt.py"
 SAME_RUN, RUN, WORLD = "train/same_run.py", "train/run.py", "dist/world.py"
+CHECKPOINT, SHARDS = "train/checkpoint.py", "dist/shards.py"
 CLUSTERED = "evaluate/clustered.py"
 TEXTS, NUMBERS = "evaluate/checkers/texts.py", "evaluate/checkers/numbers.py"
 IFEVAL, INSTRUCTIONS = "evaluate/checkers/ifeval/__init__.py", "evaluate/checkers/ifeval/instructions.py"
@@ -1743,7 +1746,14 @@ MUTATIONS = [
     ),
     M(SAME_RUN, "what decides may change", "if name not in FREE or name in decides}", "if name in LENGTH}"),
     M(SAME_RUN, "content is never compared", "if known.get(name, mark) != mark:", "if False:"),
-    M(RUN, "damage inside a file is not seen", "_checksum(path) != checksums[name]", "False"),
+    M(
+        SHARDS,
+        "a table of shards may name any code",
+        'raise pickle.UnpicklingError(f"it names {module}.{name}")',
+        "return super().find_class(module, name)",
+    ),
+    M(SHARDS, "a divided tensor is kept whole by nobody", "if isinstance(state, DTensor):", "if False:"),
+    M(CHECKPOINT, "damage inside a file is not seen", "_checksum(path) != checksums[name]", "False"),
     M(WORLD, "talking inside the work of one", "        if self._inside:\n", "        if False:\n"),
     M(TEXTS, "points of numbers overlooked", 'and one in ".,:/-–"', 'and one in ":/-–"'),
     M(TEXTS, "a minus overlooked", 'one in "-−." and not in_word', 'one in "." and not in_word'),
