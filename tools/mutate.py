@@ -31,6 +31,7 @@ class Mutation:
 
 
 TESTS = {
+    "dist/divided.py": "tests/recipes/test_sharded.py",
     "forest/build.py": "tests/forest",
     "forest/plan.py": "tests/forest/test_plan.py",
     "forest/weights.py": "tests/forest/test_weights.py",
@@ -66,7 +67,7 @@ TESTS = {
     "models/four_bits.py": "tests/models/test_four_bits.py",
     "models/intake/copies.py": "tests/models/test_four_bits.py",
     "models/intake/weights.py": "tests/models/test_damaged.py",
-    "recipes/evaluation/prompts.py": "tests/recipes/test_eval.py",
+    "recipes/evaluation/prompts.py": "tests/recipes/test_eval.py tests/recipes/test_built_in_tasks_on_files.py",
     "recipes/eval.py": "tests/recipes/test_eval.py",
     "evaluate/comparison.py": "tests/evaluate/test_comparison.py",
     "evaluate/figures.py": "tests/evaluate/test_figures.py",
@@ -988,20 +989,33 @@ MUTATIONS = [
         "count = float(world.sum(torch.tensor(weight,",
         "count = float((torch.tensor(weight,",
     ),
-    M(STEP, "gradients not summed", "    world.sum_gradients(parameters)\n", ""),
+    M(
+        STEP,
+        "gradients not summed",
+        "    world.sum_gradients([parameter for parameter in parameters if not is_shard(parameter)])  # shards have theirs\n",
+        "",
+    ),
     M(
         STEP,
         "clipped before they are summed",
-        "    world.sum_gradients(parameters)\n    norm = float(torch.nn.utils.clip_grad_norm_(parameters, max_norm))",
-        "    norm = float(torch.nn.utils.clip_grad_norm_(parameters, max_norm))\n    world.sum_gradients(parameters)",
+        "    world.sum_gradients([parameter for parameter in parameters if not is_shard(parameter)])  # shards have theirs\n"
+        "    norm = clip_gradients(parameters, max_norm, world)\n",
+        "    norm = clip_gradients(parameters, max_norm, world)\n    world.sum_gradients(parameters)\n",
     ),
-    M(STEP, "no clipping", "clip_grad_norm_(parameters, max_norm)", 'clip_grad_norm_(parameters, float("inf"))'),
     M(
         STEP,
-        "largest entry for the norm",
-        "clip_grad_norm_(parameters, max_norm)",
-        'clip_grad_norm_(parameters, max_norm, norm_type=float("inf"))',
+        "no clipping",
+        "clip_gradients(parameters, max_norm, world)",
+        'clip_gradients(parameters, float("inf"), world)',
     ),
+    M(
+        "dist/divided.py",
+        "gradients of shards are averaged",
+        "set_gradient_divide_factor(1.0)",
+        "set_gradient_divide_factor(2.0)",
+    ),
+    M("dist/divided.py", "the norm is of a process's parts", "(world.sum(divided) + whole)", "(divided + whole)"),
+    M(STEP, "processes take as many forwards as they have", "    if not world.moves_together:\n", "    if True:\n"),
     M(STEP, "gradient's numbers not looked at", 'norm < float("inf") and abs', "abs"),
     M(STEP, "steps before looking", "    if not (norm", "    optimiser.step()\n    if not (norm"),
     M(STEP, "a bad gradient stays", "        optimiser.zero_grad(set_to_none=True)\n        raise", "        raise"),
@@ -1592,8 +1606,8 @@ MUTATIONS = [
     M(
         ROLLOUT,
         "drawn in float32",
-        " as model, autocast(opened.loaded.device, models.dtype):",
-        " as model:",
+        "            autocast(opened.loaded.device, models.dtype),\n",
+        "",
     ),
     M(ROLLOUT, "the gap at temperature 1", "answer.tempered_logp for answer", "answer.sampler_logp for answer"),
     M(POLICY_UPDATE, "weights are not divided", "weight=self.weights.weight / count", "weight=self.weights.weight"),

@@ -94,6 +94,10 @@ class SftArguments(TypedDict, total=False):
     """without an adapter: all, last:N, head, embeddings, norms, names"""
     quantise: Literal["nf4"] | None
     """keep the frozen base of an adapter in four bits, by bitsandbytes [default: no]"""
+    parallel: Literal["auto", "ddp", "fsdp", "hsdp"]
+    """under torchrun: copies (ddp), shards (fsdp), shards on each machine (hsdp); auto: ddp if it fits"""
+    offload: Sequence[Literal["parameters", "optimiser"]]
+    """of a divided model, kept in the CPU's memory between uses: parameters, optimiser"""
     share_prefixes: bool
     """compute a beginning that conversations share only once"""
     gradient_checkpointing: bool
@@ -173,6 +177,10 @@ class RewardArguments(TypedDict, total=False):
     """without an adapter: all, last:N, head, embeddings, norms, names"""
     quantise: Literal["nf4"] | None
     """keep the frozen base of an adapter in four bits, by bitsandbytes [default: no]"""
+    parallel: Literal["auto", "ddp", "fsdp", "hsdp"]
+    """under torchrun: copies (ddp), shards (fsdp), shards on each machine (hsdp); auto: ddp if it fits"""
+    offload: Sequence[Literal["parameters", "optimiser"]]
+    """of a divided model, kept in the CPU's memory between uses: parameters, optimiser"""
     gradient_checkpointing: bool
     """compute activations twice to hold fewer in memory"""
     dtype: Literal["float32", "bfloat16"]
@@ -257,6 +265,10 @@ class DpoArguments(TypedDict, total=False):
     """without an adapter: all, last:N, head, embeddings, norms, names"""
     quantise: Literal["nf4"] | None
     """keep the frozen base of an adapter in four bits, by bitsandbytes [default: no]"""
+    parallel: Literal["auto", "ddp", "fsdp", "hsdp"]
+    """under torchrun: copies (ddp), shards (fsdp), shards on each machine (hsdp); auto: ddp if it fits"""
+    offload: Sequence[Literal["parameters", "optimiser"]]
+    """of a divided model, kept in the CPU's memory between uses: parameters, optimiser"""
     gradient_checkpointing: bool
     """compute activations twice to hold fewer in memory"""
     dtype: Literal["float32", "bfloat16"]
@@ -414,6 +426,10 @@ class PpoArguments(TypedDict, total=False):
     """without an adapter: all, last:N, head, embeddings, norms, names"""
     quantise: Literal["nf4"] | None
     """keep the frozen base of an adapter in four bits, by bitsandbytes [default: no]"""
+    parallel: Literal["auto", "ddp", "fsdp", "hsdp"]
+    """under torchrun: copies (ddp), shards (fsdp), shards on each machine (hsdp); auto: ddp if it fits"""
+    offload: Sequence[Literal["parameters", "optimiser"]]
+    """of a divided model, kept in the CPU's memory between uses: parameters, optimiser"""
     gradient_checkpointing: bool
     """compute activations twice to hold fewer in memory"""
     dtype: Literal["float32", "bfloat16"]
@@ -518,6 +534,10 @@ class GrpoArguments(TypedDict, total=False):
     """without an adapter: all, last:N, head, embeddings, norms, names"""
     quantise: Literal["nf4"] | None
     """keep the frozen base of an adapter in four bits, by bitsandbytes [default: no]"""
+    parallel: Literal["auto", "ddp", "fsdp", "hsdp"]
+    """under torchrun: copies (ddp), shards (fsdp), shards on each machine (hsdp); auto: ddp if it fits"""
+    offload: Sequence[Literal["parameters", "optimiser"]]
+    """of a divided model, kept in the CPU's memory between uses: parameters, optimiser"""
     gradient_checkpointing: bool
     """compute activations twice to hold fewer in memory"""
     dtype: Literal["float32", "bfloat16"]

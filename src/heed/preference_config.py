@@ -34,6 +34,7 @@ from heed.config import (
     columns_in_data,
     how_long,
 )
+from heed.parallel_config import Offloading, Parallelism
 from heed.settings import Number, PathText, Settings, Whole
 
 Model = Annotated[
@@ -142,6 +143,8 @@ class RewardSettings(Settings):
     max_tokens: MaxTokens = None
     train: Train = (ALL,)
     quantise: Quantise = None
+    parallel: Parallelism = "auto"
+    offload: Offloading = ()
     gradient_checkpointing: GradientCheckpointing = False
     dtype: Dtype = "float32"
     device: OnDevice = "auto"
@@ -198,6 +201,8 @@ class DpoSettings(Settings):
     max_tokens: MaxTokens = None
     train: Train = (ALL,)
     quantise: Quantise = None
+    parallel: Parallelism = "auto"
+    offload: Offloading = ()
     gradient_checkpointing: GradientCheckpointing = False
     dtype: Dtype = "float32"
     device: OnDevice = "auto"
@@ -334,6 +339,8 @@ class PpoSettings(Settings):
     max_tokens: MaxTokens = None
     train: Train = (ALL,)
     quantise: Quantise = None
+    parallel: Parallelism = "auto"
+    offload: Offloading = ()
     gradient_checkpointing: GradientCheckpointing = False
     dtype: Dtype = "float32"
     device: OnDevice = "auto"
@@ -391,6 +398,8 @@ class GrpoSettings(Settings):
     max_tokens: MaxTokens = None
     train: Train = (ALL,)
     quantise: Quantise = None
+    parallel: Parallelism = "auto"
+    offload: Offloading = ()
     gradient_checkpointing: GradientCheckpointing = False
     dtype: Dtype = "float32"
     device: OnDevice = "auto"

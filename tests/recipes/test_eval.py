@@ -83,6 +83,15 @@ def test_every_log_probability_is_the_models_own(base, task, tmp_path):
             np.testing.assert_allclose(option["logp"], expected, atol=1e-4)
 
 
+def test_white_space_at_the_end_of_a_prompt_is_scored_with_the_option(base, task, tmp_path):
+    task.write_text(TASK.replace('Answer:"', 'Answer: "') + 'delimiter: ""\n', encoding="utf-8")
+    assert measure("--model", base, "--task", task, "--out", tmp_path / "out") == 0
+    for item in items(tmp_path / "out"):
+        for option, text in zip(item["options"][:4], item["fields"]["choices"]["text"], strict=True):
+            expected = reference_logp(base, item["prompt"].rstrip(), " " + text)
+            assert option["logp"] == pytest.approx(list(expected), abs=1e-4)
+
+
 def test_figures_are_those_of_the_kept_items(base, task, tmp_path):
     assert measure("--model", base, "--task", task, "--out", tmp_path / "out") == 0
     right = [
@@ -335,7 +344,7 @@ def test_a_record_that_stands_twice_is_not_shown_its_own_answer(base, task, tmp_
     ],
 )
 def test_what_decides_a_verdict_cannot_change_in_a_folder_of_results(base, task, tmp_path, write, capsys, change, what):
-    write([*QUESTIONS[::-1], {**QUESTIONS[0], "question": "Which colour has the sky?"}], "more.jsonl")
+    write([*QUESTIONS[:0:-1], {**QUESTIONS[0], "question": "Which colour has the sky?"}], "more.jsonl")
     words = ("--model", base, "--task", task, "--num-shots", 1, "--out", tmp_path / "out")
     write(QUESTIONS)
     assert measure(*words) == 0

@@ -23,7 +23,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["heed.recipes.ppo", "heed.recipes.grpo", "heed.recipes.dpo", "heed.recipes.reward"])
-SECONDS_AT_MOST = 300
+SECONDS_AT_MOST = 500
 SECONDS_AFTER_A_DEATH = 60
 
 TUNING = {"batch_size": 6, "optim_lr": 5e-3, "eval_every": 2, "save_every": 2, "held_out_share": 0.1, "max_tokens": 64}
@@ -77,6 +77,12 @@ def words_of(kind: str, files: dict[str, Path], out: Path, **more: object) -> li
     return [command, *tastes.words_of(**options)]
 
 
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    """Of a process's part, what all of them have; every process asks."""
+    found: torch.Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+    return found
+
+
 def heed_watched(words: list[str], folder: Path, variables: dict[str, str], dtype: torch.dtype) -> None:
     """What a process does: the command line, and the first gradient that every optimiser is given."""
     from test_equivalence import CastsToFloat64
@@ -102,7 +108,7 @@ def heed_watched(words: list[str], folder: Path, variables: dict[str, str], dtyp
     def keep(optimiser, *_):
         if id(optimiser) not in gradients:
             parameters = [p for group in optimiser.param_groups for p in group["params"]]
-            gradients[id(optimiser)] = [None if p.grad is None else p.grad.clone() for p in parameters]
+            gradients[id(optimiser)] = [None if p.grad is None else whole(p.grad).clone() for p in parameters]
             torch.save(list(gradients.values()), folder / f"gradients-{rank}.pt")
 
     register_optimizer_step_pre_hook(keep)
@@ -110,7 +116,7 @@ def heed_watched(words: list[str], folder: Path, variables: dict[str, str], dtyp
         sys.exit(main(words))
 
 
-def meeting(processes: int) -> list[dict[str, str]]:
+def meeting(processes: int, on_a_machine: int | None = None) -> list[dict[str, str]]:
     """The environment variables of each process, as torchrun sets them; none for a process on its own."""
     if processes == 1:
         return [{}]
@@ -118,20 +124,26 @@ def meeting(processes: int) -> list[dict[str, str]]:
         listening.bind(("127.0.0.1", 0))
         port = str(listening.getsockname()[1])
     together = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    together["LOCAL_WORLD_SIZE"] = str(on_a_machine or processes)
     return [{**together, "RANK": str(i), "LOCAL_RANK": str(i)} for i in range(processes)]
 
 
-def start(words: list[str], folder: Path, processes: int, dtype: torch.dtype) -> list[Any]:
+def start(
+    words: list[str], folder: Path, processes: int, dtype: torch.dtype, *, on_a_machine: int | None = None
+) -> list[Any]:
     folder.mkdir()
-    started = [SERVER.Process(target=heed_watched, args=(words, folder, each, dtype)) for each in meeting(processes)]
+    variables = meeting(processes, on_a_machine)
+    started = [SERVER.Process(target=heed_watched, args=(words, folder, each, dtype)) for each in variables]
     for process in started:
         process.start()
     return started
 
 
-def ended(words: list[str], folder: Path, processes: int, dtype: torch.dtype) -> None:
+def ended(
+    words: list[str], folder: Path, processes: int, dtype: torch.dtype, *, on_a_machine: int | None = None
+) -> None:
     """Run to the end."""
-    started = start(words, folder, processes, dtype)
+    started = start(words, folder, processes, dtype, on_a_machine=on_a_machine)
     try:
         for process in started:
             process.join(SECONDS_AT_MOST)

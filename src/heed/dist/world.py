@@ -50,6 +50,8 @@ class World:
     _watch: Watch | None = field(default=None, repr=False, compare=False)
     _inside: list[str] = field(default_factory=list, repr=False, compare=False)
     """the work of `on_first` that is being done"""
+    _divided: list[str] = field(default_factory=list, repr=False, compare=False)
+    """models of which each process holds a part"""
 
     @classmethod
     def from_environment(cls, device: str = "cpu", *, init_method: str = "env://") -> World:
@@ -93,6 +95,15 @@ class World:
                 error.is_told = not tells
             if "nccl" not in distributed.get_backend_config():  # whose kernels may be waiting for who is gone
                 distributed.destroy_process_group()  # else its threads may abort the process at its exit
+
+    @property
+    def moves_together(self) -> bool:
+        """Whether a forward of one process needs one of every other: all must take as many."""
+        return bool(self._divided)
+
+    def divide(self, name: str) -> None:
+        """From now on processes move together: each holds a part of the model of this name."""
+        self._divided.append(name)
 
     @property
     def is_first(self) -> bool:

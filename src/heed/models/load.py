@@ -1,6 +1,6 @@
 """Open a model folder or hub name, and write one that plain transformers reads back."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -9,7 +9,7 @@ from pathlib import Path
 import tokenizers
 import torch
 from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
-from torch import nn
+from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -20,6 +20,7 @@ from transformers import (
 )
 
 from heed.allocator import freed_at_once
+from heed.dist.divided import is_shard, put
 from heed.errors import UserError
 from heed.models.adapters.folder import base_of, is_adapter, load_adapter, read_adapter_weights
 from heed.models.dropout import dropout_off, recompute_in_evaluation
@@ -321,12 +322,30 @@ def restore(loaded: LoadedModel, folder: Path) -> None:
         # By the model's own class: no code of the folder is looked for, and its config is the one that is trained.
         with quiet_transformers():
             saved = type(loaded.model).from_pretrained(folder, config=loaded.model.config, dtype=loaded.model.dtype)
-        loaded.model.load_state_dict(saved.state_dict())
+        load_whole(saved.state_dict(), loaded.model)
         return
     weights = read_adapter_weights(str(folder))
     ours = get_peft_model_state_dict(loaded.adapter, save_embedding_layers=False)
     if differing := weights.keys() ^ ours.keys():
         # peft would leave out what it does not find, and the run would go on from random weights.
         raise ValueError(f"the adapter in {folder} has other weights than the one that is trained: {min(differing)}")
+    if any(map(is_shard, ours.values())):
+        put_all(weights, ours)
+        return
     with peft_warnings_hidden():
         set_peft_model_state_dict(loaded.adapter, weights)
+
+
+def load_whole(weights: Mapping[str, Tensor], into: nn.Module) -> None:
+    """Load whole weights into a module, divided or not; all of its own must be there."""
+    ours = into.state_dict()
+    if any(map(is_shard, ours.values())):
+        put_all(weights, ours)
+    else:
+        into.load_state_dict(weights)
+
+
+def put_all(weights: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> None:
+    """Put whole weights into tensors of a module, or a process's part of them into its shards."""
+    for name, tensor in ours.items():
+        put(weights[name], tensor)

@@ -6,10 +6,12 @@ adapter; in full training each is a model. Either way a role runs inside `with r
 backward may run inside or after it.
 """
 
+from __future__ import annotations
+
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -79,6 +81,11 @@ class Role:
         """
         with adapter_on(self.layers, self.adapter):
             yield self.model
+
+    def renewed(self) -> Role:
+        """The same role once the parameters of its model are others, as they are after the model is divided."""
+        now = dict(self.model.named_parameters())
+        return replace(self, trained=tuple((name, now.get(name, parameter)) for name, parameter in self.trained))
 
     def trained_parameters(self) -> list[tuple[str, nn.Parameter]]:
         """The parameters that learn, each once, by name; none of another role's."""

@@ -155,6 +155,13 @@ def trunk_of(model: PreTrainedModel) -> nn.Module:
     return next(module for module in model.children() if isinstance(module, PreTrainedModel))
 
 
+def layers_of(model: PreTrainedModel) -> list[nn.Module]:
+    """The layers of a model's trunk, which follow one another; none where they cannot be told."""
+    count = model.config.get_text_config().num_hidden_layers
+    lists = (m for m in trunk_of(model).modules() if isinstance(m, nn.ModuleList) and len(m) == count)
+    return list(next(lists, ()))
+
+
 def rows_states(model: PreTrainedModel, forest: Forest, *, max_tokens: int | None = None) -> Float[Tensor, "T width"]:
     """The final hidden state of every buffer token by the model's own forward and attention, one sequence per row.
 

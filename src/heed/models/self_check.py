@@ -5,9 +5,10 @@ and soft-caps sit where a shortcut may miss them. So a forest is scored both way
 itself is trained one sequence per row, by its own forward.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from heed.dist.divided import Sharded
 from heed.dist.world import World
 from heed.errors import is_out_of_memory
 from heed.forest.build import build
@@ -34,6 +36,8 @@ from heed.models.score import (
     within,
 )
 from heed.types import Forest, Tokens
+
+Result = TypeVar("Result")
 
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}
 """largest difference of a log-probability in nats; some families cast to float32 inside, so float64 gains little"""
@@ -60,23 +64,34 @@ class ChosenScore:
     """how forests for it are to be built"""
     note: str
     """one line for the user"""
+    sharded: Sharded | None = None
+    """the model, where its parameters are divided among processes"""
+
+    def _call(self, function: Callable[..., Result], *given: Any, **named: Any) -> Result:
+        if self.sharded is None:
+            return function(self.model, *given, **named)
+        return self.sharded.call(function, *given, **named)
+
+    def whole(self) -> AbstractContextManager[None]:
+        """Around what reads the model by itself: every process has all of it meanwhile. No gradient comes of it."""
+        return nullcontext() if self.sharded is None else self.sharded.whole()
 
     def nll(self, forest: Forest) -> Score:
         """sum_n weight[n] * NLL[n] with its gradient, and the detached log p of each trained token."""
-        return self.way.nll(self.model, forest)
+        return self._call(self.way.nll, forest)
 
     def logp(self, forest: Forest, temperature: float = 1.0, *, with_entropy: bool = False) -> TokenScores:
         """log p of each trained token with its gradient; see `token_logp`."""
-        return self.way.logp(self.model, forest, temperature=temperature, with_entropy=with_entropy)
+        return self._call(self.way.logp, forest, temperature=temperature, with_entropy=with_entropy)
 
     def states(self, forest: Forest) -> Float[Tensor, "T width"]:
         """The final hidden state of every buffer token, with its gradient."""
-        return self.way.states(self.model, forest)
+        return self._call(self.way.states, forest)
 
     def likely(self, forest: Forest) -> Likely:
         """log p of each trained token without a gradient, and whether it is the likeliest at its place."""
         with torch.no_grad():
-            return self.way.likely(self.model, forest)
+            return self._call(self.way.likely, forest)
 
 
 def choose_score(

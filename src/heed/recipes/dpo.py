@@ -39,6 +39,7 @@ from heed.recipes.preference.pairwise import Answers, Pairwise, comparison_of
 from heed.recipes.preference.partners import Partners, chains_of
 from heed.recipes.preference.reference import not_needed, reference_logp
 from heed.recipes.training.data_sets import draws_of_run, preparation_of
+from heed.recipes.training.dividing import divided, written_whole
 from heed.recipes.training.loop import Loop, Place, go_through, in_run_folder
 from heed.recipes.training.micro_batches import MicroBatching
 from heed.recipes.training.scheduled_step import optimiser_for, step_on_schedule
@@ -56,6 +57,11 @@ BETA = {"dpo": 0.1, "ipo": 0.1, "kto": 0.1, "simpo": 2.0}
 
 class Learning(Protocol):
     """What an objective does with the items of its data: rankings or judged answers."""
+
+    @property
+    def answers(self) -> Answers:
+        """How answers are scored."""
+        ...
 
     def batches(self, items: Sequence[Any]) -> list[Any]:
         """A step over these items as this process's micro-batches."""
@@ -114,7 +120,7 @@ def tune(settings: DpoSettings, place: Place) -> None:
         stop_early=settings.stop_early,
         take_step=lambda step: take_step(tuning, step, place),
         measure=lambda step, progress: measure(tuning, place, step, progress),
-        to_save=lambda: partial(save_model, tuning),
+        to_save=lambda: written_whole(partial(save_model, tuning), tuning.learning.answers.chosen, place),
         state=lambda: {"optimiser": tuning.optimiser.state_dict()},
         restore=go_back,
         shown=("loss", "accuracy", "tokens_per_second"),
@@ -155,7 +161,7 @@ def prepare_tuning(settings: DpoSettings, place: Place) -> Tuning:
         opened=opened,
         data=data,
         learning=learning,
-        optimiser=optimiser_for(settings.optim, named, opened.loaded.model, place.speaker.say),
+        optimiser=optimiser_for(settings.optim, named, opened.loaded.model, place.speaker.say, settings.offload),
         peak=peak_learning_rate(
             settings.optim.lr,
             num_parameters=num_parameters(opened.loaded.model),
@@ -189,6 +195,7 @@ def learning_from(
         world=place.world,
     )
     place.speaker.say(f"self-check: {chosen.note}")
+    chosen = divided(chosen, settings, place.world, place.speaker.say)
     batching = MicroBatching(max_tokens, chosen.shares_prefixes, place.world)
     answers = Answers(chosen, loaded.device, settings.dtype)
     beta = BETA[settings.objective] if settings.beta == "auto" else settings.beta

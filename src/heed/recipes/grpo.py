@@ -82,7 +82,7 @@ def train(settings: GrpoSettings, place: Place) -> None:
     """From the opened run folder to the policy in it."""
     setup = open_policy(settings, place, with_value=False)
     with drawing_as_asked(settings, setup, place) as setup:
-        optimiser = optimiser_of(setup.models.roles.policy, settings.optim.bits, place.speaker.say)
+        optimiser = optimiser_of(setup.models.roles.policy, settings.optim.bits, place.speaker.say, settings.offload)
         training = Training(settings, setup, optimiser, peak_rate(settings.lr, setup.models))
         go_through_phases(
             settings,

@@ -138,8 +138,8 @@ def train(settings: PpoSettings, place: Place) -> None:
             setup=setup,
             models=setup.models,
             value=roles.value,
-            policy_optimiser=optimiser_of(roles.policy, settings.optim.bits, place.speaker.say),
-            value_optimiser=optimiser_of(roles.value, settings.optim.bits, place.speaker.say),
+            policy_optimiser=optimiser_of(roles.policy, settings.optim.bits, place.speaker.say, settings.offload),
+            value_optimiser=optimiser_of(roles.value, settings.optim.bits, place.speaker.say, settings.offload),
             peak=peak_rate(settings.lr, setup.models),
             beta=settings.kl.beta,
         )

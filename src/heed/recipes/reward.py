@@ -39,6 +39,7 @@ from heed.preference_config import RewardSettings
 from heed.recipes.preference.comparisons import ComparedForest, compared, on_device
 from heed.recipes.preference.data import RANKINGS, PreferenceData, prepare_preference_data
 from heed.recipes.training.data_sets import draws_of_run, preparation_of
+from heed.recipes.training.dividing import divided, written_whole
 from heed.recipes.training.loop import Loop, Place, go_through, in_run_folder
 from heed.recipes.training.micro_batches import MicroBatching, lean_forward
 from heed.recipes.training.scheduled_step import optimiser_for, step_on_schedule
@@ -131,7 +132,9 @@ def train(settings: RewardSettings, place: Place) -> None:
         stop_early=settings.stop_early,
         take_step=lambda step: take_step(training, step),
         measure=lambda step, progress: measure(training, place, step, progress),
-        to_save=lambda: partial(save_model, training.opened, centred(training), training.measurements),
+        to_save=lambda: written_whole(
+            partial(save_model, training.opened, centred(training), training.measurements), training.chosen, place
+        ),
         state=lambda: {"optimiser": training.optimiser.state_dict()},
         restore=go_back,
         shown=("loss", "accuracy", "tokens_per_second"),
@@ -171,6 +174,7 @@ def prepare_training(settings: RewardSettings, place: Place) -> Training:
         world=place.world,
     )
     place.speaker.say(f"self-check: {chosen.note}")
+    chosen = divided(chosen, settings, place.world, place.speaker.say)
     named = reward_model.trained_parameters()
     place.speaker.say(how_many_learn(loaded.model, reward_model.head))
     return Training(
@@ -180,7 +184,7 @@ def prepare_training(settings: RewardSettings, place: Place) -> Training:
         data=data,
         chosen=chosen,
         batching=MicroBatching(max_tokens, chosen.shares_prefixes, place.world),
-        optimiser=optimiser_for(settings.optim, named, loaded.model, place.speaker.say),
+        optimiser=optimiser_for(settings.optim, named, loaded.model, place.speaker.say, settings.offload),
         peak=peak_learning_rate(
             settings.optim.lr,
             num_parameters=num_parameters(loaded.model),

@@ -34,6 +34,7 @@ from heed.models.score import autocast
 from heed.models.self_check import ChosenScore, choose_score
 from heed.models.trained import how_many_learn
 from heed.recipes.training.data_sets import Data, draws_of_run, preparation_of, prepare_data
+from heed.recipes.training.dividing import divided, written_whole
 from heed.recipes.training.loop import Loop, Place, go_through, in_run_folder
 from heed.recipes.training.scheduled_step import optimiser_for, step_on_schedule
 from heed.recipes.training.setup import Opened, open_for_tuning
@@ -102,7 +103,7 @@ def tune(settings: SftSettings, place: Place) -> None:
         stop_early=settings.stop_early,
         take_step=lambda step: take_step(tuning, step),
         measure=lambda step, progress: measure(tuning, place.folder, step, progress),
-        to_save=lambda: partial(save_model, tuning),
+        to_save=lambda: written_whole(partial(save_model, tuning), tuning.chosen, place),
         state=lambda: {"optimiser": optimiser.state_dict()},
         restore=go_back,
     )
@@ -140,6 +141,7 @@ def prepare_tuning(settings: SftSettings, place: Place) -> Tuning:
         world=world,
     )
     speaker.say(f"self-check: {chosen.note}")
+    chosen = divided(chosen, settings, world, speaker.say)
     named = opened.loaded.trained_parameters()
     speaker.say(how_many_learn(model))
     return Tuning(
@@ -147,7 +149,7 @@ def prepare_tuning(settings: SftSettings, place: Place) -> Tuning:
         opened=opened,
         data=data,
         chosen=chosen,
-        optimiser=optimiser_for(settings.optim, named, model, place.speaker.say),
+        optimiser=optimiser_for(settings.optim, named, model, place.speaker.say, settings.offload),
         world=world,
         peak=peak_learning_rate(
             settings.optim.lr, num_parameters=num_parameters(model), has_adapter=settings.lora.rank > 0
@@ -175,9 +177,12 @@ def take_step(tuning: Tuning, step: int) -> dict[str, float]:
     counts = tuning.world.sum(
         torch.tensor([sum(f.num_tokens for f in forests), sum(f.num_unshared_tokens for f in forests)])
     ).tolist()
+    busiest = max(tuning.world.gather_objects(sum(f.num_tokens for f in forests)))
     seconds = time.perf_counter() - began
+    imbalance = {"imbalance": busiest * tuning.world.size / max(counts[0], 1)} if tuning.world.size > 1 else {}
     return {
         **numbers,
+        **imbalance,
         "num_computed_tokens": counts[0],
         "num_tokens": counts[1],
         "num_padded_tokens": padded([len(tokens) for conversation in conversations for tokens in conversation]),
@@ -220,8 +225,10 @@ def measure(tuning: Tuning, folder: Run, step: int, progress: Progress) -> float
         )
     # Where the best model is chosen, any measured one may be the one that the run leaves.
     may_be_left = tuning.settings.keep_best or tuning.settings.stop_early is not None
-    if (may_be_left or step in (0, tuning.total_steps)) and tuning.world.is_first:
-        sample(tuning, folder, step)
+    if may_be_left or step in (0, tuning.total_steps):
+        with tuning.chosen.whole():
+            if tuning.world.is_first:
+                sample(tuning, folder, step)
     return nll
 
 

@@ -79,7 +79,10 @@ def restore_optimiser(optimiser: torch.optim.Optimizer, kept: Mapping[str, Any])
     named = {f"{number}.{name}": value for (number, name), value in values.items()}
     fit = fitted(named, {f"{number}.{name}": parameters[number] for number, name in values})
     state = {number: {name: fit[f"{number}.{name}"] for name in of} for number, of in kept["state"].items()}
-    optimiser.load_state_dict({**kept, "state": state})
+    own = optimiser.state_dict()["param_groups"]
+    alike = [len(g["params"]) for g in own] == [len(g["params"]) for g in kept["param_groups"]]
+    # Whole parameters and divided ones are in groups of their own; their numbers are the same however they are grouped.
+    optimiser.load_state_dict({"state": state, "param_groups": kept["param_groups"] if alike else own})
 
 
 def restore_tensors(targets: Mapping[str, Tensor], kept: Mapping[str, Any]) -> None:

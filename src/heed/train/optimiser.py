@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Collection, Iterable
 from importlib.util import find_spec
+from itertools import groupby
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from heed.dist.divided import is_shard
 from heed.errors import UserError
 
 SMALLEST = 4096
@@ -43,10 +45,16 @@ def adamw(
         {"params": [p for p in trained if p.dim() >= 2], "weight_decay": weight_decay},
         {"params": [p for p in trained if p.dim() < 2], "weight_decay": 0.0},
     ]
-    groups = [g for g in groups if g["params"]]
+    # One pass over the weights takes whole ones or shards; the order of all of them is the same.
+    groups = [{**g, "params": some} for g in groups for some in _alike(g["params"])]
     if bits == 8:
         return _in_8_bits(groups, {id(parameter) for parameter in in_32}, say)
     return torch.optim.AdamW(groups, lr=0.0, fused=True)
+
+
+def _alike(parameters: list[nn.Parameter]) -> list[list[nn.Parameter]]:
+    """Parameters in runs of whole ones and of shards."""
+    return [list(some) for _, some in groupby(parameters, key=is_shard)]
 
 
 def _in_8_bits(groups: list[dict[str, Any]], in_32: set[int], say: Callable[[str], None]) -> torch.optim.Optimizer:
@@ -90,3 +98,19 @@ def set_learning_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
     """Use this learning rate from the next step on."""
     for group in optimiser.param_groups:
         group["lr"] = rate
+
+
+def keep_moments_on_cpu(optimiser: torch.optim.Optimizer) -> None:
+    """Let AdamW's moments wait in the memory of the CPU between steps; they visit the device for a step.
+
+    On a CPU there is nothing to move.
+    """
+
+    def move(to: Callable[[Tensor], torch.device]) -> None:
+        for parameter, state in optimiser.state.items():
+            for key in ("exp_avg", "exp_avg_sq"):
+                if key in state:
+                    state[key] = state[key].to(to(parameter), non_blocking=False)
+
+    optimiser.register_step_pre_hook(lambda *_: move(lambda parameter: parameter.device))
+    optimiser.register_step_post_hook(lambda *_: move(lambda parameter: torch.device("cpu")))

@@ -33,6 +33,8 @@ FREE = {
     "max_tokens": "up to rounding",
     "share_prefixes": "up to rounding",
     "device": "up to rounding",
+    "parallel": "up to rounding",
+    "offload": "up to rounding",
 }
 """settings that may change when a run goes on, each with how well the result is kept"""
 FREE_WITHIN = {"rollout": ("url", "start", "python", "patience", "max_gap")}

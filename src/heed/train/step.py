@@ -1,5 +1,6 @@
 """One optimiser step. The only place in heed that divides a loss by a count."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -8,6 +9,7 @@ from typing import Any, Generic, Protocol, Self, TypeVar
 import torch
 from torch import Tensor
 
+from heed.dist.divided import clip_gradients, is_shard
 from heed.dist.world import World
 from heed.errors import UserError
 
@@ -74,8 +76,8 @@ def optimiser_step(
         UserError: the loss or its gradient is not finite. No weight has moved.
     """
     accumulated = accumulate_gradient(terms, world=world)
-    world.sum_gradients(parameters)
-    norm = float(torch.nn.utils.clip_grad_norm_(parameters, max_norm))
+    world.sum_gradients([parameter for parameter in parameters if not is_shard(parameter)])  # shards have theirs
+    norm = clip_gradients(parameters, max_norm, world)
     if not (norm < float("inf") and abs(accumulated["loss"]) < float("inf")):
         optimiser.zero_grad(set_to_none=True)
         raise UserError(
@@ -96,15 +98,35 @@ def accumulate_gradient(terms: Sequence[Term[Any]], *, world: World) -> dict[str
     for term in terms:
         weight = sum(batch.total_weight for batch in term.micro_batches)
         count = float(world.sum(torch.tensor(weight, dtype=torch.float64)))
+        besides = fillers(term.micro_batches, world)  # settled before the first forward, in which all meet
         for batch in term.micro_batches:
             loss, statistics = term.loss_of(batch.divided_by(count / term.coefficient))
             if loss.requires_grad:
                 loss.backward()  # type: ignore[no-untyped-call]
             loss_sum += float(loss.detach())
             means.append(statistics)
+        for batch in besides:
+            loss, _ = term.loss_of(batch)
+            if loss.requires_grad:
+                loss.backward()  # type: ignore[no-untyped-call]
     gathered = world.gather_objects((loss_sum, summed(means)))
     over_step = summed(sums for _, sums in gathered)
     return {"loss": sum(loss for loss, _ in gathered), **as_numbers(over_step)}
+
+
+def fillers(micro_batches: Sequence[Batch], world: World) -> list[Batch]:
+    """Micro-batches of weight 0, with which this process takes as many forwards as any other, where all have to.
+
+    None where processes do not move together.
+    """
+    if not world.moves_together:
+        return []
+    counts = world.gather_objects(len(micro_batches))
+    if min(counts) == max(counts):
+        return []
+    offered = world.gather_objects(micro_batches[0] if micro_batches else None) if min(counts) == 0 else micro_batches
+    filler = next(batch for batch in offered if batch is not None).divided_by(math.inf)
+    return [filler] * (max(counts) - len(micro_batches))
 
 
 def as_numbers(statistics: Statistics) -> dict[str, float]:

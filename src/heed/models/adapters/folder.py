@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from peft import PeftConfig, PeftModel, get_peft_model, set_peft_model_state_dict
+from peft import PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.mapping import PEFT_TYPE_TO_PREFIX_MAPPING
 from peft.utils import load_peft_weights
 from torch import Tensor
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
 from heed.allocator import freed_at_once
+from heed.dist.divided import is_shard, put
 from heed.errors import UserError
 from heed.models.adapters.new_rows import mend_new_rows
 from heed.models.frozen import hold_frozen
@@ -164,6 +165,13 @@ def fill_adapter(adapter: PeftModel, name: str, weights: Mapping[str, Tensor], *
     Raises:
         UserError: a weight has no place in the model, has another shape, or is missing.
     """
+    ours = get_peft_model_state_dict(adapter, adapter_name=name, save_embedding_layers=False)
+    if any(map(is_shard, ours.values())):  # a run that goes on from what it wrote itself
+        if differing := weights.keys() ^ ours.keys():
+            raise _does_not_fit(where, base, f"{min(differing)} is in one of them alone")
+        for key, tensor in ours.items():
+            put(weights[key], tensor)
+        return
     try:
         with peft_warnings_hidden():
             result: Any = set_peft_model_state_dict(adapter, dict(weights), adapter_name=name)

@@ -39,7 +39,7 @@ from heed.models.intake.files import ADAPTER_CONFIG, CONFIG, opened, settings_in
 from heed.models.intake.quantise import layers_of_note, write_note
 from heed.models.intake.vocabulary import fit_vocabulary, num_rows
 from heed.models.intake.weights import fitting_config, load_weights
-from heed.models.load import LoadedModel, load_model, load_tokenizer, load_with_tokenizer
+from heed.models.load import LoadedModel, load_model, load_tokenizer, load_whole, load_with_tokenizer
 from heed.models.load import save as save_language_model
 from heed.models.score import trunk_of
 from heed.models.writing import write, write_weights
@@ -443,7 +443,7 @@ def restore_reward_model(reward_model: RewardModel, folder: Path) -> None:
         score = weights[SCORE_IN_ADAPTER]
     else:
         saved = load_reward_model(str(folder), torch.device("cpu"))
-        trunk_of(reward_model.loaded.model).load_state_dict(trunk_of(saved.loaded.model).state_dict())
+        load_whole(trunk_of(saved.loaded.model).state_dict(), trunk_of(reward_model.loaded.model))
         score = saved.head.weight
     with torch.no_grad():
         reward_model.head.weight.copy_(score)

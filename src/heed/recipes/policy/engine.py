@@ -220,6 +220,14 @@ def drawing_as_asked(settings: PolicySettings, setup: PolicySetup, place: Place)
         yield setup
         return
     opened, world = models.opened, place.world
+    if world.moves_together:
+        raise UserError(
+            "a server is given the policy's weights by one process, and each process has a part of them",
+            where="--parallel, --rollout",
+            found=f"a divided policy and --rollout {asked.engine}",
+            expected="a copy of the policy on each process, or answers by heed's own sampler",
+            fix="--parallel ddp, or --rollout heed",
+        )
     refuse_what_no_server_does(settings, opened)
     positions = setup.prompts.longest + settings.max_new_tokens
     folder = place.folder.folder / "engine"

@@ -15,6 +15,7 @@ from heed.models.intake.dtypes import dtype_to_save
 from heed.models.load import restore, save
 from heed.recipes.policy.rollout import RolloutModels, draw_rollout, role_outputs, rollout_metrics, score_rollout
 from heed.recipes.policy.setup import PolicySettings, PolicySetup
+from heed.recipes.training.dividing import written_whole
 from heed.recipes.training.loop import Loop, Place, go_through
 from heed.train.checkpoint import Checkpoint
 from heed.train.progress import Progress
@@ -63,7 +64,7 @@ def go_through_phases(
         eval_every=0,
         take_step=take_step,
         measure=lambda step, progress: measure(settings, setup, step, place, progress),
-        to_save=lambda: partial(save_policy, models),
+        to_save=lambda: written_whole(partial(save_policy, models), models.forwards[models.opened.loaded.model], place),
         state=lambda: {**state(), "kl": kl},
         restore=go_back,
         shown=("score", "kl_per_sequence", "stop_rate"),

@@ -132,7 +132,11 @@ def draw_rollout(
         how = {"num_samples": num_samples, "max_new_tokens": max_new_tokens, "seed": seed}
         drawn = models.engine.draw(ids, mine, lambda groups: policy_logp(models, groups), **how)
     else:
-        with models.roles.policy.active() as model, autocast(opened.loaded.device, models.dtype):
+        with (
+            models.roles.policy.active() as model,
+            models.forwards[model].whole(),
+            autocast(opened.loaded.device, models.dtype),
+        ):
             drawn = draw_answers(
                 model,
                 ids,

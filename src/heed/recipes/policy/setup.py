@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import torch
 
-from heed.config import DataSource, lora_alpha, peak_learning_rate
+from heed.config import DataSource, Optim, lora_alpha, peak_learning_rate
 from heed.data.prepare import Preparation, TooLong
 from heed.data.prompts import PromptTokens
 from heed.data.rendering.choice import EndOfTurn
@@ -25,18 +25,20 @@ from heed.models.kernels.speed import speed_up
 from heed.models.load import num_positions, prepare_training
 from heed.models.roles import Role, Roles, roles_on_one_base, separate_models
 from heed.models.self_check import ChosenScore, choose_score, everything_trained
-from heed.models.trained import how_many_learn, tables_of
+from heed.models.trained import how_many_learn
+from heed.parallel_config import Offload, Parallel
 from heed.preference_config import Kl, KlOfGroups, PolicyLora, Rollouts
 from heed.recipes.policy.reward_template import refuse_other_template
 from heed.recipes.policy.rollout import RolloutModels
 from heed.recipes.preference.data import PROMPTS, PreferenceData, prepare_preference_data
 from heed.recipes.training.content import words_content
 from heed.recipes.training.data_sets import Data
+from heed.recipes.training.dividing import divided
 from heed.recipes.training.loop import Place
 from heed.recipes.training.micro_batches import MicroBatching, lean_forward
+from heed.recipes.training.scheduled_step import optimiser_for
 from heed.recipes.training.setup import Opened, keep_base_of_run, open_base, refuse_names_beside_adapter
 from heed.settings import Settings
-from heed.train.optimiser import adamw
 from heed.train.same_run import deciding
 from heed.types import Tokens
 
@@ -85,6 +87,10 @@ class PolicySettings(Protocol):
     def eval_limit(self) -> int: ...
     @property
     def train(self) -> tuple[str, ...]: ...
+    @property
+    def parallel(self) -> Parallel: ...
+    @property
+    def offload(self) -> Offload: ...
     @property
     def quantise(self) -> str | None: ...
     @property
@@ -165,6 +171,18 @@ def open_policy(
     forwards = self_checked(
         present, longest, longest_in_data=longest_in_data, max_tokens=max_tokens, world=place.world, say=say
     )
+    forwards = {
+        model: divided(score, settings, place.world, say, next(r.name for r in present if r.model is model))
+        for model, score in forwards.items()
+    }
+    roles = replace(
+        roles,
+        policy=roles.policy.renewed(),
+        reference=roles.reference.renewed(),
+        reward=roles.reward and roles.reward.renewed(),
+        value=roles.value and roles.value.renewed(),
+    )
+    present = [role for role in (roles.policy, roles.reference, roles.reward, roles.value) if role is not None]
     share = all(forwards[role.model].shares_prefixes for role in present if role is not roles.reward)
     batching = MicroBatching(max_tokens, share, place.world)
     models = RolloutModels(roles, opened, forwards, batching, settings.dtype, settings.temperature, reward_function)
@@ -291,9 +309,9 @@ def prepare_prompts(
     )
 
 
-def optimiser_of(role: Role, bits: int, say: Callable[[str], None]) -> torch.optim.Optimizer:
+def optimiser_of(role: Role, bits: int, say: Callable[[str], None], offload: Offload = ()) -> torch.optim.Optimizer:
     """AdamW over what a role learns."""
-    return adamw(role.trained_parameters(), weight_decay=0.0, bits=bits, in_32=tables_of(role.model), say=say)
+    return optimiser_for(Optim(bits=bits, weight_decay=0.0), role.trained_parameters(), role.model, say, offload)
 
 
 def peak_rate(lr: float | Any, models: RolloutModels) -> float:

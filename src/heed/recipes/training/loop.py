@@ -17,6 +17,7 @@ from heed.dist.world import World
 from heed.models.load import choose_device
 from heed.models.writing import store_as
 from heed.recipes.training.best import BestSoFar
+from heed.recipes.training.dividing import refuse_dividing_alone
 from heed.recipes.training.memory import memory_told
 from heed.report.page import write_report
 from heed.settings import Settings, flat, load_settings
@@ -105,6 +106,7 @@ def in_run_folder(
     run: RunSettings = settings  # type: ignore[assignment]
     device_kind = "cuda" if run.device != "cpu" and torch.cuda.is_available() else "cpu"
     with World.from_environment(device_kind) as world:
+        refuse_dividing_alone(settings, world)
         device = choose_device(run.device, world.local_rank)
         surroundings = environment(device, world)
         refuse_unequal(world, surroundings, dump(settings))

@@ -48,6 +48,18 @@ class MicroBatching:
         """This process's forwards, as indices of groups; none of them is cut apart."""
         return deal(groups, self.max_tokens, share=self.share, rank=self.world.rank, size=self.world.size)
 
+    def as_many_forwards(self, groups: Sequence[Group]) -> list[list[int]]:
+        """This process's forwards; where processes move together, some twice, so that all take as many.
+
+        Only for what is computed without learning from it.
+        """
+        own = self.forwards(groups)
+        if not self.world.moves_together:
+            return own
+        of_all = self.world.gather_objects(own)
+        spare = next((forwards[-1] for forwards in (own, *of_all) if forwards), [])
+        return own + [spare] * (max(map(len, of_all)) - len(own))
+
     def forest(self, groups: Sequence[Group]) -> Forest:
         """One forward over all sequences of these groups, in their order."""
         return build([tokens for group in groups for tokens in group], share=self.share)
@@ -59,7 +71,7 @@ class MicroBatching:
             of_forest: (S,) numbers, one for each sequence of a forest.
         """
         found: dict[int, np.ndarray] = {}
-        for forward in self.forwards(groups):
+        for forward in self.as_many_forwards(groups):
             some = [groups[i] for i in forward]
             with torch.no_grad():
                 numbers = of_forest(self.forest(some)).double().cpu().numpy()
@@ -73,7 +85,7 @@ class MicroBatching:
             of_forest: (C, N) numbers, C for each trained token of a forest.
         """
         found: dict[int, list[np.ndarray]] = {}
-        for forward in self.forwards(groups):
+        for forward in self.as_many_forwards(groups):
             some = [groups[i] for i in forward]
             forest = self.forest(some)
             with torch.no_grad():

@@ -11,16 +11,24 @@ from torch import nn
 from heed.config import Optim
 from heed.dist.world import World
 from heed.models.trained import tables_of
-from heed.train.optimiser import adamw, set_learning_rate
+from heed.parallel_config import Offload
+from heed.train.optimiser import adamw, keep_moments_on_cpu, set_learning_rate
 from heed.train.schedule import learning_rate
 from heed.train.step import Term, optimiser_step
 
 
 def optimiser_for(
-    settings: Optim, named: Sequence[tuple[str, nn.Parameter]], model: nn.Module, say: Callable[[str], None]
+    settings: Optim,
+    named: Sequence[tuple[str, nn.Parameter]],
+    model: nn.Module,
+    say: Callable[[str], None],
+    offload: Offload = (),
 ) -> torch.optim.Optimizer:
     """AdamW over what a run trains of a model; `say` hears what of its states is kept in 8 bits, if any is."""
-    return adamw(named, weight_decay=settings.weight_decay, bits=settings.bits, in_32=tables_of(model), say=say)
+    optimiser = adamw(named, weight_decay=settings.weight_decay, bits=settings.bits, in_32=tables_of(model), say=say)
+    if "optimiser" in offload:
+        keep_moments_on_cpu(optimiser)
+    return optimiser
 
 
 def step_on_schedule(

@@ -1,0 +1,237 @@
+"""A model divided among processes: each holds a part of every parameter, its gradient and its moments.
+
+    parameters, gradients, moments of a process:   1 / N of the model's, with N processes (FSDP2 of PyTorch)
+
+A layer is put together before its forward and its backward and taken apart after, so that a forward of one process
+needs one of every other: processes must take as many (`World.moves_together`). Whatever reads a divided model does so
+inside the forward of one module around all of it, as `Sharded.call` does: a head that is read outside would keep the
+gradient of its own process, and nobody would notice.
+
+Sources: Zhao et al. 2023, "PyTorch FSDP", arXiv:2304.11277; Rajbhandari et al. 2020, "ZeRO", arXiv:1910.02054.
+Differs from the usual: gradients are summed, not averaged, for the loss is divided over the whole step before.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from heed.dist.world import World
+
+if TYPE_CHECKING:
+    # Imported where a model is divided: PyTorch takes seconds for it, which a process alone need not wait.
+    from torch.distributed.device_mesh import DeviceMesh
+    from torch.distributed.fsdp import FSDPModule
+    from torch.distributed.tensor import DTensor
+
+Result = TypeVar("Result")
+
+
+class Calls(nn.Module):
+    """Around a model: its forward is whatever function is called with the model, so that everything is inside."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, function: Callable[..., Any], *given: Any, **named: Any) -> Any:
+        """What the function makes of the model."""
+        return function(self.model, *given, **named)
+
+
+@dataclass(frozen=True, eq=False)
+class Sharded:
+    """A model whose parameters are divided among processes."""
+
+    root: nn.Module
+    parts: tuple[FSDPModule, ...]
+    """modules that are put together and taken apart as one: the root with what is in no layer, then layers"""
+
+    def call(self, function: Callable[..., Result], *given: Any, **named: Any) -> Result:
+        """function(model, ...), with a gradient or without; every process must call one, whatever it is given."""
+        found: Result = self.root(function, *given, **named)
+        if not torch.is_grad_enabled():
+            self.take_apart()  # else weights would stay together, and a step that follows would not reach them
+        return found
+
+    @contextmanager
+    def whole(self) -> Iterator[None]:
+        """Every process holds the whole model, and may use it as often as it likes; no gradient comes of it.
+
+        For answers, whose lengths differ from process to process. All processes enter and leave together.
+        """
+        for part in self.parts:
+            part.unshard()
+            part.set_reshard_after_forward(False, recurse=False)
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            for part in self.parts:
+                part.reshard()
+                part.set_reshard_after_forward(part is not self.parts[0], recurse=False)
+
+    @contextmanager
+    def whole_on_first(self, world: World) -> Iterator[None]:
+        """The first process has whole parameters in the model meanwhile, in the memory of the CPU, to write them.
+
+        The model is in memory once. All processes enter and leave together; none computes with it inside.
+        """
+        self.take_apart()
+        whole: dict[int, nn.Parameter] = {}
+        places = [(m, name) for m in self.root.modules() for name, p in m._parameters.items() if p is not None]
+        shards = {(m, name): m._parameters[name] for m, name in places}
+        for shard in shards.values():
+            if id(shard) not in whole and is_shard(shard):
+                gathered_one = gathered(shard.detach(), world)
+                if world.is_first:
+                    whole[id(shard)] = nn.Parameter(gathered_one, requires_grad=shard.requires_grad)
+        try:
+            for (module, name), shard in shards.items():
+                module._parameters[name] = whole.get(id(shard), shard)  # not set as an attribute: modules may forbid it
+            yield
+        finally:
+            for (module, name), shard in shards.items():
+                module._parameters[name] = shard
+
+    def take_apart(self) -> None:
+        """Let every process hold its parts alone again."""
+        for part in self.parts:
+            part.reshard()
+
+
+def shard(model: nn.Module, layers: Sequence[nn.Module], world: World, *, machines: int = 1, offload: bool) -> Sharded:
+    """Divide a model's parameters among all processes, or among those of a machine with a copy on each machine.
+
+    Args:
+        layers: parts of the model that are put together one at a time.
+        machines: copies; 1 divides among all.
+        offload: whether a process keeps its part in the memory of the CPU between uses.
+    """
+    from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, OffloadPolicy, fully_shard
+
+    device = next(model.parameters()).device.type
+    mesh = mesh_of(world, device, machines)
+    policy = CPUOffloadPolicy(pin_memory=torch.cuda.is_available()) if offload else OffloadPolicy()
+    for layer in layers:
+        fully_shard(layer, mesh=mesh, offload_policy=policy)
+    root = Calls(model)
+    fully_shard(root, mesh=mesh, offload_policy=policy)
+    parts = tuple(module for module in root.modules() if isinstance(module, FSDPModule))
+    for part in parts:
+        part.set_gradient_divide_factor(1.0)
+        part.set_force_sum_reduction_for_comms(True)  # gloo has no mean
+    for part, before in zip(parts, (parts[-1], parts[0], *parts[1:-1]), strict=True):
+        # What is put together next in a backward is settled here. Left to itself PyTorch goes by the order in which
+        # parts were used last, in which a process that drew longer answers than another differs from it: they hang.
+        part.set_modules_to_backward_prefetch([before if before is not parts[0] else part])
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view")  # nobody changes it in place
+    sharded = Sharded(root, parts)
+    with torch.no_grad():
+        sharded.call(lambda model: torch.zeros(1))  # so that every part knows its root, whatever is used first
+    return sharded
+
+
+def mesh_of(world: World, device: str, machines: int) -> DeviceMesh:
+    """How processes are arranged: (copies, shards) where there are several copies, else (shards,)."""
+    from torch.distributed.device_mesh import init_device_mesh
+
+    if machines > 1:
+        return init_device_mesh(device, (machines, world.size // machines), mesh_dim_names=("copies", "shards"))
+    return init_device_mesh(device, (world.size,))
+
+
+def is_shard(tensor: object) -> TypeGuard[DTensor]:
+    """Whether this is a process's part of a divided tensor."""
+    return hasattr(tensor, "device_mesh")
+
+
+def num_local_bytes(tensors: Iterable[Tensor]) -> int:
+    """What this process holds of tensors."""
+    return sum(t.to_local().nbytes if is_shard(t) else t.nbytes for t in tensors)
+
+
+@torch.no_grad()
+def clip_gradients(parameters: Sequence[Tensor], max_norm: float, world: World) -> float:
+    """Scale the whole gradient down to a 2-norm of `max_norm` where it is above; its norm before.
+
+    Args:
+        parameters: shards and whole ones alike; gradients of the latter are those of all processes already.
+    """
+    if not any(is_shard(parameter) for parameter in parameters):
+        return float(torch.nn.utils.clip_grad_norm_(parameters, max_norm))
+    whole = torch.zeros((), dtype=torch.float64)
+    divided = torch.zeros((), dtype=torch.float64)
+    gradients: list[Tensor] = []
+    for parameter in parameters:
+        gradient = parameter.grad
+        if is_shard(gradient):
+            local = gradient.to_local()
+            divided += _square(local) / _copies(gradient)
+            gradients.append(local)
+        elif gradient is not None:
+            whole += _square(gradient)
+            gradients.append(gradient)
+    norm = float((world.sum(divided) + whole).sqrt())
+    if norm > max_norm:
+        for gradient in gradients:
+            gradient.mul_(max_norm / (norm + 1e-6))
+    return norm
+
+
+def _square(tensor: Tensor) -> Tensor:
+    norm: Tensor = torch.linalg.vector_norm(tensor, dtype=torch.float64)
+    return norm.square().cpu()
+
+
+def _copies(tensor: DTensor) -> int:
+    """How many processes hold the same part."""
+    sizes = zip(tensor.placements, tensor.device_mesh.shape, strict=True)
+    copies = 1
+    for placement, size in sizes:
+        copies *= 1 if placement.is_shard() else size
+    return copies
+
+
+@torch.no_grad()
+def gathered(value: Any, world: World) -> Any:
+    """The same with whole tensors in the memory of the CPU in place of shards; on the first process alone.
+
+    All processes call it, with what has shards in the same places. The others get None in their place: a whole model is
+    in memory once.
+
+    Args:
+        value: tensors, in mappings and lists.
+    """
+    if is_shard(value):
+        whole = value.full_tensor()
+        return whole.cpu() if world.is_first else None
+    if isinstance(value, Mapping):
+        return {key: gathered(each, world) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(gathered(each, world) for each in value)
+    return value
+
+
+@torch.no_grad()
+def part_of(whole: Tensor, like: DTensor) -> DTensor:
+    """This process's part of a tensor that every process has whole, divided as another is."""
+    from torch.distributed.tensor import distribute_tensor
+
+    place = like.to_local()
+    return distribute_tensor(whole.to(place.device, like.dtype), like.device_mesh, like.placements, src_data_rank=None)
+
+
+@torch.no_grad()
+def put(whole: Tensor, into: Tensor) -> None:
+    """Copy a whole tensor's numbers into a parameter, or a process's part of them into its shard."""
+    if is_shard(into):
+        into.to_local().copy_(part_of(whole, into).to_local())
+    else:
+        into.copy_(whole)

@@ -1,0 +1,32 @@
+"""How a model lies on several processes: settings that every recipe that trains has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field
+
+Parallel = Literal["auto", "ddp", "fsdp", "hsdp"]
+Parallelism = Annotated[
+    Parallel,
+    Field(
+        description="under torchrun: copies (ddp), shards (fsdp), shards on each machine (hsdp); auto: ddp if it fits"
+    ),
+]
+Offload = tuple[Literal["parameters", "optimiser"], ...]
+
+
+def _named(value: object) -> object:
+    """Let several names stand in one text with commas between."""
+    texts = [value] if isinstance(value, str) else value
+    if isinstance(texts, Iterable) and all(isinstance(text, str) for text in texts):
+        return tuple(name.strip() for text in texts for name in text.split(",") if name.strip())
+    return value
+
+
+Offloading = Annotated[
+    Offload,
+    BeforeValidator(_named),
+    Field(description="of a divided model, kept in the CPU's memory between uses: parameters, optimiser"),
+]
