@@ -225,6 +225,7 @@ def test_a_path_may_start_in_the_home_folder_in_every_setting_that_names_one(com
     names = {"model", "out", "template", "tokenizer", "html", "base", "reward", "runs"}
     cls = COMMANDS[command]
     given = {option.key: "~/x" for option in options(cls) if option.key in names or option.required}
+    given |= {"to": "folder"} if command == "export" else {}  # a file's name would have an ending
     settings = load_settings(cls, None, {key: ["~/x"] if key == "runs" else value for key, value in given.items()})
     for name in names & given.keys():
         value = getattr(settings, name)

@@ -30,6 +30,10 @@ class Mutation:
     new: str
 
 
+UNSHARED_SUM = (
+    "    world.sum_gradients([parameter for parameter in parameters if not is_shard(parameter)])"
+    "  # shards have theirs\n"
+)
 TESTS = {
     "dist/divided.py": "tests/recipes/test_sharded.py",
     "forest/build.py": "tests/forest",
@@ -992,14 +996,13 @@ MUTATIONS = [
     M(
         STEP,
         "gradients not summed",
-        "    world.sum_gradients([parameter for parameter in parameters if not is_shard(parameter)])  # shards have theirs\n",
+        UNSHARED_SUM,
         "",
     ),
     M(
         STEP,
         "clipped before they are summed",
-        "    world.sum_gradients([parameter for parameter in parameters if not is_shard(parameter)])  # shards have theirs\n"
-        "    norm = clip_gradients(parameters, max_norm, world)\n",
+        UNSHARED_SUM + "    norm = clip_gradients(parameters, max_norm, world)\n",
         "    norm = clip_gradients(parameters, max_norm, world)\n    world.sum_gradients(parameters)\n",
     ),
     M(
