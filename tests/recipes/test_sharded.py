@@ -73,3 +73,13 @@ def test_a_divided_run_goes_on_on_another_number_of_processes(tmp_path, files, p
     ended(words_of(kind, files, run, keep_states=True, **more), again, processes, torch.float64)
     assert "going on after step 2" in (again / "told-0").read_text()
     assert distance(weights(run), weights(whole / "run")) < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 4])
+def test_a_table_that_is_embedding_and_head_at_once_is_divided_once(tmp_path, files, shared, rank):
+    more = {"model": shared / "models" / "stories260K", "lora_rank": rank, "template": "alpaca"}
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    ended(words_of("sft, all parameters", files, alone / "run", **more), alone, 1, torch.float64)
+    ended(words_of("sft, all parameters", files, together / "run", **more, **WAYS["fsdp"]), together, 2, torch.float64)
+    assert distance(weights(together / "run"), weights(alone / "run")) < 1e-5

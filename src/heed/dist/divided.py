@@ -87,8 +87,8 @@ class Sharded:
         whole: dict[int, nn.Parameter] = {}
         places = [(m, name) for m in self.root.modules() for name, p in m._parameters.items() if p is not None]
         shards = {(m, name): m._parameters[name] for m, name in places}
-        for shard in shards.values():
-            if id(shard) not in whole and is_shard(shard):
+        for shard in {id(shard): shard for shard in shards.values()}.values():  # tied ones once, on every process
+            if is_shard(shard):
                 gathered_one = gathered(shard.detach(), world)
                 if world.is_first:
                     whole[id(shard)] = nn.Parameter(gathered_one, requires_grad=shard.requires_grad)
