@@ -245,3 +245,10 @@ def test_columns_of_a_section_name_those_of_its_own_data_alone(given):
     named = {"prompt": "problem", "response": "answer"}
     assert [source.columns for source in settings.ptx.data] == [named, {"prompt": "q"}]
     assert settings.data[0].columns == {}
+
+
+def test_a_value_of_a_list_that_is_none_of_a_few_is_answered_with_one_of_them():
+    with pytest.raises(UserError) as told:
+        load_settings(SftSettings, None, {"model": "m", "data": "d", "out": "o", "offload": "parameters,banana"})
+    assert told.value.found == "'banana'"
+    assert told.value.fix == "--offload parameters"

@@ -35,7 +35,7 @@ UNSHARED_SUM = (
     "  # shards have theirs\n"
 )
 TESTS = {
-    "dist/divided.py": "tests/recipes/test_sharded.py",
+    "dist/divided.py": "tests/recipes/test_sharded.py tests/train",
     "forest/build.py": "tests/forest",
     "forest/plan.py": "tests/forest/test_plan.py",
     "forest/weights.py": "tests/forest/test_weights.py",
@@ -1016,6 +1016,12 @@ MUTATIONS = [
         "gradients of shards are averaged",
         "set_gradient_divide_factor(1.0)",
         "set_gradient_divide_factor(2.0)",
+    ),
+    M(
+        "dist/divided.py",
+        "largest entry for the norm",
+        "clip_grad_norm_(parameters, max_norm)",
+        'clip_grad_norm_(parameters, max_norm, norm_type=float("inf"))',
     ),
     M("dist/divided.py", "the norm is of a process's parts", "(world.sum(divided) + whole)", "(divided + whole)"),
     M(STEP, "processes take as many forwards as they have", "    if not world.moves_together:\n", "    if True:\n"),

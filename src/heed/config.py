@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Protocol
 from pydantic import BeforeValidator, Field, model_validator
 
 from heed.errors import UserError
-from heed.parallel_config import Offloading, Parallelism
+from heed.parallel_config import Offloading, Parallelism, names_in
 from heed.settings import Number, PathText, Settings, Text, Whole, dump, load_settings
 
 __all__ = [
@@ -36,14 +36,6 @@ def _sources(value: object) -> object:
         value = [value]
     if isinstance(value, (list, tuple)):
         return tuple({"path": item} if isinstance(item, str) else item for item in value)
-    return value
-
-
-def _names(value: object) -> object:
-    """Let several names stand in one text with commas between, and a single one without a list."""
-    texts = [value] if isinstance(value, str) else value
-    if isinstance(texts, (list, tuple)) and all(isinstance(text, str) for text in texts):
-        return tuple(name.strip() for text in texts for name in text.split(",") if name.strip())
     return value
 
 
@@ -105,7 +97,7 @@ class DataSource(Settings):
 
 Sources = Annotated[tuple[DataSource, ...], BeforeValidator(_sources)]
 PositiveNumber = Annotated[Number, Field(gt=0)]
-Names = Annotated[tuple[Text, ...], BeforeValidator(_names), Field(min_length=1)]
+Names = Annotated[tuple[Text, ...], BeforeValidator(names_in), Field(min_length=1)]
 Alpha = Annotated[Number | None, Field(gt=0, description="scale of the adapter is alpha / rank [default: 2 x rank]")]
 Targets = Annotated[
     Names, Field(description="layers that get one: all-linear, attention, mlp, or names: q_proj,v_proj")

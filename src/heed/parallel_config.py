@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
@@ -17,16 +16,16 @@ Parallelism = Annotated[
 Offload = tuple[Literal["parameters", "optimiser"], ...]
 
 
-def _named(value: object) -> object:
-    """Let several names stand in one text with commas between."""
+def names_in(value: object) -> object:
+    """Let several names stand in one text with commas between, and a single one without a list."""
     texts = [value] if isinstance(value, str) else value
-    if isinstance(texts, Iterable) and all(isinstance(text, str) for text in texts):
+    if isinstance(texts, (list, tuple)) and all(isinstance(text, str) for text in texts):
         return tuple(name.strip() for text in texts for name in text.split(",") if name.strip())
     return value
 
 
 Offloading = Annotated[
     Offload,
-    BeforeValidator(_named),
+    BeforeValidator(names_in),
     Field(description="of a divided model, kept in the CPU's memory between uses: parameters, optimiser"),
 ]

@@ -316,9 +316,11 @@ def _explained(cls: type[Settings], details: ErrorDetails, places: Mapping[str, 
         name = item[1] if len(item) > 1 else ""
         if details["type"] == "extra_forbidden":
             return unknown_option(name, list(fields), value=details["input"], where=where)
-        where += f", {name}"
+        where += f", {name}" if name else ""
         help_text = fields[name].description or name if name in fields else help_text
-        fix = f"give {name} another value, or leave it out"
+        fix = f"give {name or flag(key)} another value, or leave it out"
+        if details["type"] == "literal_error" and not name:  # the first of the values that it can have
+            fix = f"{flag(key)} " + str(details["ctx"]["expected"]).split("'")[1]
         if details["type"] == "missing":
             fix = f"write it as {name}: {name.upper()}"
     elif details["type"] == "missing":

@@ -1,14 +1,16 @@
 """Processes that each hold a part of the model against one that holds it all, for every recipe that trains."""
 
+import json
 import shutil
 
 import pytest
 import torch
-from test_two_processes import IN_FLOAT32, KINDS, TUNING, distance, ended, files, lines, weights, words_of
+from test_two_processes import IN_FLOAT32, assert_learnt_alike, distance, ended, files, weights, words_of
+
+from heed.files import TEMPORARY
 
 __all__ = ["files"]  # a fixture
 
-KINDS["sft, all parameters"] = ("sft", "any", {**TUNING, "steps": 4, "template": "chatml"})
 WAYS = {
     "fsdp": {"parallel": "fsdp"},
     "hsdp": {"parallel": "hsdp"},
@@ -19,6 +21,7 @@ CASES = [
     ("sft", "recomputed", 2),
     ("sft, all parameters", "recomputed", 3),
     ("sft, all parameters", "hsdp", 4),
+    ("sft, four bits", "fsdp", 2),
     ("reward", "fsdp", 2),
     ("reward, all parameters", "fsdp", 3),
     ("dpo", "fsdp", 2),
@@ -41,21 +44,7 @@ def test_processes_that_hold_parts_learn_what_one_does_that_holds_all(tmp_path, 
     ended(words_of(kind, files, alone / "run"), alone, 1, dtype)
     words = words_of(kind, files, together / "run", **WAYS[way])
     ended(words, together, processes, dtype, on_a_machine=2 if way == "hsdp" else None)
-    expected = torch.load(alone / "gradients-0.pt")
-    for rank in range(processes):
-        found = torch.load(together / f"gradients-{rank}.pt")
-        assert len(found) == len(expected)
-        for ours, theirs in zip(found, expected, strict=True):
-            size = max(float(each.abs().max()) for each in theirs if each is not None)
-            assert size > 0
-            torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance * size)
-    assert weights(together / "run")
-    assert distance(weights(together / "run"), weights(alone / "run")) < 1e-5
-    ours, theirs = lines(together / "run"), lines(alone / "run")
-    assert [(line["step"], line["phase"]) for line in ours] == [(line["step"], line["phase"]) for line in theirs]
-    for here, there in zip(ours, theirs, strict=True):
-        for name in here.keys() & {"loss", "score", "kl_per_sequence", "policy_loss", "num_tokens", "grad_norm"}:
-            assert here[name] == pytest.approx(there[name], rel=1e-5, abs=1e-5), (name, here["step"])
+    assert_learnt_alike(alone, together, processes, tolerance)
 
 
 @pytest.mark.slow
@@ -83,3 +72,14 @@ def test_a_table_that_is_embedding_and_head_at_once_is_divided_once(tmp_path, fi
     ended(words_of("sft, all parameters", files, alone / "run", **more), alone, 1, torch.float64)
     ended(words_of("sft, all parameters", files, together / "run", **more, **WAYS["fsdp"]), together, 2, torch.float64)
     assert distance(weights(together / "run"), weights(alone / "run")) < 1e-5
+
+
+def test_a_divided_run_that_keeps_its_best_model_leaves_nothing_beside_it(tmp_path, files):
+    """A learning rate at which it gets worse, so that the best model is not the last."""
+    worse = {"keep_best": True, "optim_lr": 0.5, "eval_every": 1, **WAYS["fsdp"]}
+    ended(
+        words_of("sft, all parameters", files, tmp_path / "both" / "run", **worse), tmp_path / "both", 2, torch.float32
+    )
+    run = tmp_path / "both" / "run"
+    assert json.loads((run / "best.json").read_text())["kept_step"] < 4
+    assert [path.name for path in run.rglob("*") if path.name.startswith(TEMPORARY)] == []

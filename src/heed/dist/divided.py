@@ -14,21 +14,19 @@ Differs from the usual: gradients are summed, not averaged, for the loss is divi
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, OffloadPolicy, fully_shard
+from torch.distributed.tensor import DTensor
 
+from heed.dist.shards import divided_like
 from heed.dist.world import World
-
-if TYPE_CHECKING:
-    # Imported where a model is divided: PyTorch takes seconds for it, which a process alone need not wait.
-    from torch.distributed.device_mesh import DeviceMesh
-    from torch.distributed.fsdp import FSDPModule
-    from torch.distributed.tensor import DTensor
 
 Result = TypeVar("Result")
 
@@ -89,9 +87,9 @@ class Sharded:
         shards = {(m, name): m._parameters[name] for m, name in places}
         for shard in {id(shard): shard for shard in shards.values()}.values():  # tied ones once, on every process
             if is_shard(shard):
-                gathered_one = gathered(shard.detach(), world)
+                together = shard.full_tensor().detach()
                 if world.is_first:
-                    whole[id(shard)] = nn.Parameter(gathered_one, requires_grad=shard.requires_grad)
+                    whole[id(shard)] = nn.Parameter(together.cpu(), requires_grad=shard.requires_grad)
         try:
             for (module, name), shard in shards.items():
                 module._parameters[name] = whole.get(id(shard), shard)  # not set as an attribute: modules may forbid it
@@ -114,8 +112,6 @@ def shard(model: nn.Module, layers: Sequence[nn.Module], world: World, *, machin
         machines: copies; 1 divides among all.
         offload: whether a process keeps its part in the memory of the CPU between uses.
     """
-    from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, OffloadPolicy, fully_shard
-
     device = next(model.parameters()).device.type
     mesh = mesh_of(world, device, machines)
     policy = CPUOffloadPolicy(pin_memory=torch.cuda.is_available()) if offload else OffloadPolicy()
@@ -140,8 +136,6 @@ def shard(model: nn.Module, layers: Sequence[nn.Module], world: World, *, machin
 
 def mesh_of(world: World, device: str, machines: int) -> DeviceMesh:
     """How processes are arranged: (copies, shards) where there are several copies, else (shards,)."""
-    from torch.distributed.device_mesh import init_device_mesh
-
     if machines > 1:
         return init_device_mesh(device, (machines, world.size // machines), mesh_dim_names=("copies", "shards"))
     return init_device_mesh(device, (world.size,))
@@ -149,7 +143,7 @@ def mesh_of(world: World, device: str, machines: int) -> DeviceMesh:
 
 def is_shard(tensor: object) -> TypeGuard[DTensor]:
     """Whether this is a process's part of a divided tensor."""
-    return hasattr(tensor, "device_mesh")
+    return isinstance(tensor, DTensor)
 
 
 def num_local_bytes(tensors: Iterable[Tensor]) -> int:
@@ -200,38 +194,6 @@ def _copies(tensor: DTensor) -> int:
 
 
 @torch.no_grad()
-def gathered(value: Any, world: World) -> Any:
-    """The same with whole tensors in the memory of the CPU in place of shards; on the first process alone.
-
-    All processes call it, with what has shards in the same places. The others get None in their place: a whole model is
-    in memory once.
-
-    Args:
-        value: tensors, in mappings and lists.
-    """
-    if is_shard(value):
-        whole = value.full_tensor()
-        return whole.cpu() if world.is_first else None
-    if isinstance(value, Mapping):
-        return {key: gathered(each, world) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(gathered(each, world) for each in value)
-    return value
-
-
-@torch.no_grad()
-def part_of(whole: Tensor, like: DTensor) -> DTensor:
-    """This process's part of a tensor that every process has whole, divided as another is."""
-    from torch.distributed.tensor import distribute_tensor
-
-    place = like.to_local()
-    return distribute_tensor(whole.to(place.device, like.dtype), like.device_mesh, like.placements, src_data_rank=None)
-
-
-@torch.no_grad()
 def put(whole: Tensor, into: Tensor) -> None:
     """Copy a whole tensor's numbers into a parameter, or a process's part of them into its shard."""
-    if is_shard(into):
-        into.to_local().copy_(part_of(whole, into).to_local())
-    else:
-        into.copy_(whole)
+    into.copy_(divided_like(whole.to(into.dtype), into))

@@ -20,7 +20,7 @@ from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystem
 from torch.distributed.checkpoint.metadata import Metadata
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from heed.dist.world import World
 from heed.errors import UserError, typed
@@ -144,8 +144,6 @@ def divided_like(whole: Tensor, like: Tensor) -> Tensor:
     """This process's part of a tensor that every process has whole, divided as another one; nothing is sent."""
     if not isinstance(like, DTensor) or isinstance(whole, DTensor):
         return whole
-    from torch.distributed.tensor import distribute_tensor
-
     return distribute_tensor(whole.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
 
 

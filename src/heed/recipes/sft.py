@@ -174,12 +174,12 @@ def take_step(tuning: Tuning, step: int) -> dict[str, float]:
         total_steps=tuning.total_steps,
         world=tuning.world,
     )
-    counts = tuning.world.sum(
-        torch.tensor([sum(f.num_tokens for f in forests), sum(f.num_unshared_tokens for f in forests)])
-    ).tolist()
-    busiest = max(tuning.world.gather_objects(sum(f.num_tokens for f in forests)))
+    own = (sum(f.num_tokens for f in forests), sum(f.num_unshared_tokens for f in forests))
+    computed, unshared = zip(*tuning.world.gather_objects(own), strict=True)
+    counts = (sum(computed), sum(unshared))
     seconds = time.perf_counter() - began
-    imbalance = {"imbalance": busiest * tuning.world.size / max(counts[0], 1)} if tuning.world.size > 1 else {}
+    # of the process that computed most, to the mean: the others wait for it
+    imbalance = {"imbalance": max(computed) * len(computed) / counts[0]} if len(computed) > 1 else {}
     return {
         **numbers,
         **imbalance,

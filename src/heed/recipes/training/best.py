@@ -127,10 +127,10 @@ class BestSoFar:
 
         self.folder.world.on_first(work)
 
-    def to_leave(self, last: int, save: SaveModel) -> SaveModel:
-        """What a run that ended after step `last` leaves: the best model, or the last one."""
+    def to_leave(self, last: int, to_save: Callable[[], SaveModel]) -> SaveModel:
+        """What a run that ended after step `last` leaves: the best model, or the last one. Called on every process."""
         if not self.keeps or self.step == last:
-            return save
+            return to_save()
 
         def copy(to: Path) -> None:
             shutil.copytree(self._model_of(self.step), to, dirs_exist_ok=True)

@@ -190,7 +190,7 @@ def go_through(loop: Loop, place: Place) -> None:
             if stopped and not last:
                 raise KeyboardInterrupt if stopped == signal.SIGINT else SystemExit(128 + stopped)
     best.close(step, loop.total_steps, place.speaker)
-    leave = best.to_leave(step, loop.to_save())
+    leave = best.to_leave(step, loop.to_save)
 
     def leave_rounded(to: Path) -> None:
         leave(to)
