@@ -5,7 +5,16 @@ import shutil
 
 import pytest
 import torch
-from test_two_processes import IN_FLOAT32, assert_learnt_alike, distance, ended, files, weights, words_of
+from test_two_processes import (
+    IN_FLOAT32,
+    assert_learnt_alike,
+    assert_the_other_ends,
+    distance,
+    ended,
+    files,
+    weights,
+    words_of,
+)
 
 from heed.files import TEMPORARY
 
@@ -83,3 +92,8 @@ def test_a_divided_run_that_keeps_its_best_model_leaves_nothing_beside_it(tmp_pa
     run = tmp_path / "both" / "run"
     assert json.loads((run / "best.json").read_text())["kept_step"] < 4
     assert [path.name for path in run.rglob("*") if path.name.startswith(TEMPORARY)] == []
+
+
+@pytest.mark.slow
+def test_when_one_of_two_that_hold_parts_is_killed_the_other_ends_and_says_so(tmp_path, files):
+    assert_the_other_ends("sft, all parameters", files, tmp_path / "both", **WAYS["fsdp"])

@@ -202,9 +202,13 @@ def test_two_processes_learn_what_one_does(tmp_path, files, kind):
 
 @pytest.mark.parametrize("kind", some_slow(QUICK_TO_KILL))
 def test_when_one_of_two_is_killed_in_training_the_other_ends_and_says_so(tmp_path, files, kind):
-    folder = tmp_path / "both"
+    assert_the_other_ends(kind, files, tmp_path / "both")
+
+
+def assert_the_other_ends(kind: str, files: dict[str, Path], folder: Path, **more: object) -> None:
+    """That a process whose partner is killed in training ends, and says so in five parts."""
     long = {"steps": 10_000} if "steps" in KINDS[kind][2] else {"epochs": 10_000}
-    first, second = start(words_of(kind, files, folder / "run", **long), folder, 2, torch.float32)
+    first, second = start(words_of(kind, files, folder / "run", **long, **more), folder, 2, torch.float32)
     try:
         give_up = time.monotonic() + SECONDS_AT_MOST
         while not (folder / "run" / "metrics.jsonl").exists() or lines(folder / "run")[-1]["step"] < 1:

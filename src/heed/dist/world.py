@@ -132,6 +132,19 @@ class World:
                 self._watch.raise_if_ended(2 * GRACE)
             raise
 
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """Around work in which processes that move together meet: where one has ended, all hear of it, and of no less.
+
+        A layer is put together by messages of PyTorch's own, which break where the other end is gone.
+        """
+        try:
+            yield
+        except RuntimeError:
+            if self._watch is not None and self.moves_together:
+                self._watch.raise_if_ended(2 * GRACE)
+            raise
+
     def sum(self, tensor: Tensor) -> Tensor:
         """The sum of this tensor over all processes; the tensor itself stays as it is."""
         with self.talking("a sum"):

@@ -126,7 +126,7 @@ def in_run_folder(
             for note in folder.notes:
                 speaker.say(note)
             if not folder.finished:
-                with tracked(settings, folder, speaker), memory_told(settings, device):
+                with tracked(settings, folder, speaker), memory_told(settings, device), world.computing():
                     work(settings, Place(folder, device, world, speaker))
 
 
