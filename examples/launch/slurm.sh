@@ -2,8 +2,9 @@
 # One run on two machines of a Slurm cluster:  sbatch slurm.sh
 #
 # Slurm starts one torchrun on each machine, and each torchrun starts one process for each GPU. Change the lines below
-# to what your cluster has. When the time is over, Slurm sends SIGTERM five minutes before the end: heed saves the step
-# and ends; sbatch the same file again and the run goes on.
+# to what your cluster has. Slurm sends SIGTERM five minutes before the time is over: heed saves the step and ends if
+# that takes less than 30 seconds, which is how long torchrun waits (newer ones take --shutdown-timeout 280). What takes
+# longer is lost back to the last checkpoint, see --save-every. sbatch the same file again and the run goes on.
 #SBATCH --job-name=heed
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1

@@ -20,6 +20,7 @@ from tastes import heed, lines, prompts, write
 from heed.engine import servers
 from heed.engine.client import Ask, Server, UnreachableError, seed_of_prompt
 from heed.engine.servers import Servers
+from heed.engine.start import ENVIRONMENT, environment_of
 from heed.models.load import load_model
 
 OPTIONS = {"steps": 2, "batch_size": 8, "max_new_tokens": 8, "lr": 3e-3, "temperature": 0.8, "eval_limit": 4}
@@ -301,6 +302,46 @@ def test_a_started_server_that_ends_at_once_is_told_with_its_last_words(learn, e
     status, told, _ = learn("grpo", "run", engine=engine, **port)
     assert status == 2
     told_in_parts(told, "No module named vllm", "server.log")
+
+
+def test_a_server_that_fails_while_it_forgets_an_adapter_is_waited_for(learn, engine):
+    engine.trouble = once("/v1/unload_lora_adapter", 1, lambda: "broken")
+    status, told, _ = learn("grpo", "run", engine=engine)
+    assert (status, "waiting" in told) == (0, True), told
+
+
+def test_a_server_that_does_not_say_how_it_cuts_texts_is_told(learn, engine, monkeypatch):
+    said = engine.said
+    monkeypatch.setattr(engine, "said", lambda path, body: (404, "no") if path == "/tokenize" else said(path, body))
+    status, told, _ = learn("grpo", "run", engine=engine)
+    assert status == 2
+    told_in_parts(told, "404", "/tokenize")
+
+
+def test_a_base_in_four_bits_is_not_what_a_server_has(learn, engine):
+    status, told, _ = learn("grpo", "run", engine=engine, quantise="nf4")
+    assert status == 2
+    told_in_parts(told, "--quantise nf4", "--rollout heed")
+
+
+def test_a_server_is_not_started_where_another_listens(learn, engine, tmp_path):
+    status, told, _ = learn("grpo", "run", engine=engine, **{"rollout.start": True, "rollout.python": "sleep"})
+    assert status == 2
+    told_in_parts(told, "already", f"http://127.0.0.1:{engine.port + 1}")
+
+
+def test_a_server_inherits_nothing_of_torchruns():
+    ours = {"PATH": "/bin", "RANK": "1", "TORCHELASTIC_USE_AGENT_STORE": "True", "MASTER_PORT": "1", "PYTHONPATH": "/x"}
+    assert environment_of(ours | {"GROUP_RANK": "0", "HF_HOME": "/h"}) == {
+        **ENVIRONMENT,
+        "PATH": "/bin",
+        "HF_HOME": "/h",
+    }
+
+
+def test_no_copy_of_the_policy_is_left_in_the_run(learn, engine):
+    _, _, out = learn("grpo", "run", engine=engine)
+    assert not [path for path in (out / "engine").rglob("*") if path.is_file() and path.suffix == ".safetensors"]
 
 
 @pytest.mark.parametrize(

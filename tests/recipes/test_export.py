@@ -17,6 +17,7 @@ from heed.cli.main import main
 from heed.errors import UserError
 from heed.lab.base_model import BASE_MODEL
 from heed.models.export import comparing
+from heed.models.export.comparing import scored_of
 from heed.models.export.families import family_of
 from heed.models.export.llama_text import text_reader
 from heed.models.export.probe_texts import TEXTS
@@ -482,3 +483,11 @@ def test_a_template_of_fixed_texts_is_said_in_ollamas_language():
 )
 def test_a_template_that_does_more_is_not_guessed(template):
     assert around(render(template)) is None
+
+
+def test_a_model_of_few_positions_is_compared_on_what_it_can_read(plain):
+    model, tokenizer = t.AutoModelForCausalLM.from_pretrained(plain), t.AutoTokenizer.from_pretrained(plain)
+    model.config.max_position_embeddings = 16
+    scored = scored_of(tokenizer, model, 5)
+    assert len(scored) == 5
+    assert max(len(ids) for ids in scored) == 16

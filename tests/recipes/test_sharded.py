@@ -67,7 +67,7 @@ def test_a_divided_run_goes_on_on_another_number_of_processes(tmp_path, files, p
     newest = sorted((run / "checkpoints").glob("step-*"))[-1]
     shutil.rmtree(newest)  # as a kill before it leaves the run
     (run / "state.json").unlink()
-    more = WAYS["fsdp"] if processes > 1 else {}
+    more = WAYS["fsdp"] | {"offload": "optimiser"} if processes > 1 else {}
     ended(words_of(kind, files, run, keep_states=True, **more), again, processes, torch.float64)
     assert "going on after step 2" in (again / "told-0").read_text()
     assert distance(weights(run), weights(whole / "run")) < 1e-5

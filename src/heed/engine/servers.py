@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeVar
 
 from heed.engine.client import Ask, Drawn, Facts, RefusedError, Server, UnreachableError, seed_of_prompt
@@ -32,8 +32,6 @@ class Servers:
     say: Callable[[str], None]
     revive: Callable[[], None] = lambda: None
     """starts a server that heed started and that is gone"""
-    lost: set[Server] = field(default_factory=set)
-    """those that may have started anew, with other weights, since they were last given any"""
 
     def meet(self, server: Server) -> Facts:
         """What a server says of itself, waited for as long as patience lasts."""
@@ -46,7 +44,6 @@ class Servers:
             try:
                 return work()
             except UnreachableError as error:
-                self.lost.add(server)
                 if time.monotonic() - began > self.patience:
                     raise self.gave_up(server, error) from None
                 if not is_told:
@@ -108,7 +105,6 @@ class Servers:
                 for server, error in failed.items():
                     if time.monotonic() - last_answer > self.patience:
                         raise self.gave_up(server, error)
-                    self.lost.add(server)
                     num_left = sum(i not in found for i in missing)
                     self.say(f"{server.url} was lost ({error}): waiting for it, with {num_left:,} prompts to ask again")
                     self.revive()

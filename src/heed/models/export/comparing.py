@@ -59,6 +59,14 @@ def prompts_of(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, count
     return [ids for ids in tokens if 0 < len(ids) <= room]
 
 
+def scored_of(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, count: int) -> list[list[int]]:
+    """Tokens of the first `count` questions, cut to what the model can read: one at least, or nothing is compared."""
+    tokens = [tokenizer(prompt_of(tokenizer, each)).input_ids for each in QUESTIONS[:count]]
+    found = [ids[: num_positions(model)] for ids in tokens if ids]
+    assert found, "the tokenizer makes no tokens of any question"
+    return found
+
+
 def answers_of(model: PreTrainedModel, prompts: Sequence[Sequence[int]], stops: Sequence[int]) -> list[list[int]]:
     """Greedy answers, as tokens."""
     return [greedy(model, ids, stop_ids=stops, max_new_tokens=NEW_TOKENS) for ids in prompts]

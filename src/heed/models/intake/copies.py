@@ -24,12 +24,13 @@ def copy_with_tables(files: list[Path], tables: Mapping[str, Tensor], folder: Pa
         tables: by the model's own names, which files may have with another prefix; a tied one under several.
 
     Returns:
-        Whether it was done: not where a table is nowhere in the files.
+        Whether it was done: not where a table is nowhere in the files, or in a dtype that is none of `DTYPES`.
     """
     headers = [_header(file) for file in files]
-    placed = [{key: table for key in header if (table := _named(key, tables)) is not None} for header in headers]
-    found = {id(table) for of_file in placed for table in of_file.values()}
-    if not files or found != {id(table) for table in tables.values()}:
+    by_key = _renamed({key for header in headers for key in header}, tables)
+    placed = [{key: by_key[key] for key in header if key in by_key} for header in headers]
+    dtypes = {header[key]["dtype"] for header, of_file in zip(headers, placed, strict=True) for key in of_file}
+    if not by_key or not dtypes <= DTYPES.keys():
         return False
     total = 0
     for file, header, of_file in zip(files, headers, placed, strict=True):
@@ -41,11 +42,23 @@ def copy_with_tables(files: list[Path], tables: Mapping[str, Tensor], folder: Pa
     return True
 
 
-def _named(key: str, tables: Mapping[str, Tensor]) -> Tensor | None:
-    same = (
-        table for name, table in tables.items() if key == name or name.endswith(f".{key}") or key.endswith(f".{name}")
-    )
-    return next(same, None)
+def _renamed(keys: set[str], tables: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tables by the names of files, which have one prefix more or less than the model's throughout; {}: none fits.
+
+    The names as they are come first: a part that ends like a table, such as a second head's, is not taken for it.
+    """
+    more = {key.removesuffix(name) for name in tables for key in keys if key.endswith(f".{name}")}
+    less = {name.removesuffix(key) for name in tables for key in keys if name.endswith(f".{key}")}
+    wanted = {id(table) for table in tables.values()}
+    for added, removed in (("", ""), *((each, "") for each in sorted(more)), *(("", each) for each in sorted(less))):
+        found = {
+            key: table
+            for name, table in tables.items()
+            if name.startswith(removed) and (key := added + name.removeprefix(removed)) in keys
+        }
+        if {id(table) for table in found.values()} == wanted:
+            return found
+    return {}
 
 
 def _header(file: Path) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -12,15 +11,16 @@ from heed.errors import typed
 from heed.export_config import ExportSettings
 from heed.models.adapters.lora import next_token_logp
 from heed.models.export.differs import differs
+from heed.models.intake.access import Access
 from heed.models.load import LoadedModel, load_model, load_tokenizer, num_positions
 from heed.models.stops import stop_ids_of
 from heed.models.writing import write
 from heed.recipes import merge
 
 
-def export(loaded: LoadedModel, settings: ExportSettings, dtype: torch.dtype, say: Callable[[str], None]) -> None:
+def export(loaded: LoadedModel, settings: ExportSettings, dtype: torch.dtype, access: Access) -> None:
     """Write, load as plain transformers does, compare; nothing is at `out` unless both say the same."""
-    out = Path(settings.out)
+    out, say = Path(settings.out), access.say
     merge.refuse_taken(out)
     model, tokenizer = loaded.model, loaded.tokenizer
     words = merge.words(tokenizer)
@@ -32,9 +32,9 @@ def export(loaded: LoadedModel, settings: ExportSettings, dtype: torch.dtype, sa
         write(tokenizer, folder)
         merge.cast_weights(model, torch.float32)
         rounded = next_token_logp(model, ids)
-        again = load_model(str(folder), torch.device("cpu"))
+        again = load_model(str(folder), torch.device("cpu"), access=access)
         refuse_other(merge.largest_difference(rounded, next_token_logp(again, ids)), out)
-        merge.refuse_other_words(tokenizer, load_tokenizer(str(folder)), stops, stop_ids_of(again))
+        merge.refuse_other_words(tokenizer, load_tokenizer(str(folder), access), stops, stop_ids_of(again))
         shards = len(list(folder.glob("*.safetensors")))
     name = str(dtype).removeprefix("torch.")
     say(

@@ -81,7 +81,7 @@ def check(
     )
 
     prompts = comparing.prompts_of(tokenizer, model, num_answers)
-    scored = comparing.prompts_of(tokenizer, model, NUM_SCORED)
+    scored = comparing.scored_of(tokenizer, model, NUM_SCORED)
     before = [next_token_logp(model, ids) for ids in scored]
     answers = comparing.answers_of(model, prompts, vocabulary.stops)
     rounding = comparing.take_weights(model, file)

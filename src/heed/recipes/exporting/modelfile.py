@@ -134,8 +134,8 @@ def modelfile(gguf: str, template: Around | None, stops: Sequence[str], context:
     lines += [f"PARAMETER stop {json.dumps(stop, ensure_ascii=False)}" for stop in stops if "\n" not in stop]
     if template is None:
         lines += [
-            "# The chat template does more than put text around messages, so it is not written in ollama's language.",
-            "# ollama guesses one from the jinja template in the file; llama-server --jinja runs that itself.",
+            "# There is no chat template, or it does more than put text around messages: none is written here.",
+            "# ollama guesses one from a jinja template in the file; llama-server --jinja runs that itself.",
         ]
     else:
         lines += [f'TEMPLATE """{go_template(template)}"""']

@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ import numpy as np
 from heed.dist.world import World
 from heed.engine.client import Ask, Drawn, Facts, RefusedError, Server, UnreachableError
 from heed.engine.servers import Servers, refusal
-from heed.engine.start import StartedServer, command_of, running
+from heed.engine.start import StartedServer, command_of, refuse_taken, running
 from heed.errors import UserError, typed
 from heed.models.decode.answers import Answer
 from heed.models.decode.sample import Completion
@@ -30,6 +31,8 @@ from heed.recipes.training.loop import Place
 from heed.recipes.training.setup import Opened
 from heed.types import Tokens
 
+SERVED = "served"
+"""the folder of a whole model that a server is started with"""
 NUM_PROBES, PROBE_TOKENS = 4, 8
 PROBE_TEXTS = ("Mùa xuân, ça va? 12 345", "def f(x):\n\treturn x  # 👍", "  two  spaces\r\n\n…")
 """texts that tokenizers cut differently"""
@@ -119,7 +122,7 @@ class Engine:
             for server in self.servers.servers:
                 drawn.append(self.servers.until(server, lambda server=server: self._probe(server, name)))  # type: ignore[misc]
                 if self.is_adapter and self.given not in ("", name):
-                    server.unload_adapter(self.given)
+                    self.servers.until(server, partial(server.unload_adapter, self.given))
             for older in self.folder.iterdir():
                 if older.name != name:
                     shutil.rmtree(older, ignore_errors=True)
@@ -233,7 +236,9 @@ def drawing_as_asked(settings: PolicySettings, setup: PolicySetup, place: Place)
     folder = place.folder.folder / "engine"
     world.on_first(lambda: folder.mkdir(exist_ok=True))
     started = server_beside(settings, opened, folder, positions) if asked.start and world.is_first else None
-    with running(started):
+    if started is not None:
+        refuse_taken(asked.url[0])
+    with running(started), folder_for_weights(folder / "weights", world), folder_for_weights(folder / SERVED, world):
         revive = (lambda: None) if started is None else started.revive
         addresses = tuple(Server(url.rstrip("/")) for url in asked.url)
         servers = Servers(addresses, asked.patience, place.speaker.say, revive)
@@ -253,16 +258,26 @@ def drawing_as_asked(settings: PolicySettings, setup: PolicySetup, place: Place)
             settings.temperature,
             {server: fact.model for server, fact in zip(addresses, facts, strict=True)},
         )
-        world.on_first(lambda: engine.folder.mkdir(exist_ok=True))
         yield replace(setup, models=replace(models, engine=engine))
-    world.on_first(lambda: shutil.rmtree(engine.folder, ignore_errors=True))
+
+
+@contextmanager
+def folder_for_weights(folder: Path, world: World) -> Iterator[None]:
+    """A folder of copies for servers, which is gone when the run ends, however it ends."""
+    if world.is_first:
+        folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    finally:
+        if world.is_first:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def server_beside(settings: PolicySettings, opened: Opened, folder: Path, positions: int) -> StartedServer:
     """A server of the base that the adapter is on, or of the model that learns, ready to be started."""
     model = str(opened.loaded.model.name_or_path)
     if opened.loaded.adapter is None:
-        model = str((folder / "served").absolute())
+        model = str((folder / SERVED).absolute())
         shutil.rmtree(model, ignore_errors=True)
         Path(model).mkdir()
         write_policy(opened, Path(model))
@@ -290,7 +305,16 @@ def met(servers: Servers, server: Server, opened: Opened, positions: int) -> Fac
         )
     for text in (*PROBE_TEXTS, *opened.stops):
         ours = opened.tokenizer.backend.encode(text, add_special_tokens=False).ids
-        theirs = servers.until(server, lambda text=text: server.tokenize(facts.model, text))  # type: ignore[misc]
+        try:
+            theirs = servers.until(server, lambda text=text: server.tokenize(facts.model, text))  # type: ignore[misc]
+        except (RefusedError, KeyError, TypeError) as error:
+            raise UserError(
+                "the server does not say how it cuts a text into tokens",
+                where=f"--rollout.url {server.url}, /tokenize",
+                found=f"{type(error).__name__}: {str(error)[:200]}",
+                expected="token ids, as vLLM's own server gives them",
+                fix="the address of the vLLM server itself, without a gateway before it; or --rollout.start",
+            ) from None
         if ours != theirs:
             raise UserError(
                 "the server has another tokenizer than the model that learns",
@@ -322,6 +346,14 @@ def refuse_what_no_server_does(settings: PolicySettings, opened: Opened) -> None
                 expected="http:// or https://, a host and a port",
                 fix=f"--rollout.url http://{url.rpartition('//')[2]}",
             )
+    if settings.quantise is not None:
+        raise UserError(
+            "a server has the whole base, and the policy learns on one in four bits: they are two models",
+            where="--quantise, --rollout",
+            found=f"--quantise {settings.quantise} with --rollout {asked.engine}",
+            expected="one of them",
+            fix="--rollout heed, or leave out --quantise",
+        )
     if opened.new_token_ids and opened.loaded.adapter is not None:
         raise UserError(
             "a server takes no adapter that trains rows of new tokens",
