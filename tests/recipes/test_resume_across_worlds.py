@@ -8,6 +8,7 @@ import functools
 import os
 import shutil
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ TRIED = ("sft", "dpo", "reward", "ppo", "grpo")
 SLOW = [pytest.param(kind, marks=() if kind in QUICK else pytest.mark.slow) for kind in TRIED]
 
 
-def heed_killed(words: list[str], folder: Path, variables: dict[str, str]) -> None:
+def heed_killed(words: list[str], folder: Path, variables: dict[str, str], dtype: torch.dtype) -> None:
     """A process that is killed, as all others are, when the numbers of a step have been logged."""
     from test_two_processes import heed_watched
 
@@ -39,12 +40,12 @@ def heed_killed(words: list[str], folder: Path, variables: dict[str, str]) -> No
             os.kill(os.getpid(), signal.SIGKILL)
 
     Run.log = log_and_die
-    heed_watched(words, folder, variables, torch.float64)
+    heed_watched(words, folder, variables, dtype)
 
 
-def killed_on_two(words: list[str], folder: Path) -> None:
+def killed_on_two(words: list[str], folder: Path, dtype: torch.dtype = torch.float64) -> None:
     folder.mkdir()
-    started = [SERVER.Process(target=heed_killed, args=(words, folder, each)) for each in meeting(2)]
+    started = [SERVER.Process(target=heed_killed, args=(words, folder, each, dtype)) for each in meeting(2)]
     for process in started:
         process.start()
     for process in started:
@@ -71,11 +72,19 @@ def killed(tmp_path_factory, files):
     return of
 
 
-def gone_on(kind: str, files: dict[str, Path], killed: Path, folder: Path, processes: int) -> Path:
+def gone_on(
+    kind: str,
+    files: dict[str, Path],
+    killed: Path,
+    folder: Path,
+    processes: int,
+    dtype: torch.dtype = torch.float64,
+    **more: object,
+) -> Path:
     """The finished run, gone on from a copy of the one that was killed."""
     shutil.copytree(killed / "run", folder.with_suffix(".run"))
     out = folder.with_suffix(".run")
-    ended(words_of(kind, files, out), folder, processes, torch.float64)
+    ended(words_of(kind, files, out, **more), folder, processes, dtype)
     told = (folder / "told-0").read_text()
     assert "going on after step 2" in told
     assert ("processes 2 -> " in told) == (processes != 2)
@@ -87,8 +96,12 @@ def gone_on(kind: str, files: dict[str, Path], killed: Path, folder: Path, proce
 def test_a_run_killed_on_two_processes_goes_on_on_another_number(tmp_path, files, killed, kind, processes):
     stopped, whole = killed(kind)
     out = gone_on(kind, files, stopped, tmp_path / "resumed", processes)
-    assert distance(weights(out), weights(whole / "run")) < 1e-5
-    ours, theirs = numbers_of(out), numbers_of(whole / "run")
+    assert_same_run(out, whole / "run")
+
+
+def assert_same_run(out: Path, whole: Path) -> None:
+    assert distance(weights(out), weights(whole)) < 1e-5
+    ours, theirs = numbers_of(out), numbers_of(whole)
     assert [(line["step"], line["phase"]) for line in ours] == [(line["step"], line["phase"]) for line in theirs]
     for here, there in zip(ours, theirs, strict=True):
         for name in here.keys() | there.keys():
@@ -100,6 +113,33 @@ def test_a_run_killed_on_two_processes_goes_on_on_another_number(tmp_path, files
 def test_a_run_killed_on_two_processes_and_gone_on_on_two_has_the_same_bits(tmp_path, files, killed, kind):
     stopped, whole = killed(kind)
     out = gone_on(kind, files, stopped, tmp_path / "resumed", 2)
-    for path in (whole / "run").glob("*.safetensors"):
-        assert (out / path.name).read_bytes() == path.read_bytes()
-    assert numbers_of(out) == numbers_of(whole / "run")
+    assert_same_bits(out, whole / "run")
+
+
+def assert_same_bits(out: Path, whole: Path) -> None:
+    files = [path.name for path in whole.glob("*.safetensors")]
+    assert files
+    for name in files:
+        assert (out / name).read_bytes() == (whole / name).read_bytes()
+    assert numbers_of(out) == numbers_of(whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["reward, all parameters", "dpo", "kto", "ppo, all parameters", "grpo"])
+def test_a_divided_run_that_is_killed_goes_on_on_any_number_of_processes(tmp_path, files, kind):
+    """Runs that do not need one another run beside each other. A reward model is read as float32 when a run goes on."""
+    stopped, whole = tmp_path / "killed", tmp_path / "whole"
+    shards, dtype = {"parallel": "fsdp"}, torch.float32 if kind.startswith("reward") else torch.float64
+    with ThreadPoolExecutor() as beside:
+        at_once = beside.submit(ended, words_of(kind, files, whole / "run", **shards), whole, 2, dtype)
+        killed_on_two(words_of(kind, files, stopped / "run", **shards), stopped, dtype)
+        at_once.result()
+        goes_on = [
+            beside.submit(gone_on, kind, files, stopped, tmp_path / f"on-{n}", n, dtype, **(shards if n > 1 else {}))
+            for n in (1, 2, 3)
+        ]
+        on_one, on_two, on_three = (run.result() for run in goes_on)
+    assert "a process holds" in (stopped / "told-0").read_text()
+    assert_same_bits(on_two, whole / "run")
+    assert_same_run(on_one, whole / "run")
+    assert_same_run(on_three, whole / "run")

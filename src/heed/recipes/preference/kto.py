@@ -98,19 +98,13 @@ class Kto:
             )
         return batches
 
-    @torch.no_grad()
     def reference_point(self, judged: Sequence[JudgedTokens]) -> Tensor:
         """z0 over the whole step, on every process; 0 where no answer can be mismatched."""
         others = [partner for each in judged if (partner := self.partners.of(each.tokens)) is not None]
         if not others:
             return torch.zeros((), dtype=torch.float64)
-        ratios: dict[int, float] = {}
-        for forward in self.batching.forwards([(tokens,) for tokens in others]):
-            sequences = [others[i] for i in forward]
-            logp = self.answers.logp(build(sequences, share=self.batching.share)).cpu()
-            ratios |= zip(forward, (logp - torch.from_numpy(self.reference(sequences))).tolist(), strict=True)
-        everywhere = {i: ratio for part in self.batching.world.gather_objects(ratios) for i, ratio in part.items()}
-        return kto_reference_point(torch.tensor([everywhere[i] for i in range(len(others))], dtype=torch.float64))
+        logp = np.concatenate(self.batching.per_sequence([(tokens,) for tokens in others], self.answers.logp))
+        return kto_reference_point(torch.from_numpy(logp - self.reference(others)))
 
     def measure(self, judged: Sequence[JudgedTokens]) -> dict[str, float]:
         """What a step over these answers would report, and the accuracy's interval between prompts."""
