@@ -46,6 +46,7 @@ TESTS = {
     "objectives/policy.py": "tests/objectives/test_policy.py",
     "recipes/policy/engine.py": "tests/recipes/test_engine_rollouts.py",
     "engine/servers.py": "tests/recipes/test_engine_rollouts.py",
+    "engine/freshness.py": "tests/recipes/test_engine_parts.py",
     "objectives/reward_scale.py": "tests/objectives/test_reward_scale.py",
     "objectives/preference.py": "tests/objectives/test_preference.py",
     "models/heads/language.py": "tests/models/test_head.py tests/models/test_token_logp.py"
@@ -193,6 +194,7 @@ COMPARISONS, PAIRWISE, KTO = (
 )
 REWARD_RECIPE, ROLLOUT, ANSWERS = "recipes/reward.py", "recipes/policy/rollout.py", "models/decode/answers.py"
 ENGINE, SERVERS = "recipes/policy/engine.py", "engine/servers.py"
+FRESHNESS = "engine/freshness.py"
 POLICY_SETUP, POLICY_UPDATE = "recipes/policy/setup.py", "recipes/policy/update.py"
 PPO, GRPO, PHASES = "recipes/ppo.py", "recipes/grpo.py", "recipes/policy/phases.py"
 SCALE = "objectives/reward_scale.py"
@@ -1597,9 +1599,14 @@ MUTATIONS = [
     M(
         ENGINE,
         "the weights are not proved",
-        "self.refuse_gap(np.abs(ours - theirs)",
-        "self.refuse_gap(0 * (ours - theirs)",
+        "self.refuse_gap(proof.gap",
+        "self.refuse_gap(0 * proof.gap",
     ),
+    M(ENGINE, "no server is stale", "if (found := stale(drawn, new, older)) is None:", "if True:"),
+    M(ENGINE, "the first weights are forgotten", "[*older[:1], *older[1:][-1:], proof]", "[*older[-1:], proof]"),
+    M(FRESHNESS, "nearer to the new", "from_new.mean() > NEARER * from_old", "from_old.mean() > NEARER * from_new"),
+    M(FRESHNESS, "any number of tokens", "len(from_new) >= ENOUGH and ", "len(from_new) and "),
+    M(FRESHNESS, "tokens that differ count", "min(in_common(each.ids, proof.drawn[i].ids)", "min(len(each.ids)"),
     M(ENGINE, "a server that came back keeps its own weights", "        self._give(server, name)\n", "        pass\n"),
     M(SERVERS, "one seed for all prompts", "seed_of_prompt(seed, numbers[i])", "seed_of_prompt(seed, 0)"),
     M(ROLLOUT, "importance turned round", "weight(outputs.logp, theirs,", "weight(theirs, outputs.logp,"),

@@ -358,6 +358,8 @@ class RolloutsArguments(TypedDict, total=False):
     """start the server at the address beside the run, and end it with the run"""
     python: str | os.PathLike[str]
     """Python of vLLM's environment, to start it with"""
+    words: str | os.PathLike[str]
+    """more words for vLLM when it is started: --rollout.words='--device-ids 1' for a GPU of its own, --rollout.words='--gpu-memory-utilization 0.4' beside training"""
     max_weight: float
     """limit of a token's importance weight, its p in training / its p at the server"""
     max_gap: float

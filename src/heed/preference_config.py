@@ -277,6 +277,11 @@ class Rollouts(Settings):
     )
     start: bool = Field(False, description="start the server at the address beside the run, and end it with the run")
     python: PathText = Field(".venv-engine/bin/python", description="Python of vLLM's environment, to start it with")
+    words: str = Field(
+        "",
+        description='more words for vLLM when it is started: --rollout.words="--device-ids 1" for a GPU of its own, '
+        '--rollout.words="--gpu-memory-utilization 0.4" beside training',
+    )
     max_weight: Number = Field(
         2.0, ge=1, description="limit of a token's importance weight, its p in training / its p at the server"
     )

@@ -4,6 +4,7 @@ It loads adapters and weights from the folders that it is given, as the real one
 """
 
 import json
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -22,13 +23,15 @@ from heed.models.load import load_model, load_tokenizer
 class Engine:
     """A server at an address of its own, which may die and come back there."""
 
-    def __init__(self, model: Path, seeds: range, *, version: str = "0.32.0", positions: int = 256) -> None:
+    def __init__(
+        self, model: Path, seeds: range, *, version: str = "0.32.0", positions: int = 256, port: int = 0
+    ) -> None:
         self.version, self.positions, self.base = version, positions, str(model)
         self.tokenizer = load_tokenizer(str(model))
         self.of_seed = {seed_of_prompt(s, n): (s, n) for s in seeds for n in range(64)}
         self.of_seed |= {n: (0, n) for n in range(8)}  # of the proof
         self.lock, self.calls, self.trouble = threading.Lock(), [], None
-        self.port, self.told_apart = 0, 0.0  # what it says its log-probabilities are off by
+        self.port, self.told_apart = port, 0.0  # what it says its log-probabilities are off by
         self.start()
 
     @property
@@ -154,3 +157,9 @@ def once(at: str, number: int, does: Callable[[], str | None]):
         return does() if path == at and len(seen) == number else None
 
     return trouble
+
+
+if __name__ == "__main__":  # as vLLM is started
+    given = dict(zip(sys.argv[1:], sys.argv[2:], strict=False))
+    Engine(Path(given["--model"]), range(10), port=int(given["--port"]))
+    threading.Event().wait()

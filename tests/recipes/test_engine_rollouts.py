@@ -6,6 +6,7 @@ The server is `engines.Engine`; tests/engine has the same with vLLM itself.
 import ast
 import json
 import socket
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -16,12 +17,16 @@ import torch
 from engines import Engine, once
 from safetensors.torch import load_file
 from tastes import heed, lines, prompts, write
+from test_two_processes import distance, ended, files, words_of
+from test_two_processes import weights as all_weights
 
 from heed.engine import servers
 from heed.engine.client import Ask, Server, UnreachableError, seed_of_prompt
 from heed.engine.servers import Servers
 from heed.engine.start import ENVIRONMENT, environment_of
 from heed.models.load import load_model
+
+__all__ = ["files"]  # a fixture
 
 OPTIONS = {"steps": 2, "batch_size": 8, "max_new_tokens": 8, "lr": 3e-3, "temperature": 0.8, "eval_limit": 4}
 COMMANDS = {"ppo": {}, "grpo": {"group_size": 4}}
@@ -91,7 +96,7 @@ def test_every_phase_is_drawn_from_the_weights_of_that_phase(learn, engine):
     assert len(names) >= 3
     assert list(dict.fromkeys(loaded)) == names
     gone = [body["lora_name"] for path, body in engine.calls if path == "/v1/unload_lora_adapter"]
-    assert gone == names[:-1]
+    assert gone == names, "the last one too, when the run ends"
 
 
 @pytest.mark.slow
@@ -150,6 +155,52 @@ def test_several_servers_draw_in_turn_and_make_the_same_run(learn, engine, tuned
         assert answers(one) == answers(two)
     finally:
         other.stop()
+
+
+def test_a_policy_in_parts_on_two_processes_draws_from_two_servers_what_one_process_draws_itself(
+    tmp_path, files, engine, tuned
+):
+    """Each process asks for its own prompts, of weights that are written once."""
+    other = Engine(tuned, range(10))
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    ended(words_of("grpo", files, alone / "run"), alone, 1, torch.float32)
+    served = {"rollout": "vllm", "rollout.url": f"{engine.url},{other.url}", "parallel": "fsdp"}
+    ended(words_of("grpo", files, together / "run", **served), together, 2, torch.float32)
+    other.stop()
+    assert_same_run(alone, together)
+    for each in (engine, other):
+        given = [body["lora_name"] for path, body in each.calls if path == "/v1/load_lora_adapter"]
+        assert len(given) == 3 + 2, "before each phase, and before both measurements"
+        assert list(each.models) == [each.base]
+
+
+@pytest.mark.slow
+def test_a_policy_in_parts_starts_a_server_of_the_whole(tmp_path, files):
+    """All parameters are trained: the server is started with the model as it is, and ends with the run."""
+    python = tmp_path / "python"
+    where = Path(servers.__file__).parents[2]
+    python.write_text(
+        f'#!/bin/sh\nPYTHONPATH={where} exec {sys.executable} {Path(__file__).with_name("engines.py")} "$@"\n'
+    )
+    python.chmod(0o755)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}"
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    ended(words_of("ppo, all parameters", files, alone / "run"), alone, 1, torch.float32)
+    served = {"rollout": "vllm", "rollout.start": True, "rollout.python": python, "rollout.url": url}
+    words = words_of("ppo, all parameters", files, together / "run", **served, parallel="fsdp")
+    ended(words, together, 2, torch.float32)
+    assert_same_run(alone, together)
+    with pytest.raises(UnreachableError):
+        Server(url).facts()
+    assert not [path for path in (together / "run" / "engine").rglob("*") if path.suffix == ".safetensors"]
+
+
+def assert_same_run(alone: Path, together: Path) -> None:
+    assert answers(alone / "run") == answers(together / "run")
+    assert distance(all_weights(together / "run"), all_weights(alone / "run")) < 1e-5
+    assert "a process holds" in (together / "told-0").read_text()
 
 
 def told_in_parts(told: str, *found: str) -> None:
@@ -260,12 +311,41 @@ def test_another_base_is_told_before_anything_is_drawn(learn, tmp_path, tuned, e
     assert not (out / "samples.jsonl").exists()
 
 
-def test_a_server_that_keeps_old_weights_is_found_out(learn, engine):
+@pytest.mark.parametrize("rank", [0, 4])
+def test_a_server_that_keeps_old_weights_is_found_out_within_the_gap(learn, engine, rank):
+    """Though it says that it took the new ones, and the steps are so small that the gap allows the old."""
     real = engine.said
-    engine.said = lambda path, body: (200, {"results": [None]}) if path == "/collective_rpc" else real(path, body)
-    status, told, _ = learn("grpo", "run", engine=engine, rank=0, lr=1e-2, steps=5)
+
+    def keeping(path, body):
+        if path == "/collective_rpc":
+            return 200, {"results": [None]}
+        if path == "/v1/load_lora_adapter" and len(engine.models) > 1:
+            engine.models[body["lora_name"]] = list(engine.models.values())[-1]
+            return 200, "Success"
+        return real(path, body)
+
+    engine.said = keeping
+    small = {"lr": 1e-4, "steps": 5, "rollout.max_gap": 0.5}
+    status, told, out = learn("grpo", "run", engine=engine, rank=rank, **small)
     assert status == 2
-    told_in_parts(told, "other weights", "before a phase")
+    told_in_parts(told, "weights of an earlier phase", "before a phase")
+    assert max(line["sampler_gap_mean"] for line in lines(out / "metrics.jsonl")) < 1e-4
+
+
+def test_a_server_that_comes_back_with_its_first_weights_is_found_out_within_the_gap(learn, engine):
+    """It dies while it draws for the third phase, and takes no weights any more."""
+    real = engine.said
+
+    def die():
+        engine.said = lambda path, body: (200, {}) if path == "/collective_rpc" else real(path, body)
+        engine.die_for(0.3)
+        return "gone"
+
+    engine.trouble = once(DRAWING, 23, die)
+    small = {"lr": 1e-4, "steps": 5, "rollout.max_gap": 0.5}
+    status, told, _ = learn("grpo", "run", engine=engine, rank=0, **small)
+    assert status == 2
+    told_in_parts(told, "weights of an earlier phase", "after it came back")
 
 
 def test_a_server_that_refuses_adapters_is_told_how_to_be_started(learn, engine):
@@ -301,7 +381,7 @@ def test_a_started_server_that_ends_at_once_is_told_with_its_last_words(learn, e
     port = {"rollout.url": "http://127.0.0.1:1", "rollout.python": fake, "rollout.start": True}
     status, told, _ = learn("grpo", "run", engine=engine, **port)
     assert status == 2
-    told_in_parts(told, "No module named vllm", "server.log")
+    told_in_parts(told, "No module named vllm", f"{fake} -m vllm.entrypoints.openai.api_server --model")
 
 
 def test_a_server_that_fails_while_it_forgets_an_adapter_is_waited_for(learn, engine):
@@ -337,6 +417,30 @@ def test_a_server_inherits_nothing_of_torchruns():
         "PATH": "/bin",
         "HF_HOME": "/h",
     }
+
+
+@pytest.mark.parametrize(
+    ("options", "found"),
+    [
+        ({"rollout.words": "--gpu-memory-utilization 0.4"}, "--rollout.words='--gpu-memory-utilization 0.4'"),
+        ({"rollout.words=--device-ids 1": True}, "--rollout.start --rollout.words='--device-ids 1'"),
+        ({"rollout.words=--port 1": True, "rollout.start": True, "rollout.url": "http://127.0.0.1:1"}, "--port"),
+    ],
+)
+def test_words_that_no_server_could_be_given_are_told(learn, engine, options, found):
+    status, told, _ = learn("grpo", "run", engine=engine, **options)
+    assert status == 2
+    told_in_parts(told, "--rollout.words", found)
+
+
+def test_words_are_given_to_the_server_that_is_started(learn, engine, tmp_path):
+    fake = tmp_path / "python"
+    fake.write_text('#!/bin/sh\necho "Error: $*" >&2\nexit 1\n')
+    fake.chmod(0o755)
+    port = {"rollout.url": "http://127.0.0.1:1", "rollout.python": fake, "rollout.start": True}
+    status, told, _ = learn("grpo", "run", engine=engine, **port, **{"rollout.words=--device-ids '1,2'": True})
+    assert status == 2
+    told_in_parts(told, "--enable-lora --max-lora-rank 8 --device-ids 1,2")
 
 
 def test_no_copy_of_the_policy_is_left_in_the_run(learn, engine):

@@ -107,12 +107,14 @@ def _needs_a_value(option: Option, rest: Sequence[str]) -> UserError:
     example = option.choices[0] if option.choices else option.key.rpartition(".")[2].upper()
     if option.kind == "pairs":
         example = "prompt=QUESTION response=ANSWER"
+    example = str(example if option.default in (None, (), {}, "") else option.default)
+    is_quoted = bool(rest) and " " in rest[0]  # no option, and meant as the value
     return UserError(
         f"{option.flag} needs a value",
         where="command line",
         found=f"the next option, {rest[0]}" if rest else "the end of the line",
         expected=option.help,
-        fix=f"{option.flag} {option.default if option.default not in (None, (), {}) else example}",
+        fix=f"{option.flag}={typed(rest[0])}" if is_quoted else f"{option.flag} {example}",
     )
 
 

@@ -76,17 +76,17 @@ class Sharded:
                 part.set_reshard_after_forward(part is not self.parts[0], recurse=False)
 
     @contextmanager
-    def whole_on_first(self, world: World) -> Iterator[None]:
+    def whole_on_first(self, world: World, *, trained_only: bool = False) -> Iterator[None]:
         """The first process has whole parameters in the model meanwhile, in the memory of the CPU, to write them.
 
-        The model is in memory once. All processes enter and leave together; none computes with it inside.
+        The model is in memory once, or of it what is trained. All processes enter and leave together; none computes with it inside.
         """
         self.take_apart()
         whole: dict[int, nn.Parameter] = {}
         places = [(m, name) for m in self.root.modules() for name, p in m._parameters.items() if p is not None]
         shards = {(m, name): m._parameters[name] for m, name in places}
         for shard in {id(shard): shard for shard in shards.values()}.values():  # tied ones once, on every process
-            if is_shard(shard):
+            if is_shard(shard) and (shard.requires_grad or not trained_only):
                 together = shard.full_tensor().detach()
                 if world.is_first:
                     whole[id(shard)] = nn.Parameter(together.cpu(), requires_grad=shard.requires_grad)

@@ -1,15 +1,20 @@
-"""A vLLM server that is started beside the run and ends with it."""
+"""A vLLM server that is started beside the run and ends with it, however the run ends.
+
+A shell watches over it: it reads from a pipe that the run alone holds the other end of, and ends the server when that
+is gone, as it is after a SIGKILL. It needs a POSIX shell and process groups (Linux, macOS, BSD), as vLLM does.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import shutil
 import signal
 import socket
 import subprocess
 import urllib.parse
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +33,15 @@ RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """of adapters that vLLM makes room for"""
 
 
+ENDED_WITH_US = """
+read -r nothing
+kill -s TERM -- "-$1" || exit 0
+for second in 1 2 3 4 5 6 7 8 9 10; do sleep 1; kill -s 0 -- "-$1" || exit 0; done
+kill -s KILL -- "-$1"
+"""
+"""a shell's: once nobody is left who could write to it, end all processes of a group"""
+
+
 def command_of(python: str, model: str, url: str, *, dtype: str, positions: int, rank: int) -> list[str]:
     """The command that starts a server as rollouts need it.
 
@@ -40,6 +54,35 @@ def command_of(python: str, model: str, url: str, *, dtype: str, positions: int,
     words += ["--logprobs-mode", "processed_logprobs", "--generation-config", "vllm", "--enforce-eager"]
     if rank:
         words += ["--enable-lora", "--max-lora-rank", str(next((each for each in RANKS if each >= rank), rank))]
+    return words
+
+
+def words_for_server(given: str, command: Sequence[str]) -> list[str]:
+    """More words of the user's for the command that starts a server; none that heed gives itself.
+
+    Raises:
+        UserError: they are no words, as a shell reads them, or contradict the command's.
+    """
+    try:
+        words = shlex.split(given)
+    except ValueError as error:
+        raise UserError(
+            "these are no words for a command",
+            where="--rollout.words",
+            found=f"{given!r}: {error}",
+            expected="words as a shell reads them",
+            fix="--rollout.words='--gpu-memory-utilization 0.4'",
+        ) from None
+    ours = {word for word in command if word.startswith("--")}
+    for word in words:
+        if (name := word.partition("=")[0].replace("_", "-")) in ours:
+            raise UserError(
+                "heed gives the server this word itself",
+                where="--rollout.words",
+                found=word,
+                expected=f"none of {', '.join(sorted(ours))}",
+                fix=f"leave out {name}, or start the server yourself and leave out --rollout.start",
+            )
     return words
 
 
@@ -77,6 +120,8 @@ class StartedServer:
     command: list[str]
     log: Path
     process: subprocess.Popen[bytes] | None = None
+    watch: subprocess.Popen[bytes] | None = None
+    """ends the server if we are gone"""
 
     def start_if_gone(self) -> None:
         """Start it, unless it runs."""
@@ -94,16 +139,31 @@ class StartedServer:
             self.process = subprocess.Popen(
                 self.command, env=environment_of(os.environ), stdout=log, stderr=log, start_new_session=True
             )
+        self._unwatch()
+        quiet = subprocess.DEVNULL
+        self.watch = subprocess.Popen(
+            ["/bin/sh", "-c", ENDED_WITH_US, "sh", str(self.process.pid)],
+            stdin=subprocess.PIPE,
+            stdout=quiet,
+            stderr=quiet,
+            start_new_session=True,
+        )
+
+    def _unwatch(self) -> None:
+        if self.watch is not None and self.watch.stdin is not None:
+            self.watch.kill()
+            self.watch.wait()
+            self.watch.stdin.close()
 
     def revive(self) -> None:
         """Start it again if somebody killed it; one that ended by itself is told with its last words."""
         if self.process is not None and self.process.poll() not in (None, -signal.SIGKILL):
             raise UserError(
                 "the server that was started ended by itself",
-                where=f"--rollout.start, {typed(self.log)}",
+                where="--rollout.start",
                 found=last_words(self.log),
                 expected="a server that draws answers until the run is over",
-                fix=f"tail -n 50 {typed(self.log)}, and try the command by hand: {' '.join(map(typed, self.command))}",
+                fix=f"see what it says when it is started by hand: {' '.join(map(typed, self.command))}",
             )
         self.start_if_gone()
 
@@ -116,6 +176,7 @@ class StartedServer:
                 os.killpg(self.process.pid, sign)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(10)
+        self._unwatch()
 
 
 def last_words(log: Path) -> str:

@@ -37,7 +37,7 @@ FREE = {
     "offload": "up to rounding",
 }
 """settings that may change when a run goes on, each with how well the result is kept"""
-FREE_WITHIN = {"rollout": ("url", "start", "python", "patience", "max_gap")}
+FREE_WITHIN = {"rollout": ("url", "start", "python", "words", "patience", "max_gap")}
 """settings in sections that may change, the result staying the same up to rounding"""
 MEASURING = ("eval_every", "eval_limit")
 CHOOSING = ("keep_best", "stop_early")

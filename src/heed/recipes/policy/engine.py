@@ -1,15 +1,20 @@
 """Rollouts on vLLM servers: the policy's weights are given to them before every phase, and proved to be there.
 
-The proof: a few answers of the server's to fixed prompts, whose log-probabilities the training forward computes too.
-The same comparison is made of all answers of a phase.
+The proof: a few answers of the server's to fixed prompts, whose log-probabilities the training forward computes too, of
+all servers together: they are to be within `--rollout.max-gap`, and nearer to the weights that were given than to older
+ones (`heed.engine.freshness`, which says what it cannot tell). The gap is measured of all answers of a phase, too.
+Weights are given under a new name before every drawing, so that nothing has to tell whether they changed.
+
+A policy that is divided among processes is put together on the first, which writes it (an adapter alone, where the
+policy is one); each process asks the servers for its own prompts.
 """
 
 from __future__ import annotations
 
-import hashlib
+import secrets
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -18,13 +23,14 @@ import numpy as np
 
 from heed.dist.world import World
 from heed.engine.client import Ask, Drawn, Facts, RefusedError, Server, UnreachableError
+from heed.engine.freshness import Proof, gaps_in_common, stale
 from heed.engine.servers import Servers, refusal
-from heed.engine.start import StartedServer, command_of, refuse_taken, running
+from heed.engine.start import StartedServer, command_of, refuse_taken, running, words_for_server
 from heed.errors import UserError, typed
 from heed.models.decode.answers import Answer
 from heed.models.decode.sample import Completion
 from heed.models.load import save
-from heed.models.roles import Role
+from heed.models.self_check import ChosenScore
 from heed.preference_config import Rollouts
 from heed.recipes.policy.setup import PolicySettings, PolicySetup
 from heed.recipes.training.loop import Place
@@ -48,7 +54,7 @@ class Engine:
     servers: Servers
     settings: Rollouts
     opened: Opened
-    policy: Role
+    policy: ChosenScore
     world: World
     folder: Path
     """where weights are put for the servers, which must see it under the same name"""
@@ -59,8 +65,8 @@ class Engine:
     """the name of each server's base model"""
     given: str = ""
     """name of what the servers have of the policy"""
-    proofs: dict[Server, list[Drawn]] = field(default_factory=dict)
-    """what each server drew to the probes with these weights"""
+    proofs: dict[Server, list[Proof]] = field(default_factory=dict)
+    """of each server: with the first weights, with those before, with these"""
 
     @property
     def is_adapter(self) -> bool:
@@ -107,29 +113,30 @@ class Engine:
 
     def _give_all(self) -> list[list[Drawn]]:
         """Every server gets the policy as it is now, from the first process; what each then draws to the probes."""
+        with written_by_first(self.policy, self.opened, self.world):
+            name = self.world.on_first(self._write)
 
-        def give() -> tuple[str, list[list[Drawn]]]:
-            with self.policy.active():
-                name = f"policy-{_fingerprint(self.policy)}"
-                folder = self.folder / name
-                if not folder.is_dir():
-                    unfinished = self.folder / f"{name}.unfinished"
-                    shutil.rmtree(unfinished, ignore_errors=True)
-                    unfinished.mkdir(parents=True)
-                    write_policy(self.opened, unfinished)
-                    unfinished.rename(folder)
+        def give() -> list[list[Drawn]]:
             drawn = []
             for server in self.servers.servers:
-                drawn.append(self.servers.until(server, lambda server=server: self._probe(server, name)))  # type: ignore[misc]
-                if self.is_adapter and self.given not in ("", name):
+                drawn.append(self.servers.until(server, partial(self._probe, server, name)))
+                if self.is_adapter and self.given:
                     self.servers.until(server, partial(server.unload_adapter, self.given))
             for older in self.folder.iterdir():
                 if older.name != name:
                     shutil.rmtree(older, ignore_errors=True)
-            return name, drawn
+            return drawn
 
-        self.given, drawn = self.world.on_first(give)
+        drawn = self.world.on_first(give)
+        self.given = name
         return drawn
+
+    def _write(self) -> str:
+        """The policy in a folder of a new name, which no earlier run's adapter at a server has either."""
+        name = f"policy-{secrets.token_hex(8)}"
+        (self.folder / name).mkdir(parents=True)
+        write_policy(self.opened, self.folder / name)
+        return name
 
     def _give(self, server: Server, name: str) -> None:
         folder = str((self.folder / name).absolute())
@@ -152,12 +159,18 @@ class Engine:
     def _give_again(self, server: Server) -> None:
         """A server that came back gets the weights again, and says what it said when it had them before."""
         again = self.servers.until(server, lambda: self._probe(server, self.given))
-        same = [
-            abs(a - b)
-            for was, now in zip(self.proofs[server], again, strict=True)
-            for a, b in zip(was.logp[: _in_common(was, now)], now.logp, strict=False)
-        ]
-        self.refuse_gap(np.array(same or [np.inf]), f"{server.url}, after it came back")
+        *older, now = self.proofs[server]
+        [gap] = gaps_in_common(again, [now])
+        where = f"{server.url}, after it came back"
+        self.refuse_gap(gap if len(gap) else np.array([np.inf]), where)
+        self._refuse_stale(again, now, older, where)
+
+    def forget(self) -> None:
+        """Leave the servers without the last adapter, those that answer."""
+        if self.is_adapter and self.given and self.world.is_first:
+            for server in self.servers.servers:
+                with suppress(UnreachableError):
+                    server.unload_adapter(self.given)
 
     def _name_at(self, server: Server, given: str | None = None) -> str:
         return (given or self.given) if self.is_adapter else self.bases[server]
@@ -177,34 +190,36 @@ class Engine:
             raise refusal(server, error) from None
 
     def _prove(self, drawn_by_each: Sequence[list[Drawn]], logp_of: LogpOf) -> None:
-        """What each server drew now has the log-probabilities that the training forward gives it."""
-        for server, drawn in zip(self.servers.servers, drawn_by_each, strict=True):
-            answers = [self._answer(ids, each) for ids, each in zip(self.probes, drawn, strict=True)]
-            ours = np.concatenate([group[0][0] for group in logp_of([[answer.tokens] for answer in answers])])
-            theirs = np.concatenate([answer.tempered_logp for answer in answers])
-            self.refuse_gap(np.abs(ours - theirs), f"{server.url}, before a phase")
-            self.proofs[server] = drawn
+        """What each server drew now has the log-probabilities that the training forward gives it, by these weights."""
+        of_probes = [
+            [self._answer(ids, drawn[i]).tokens for drawn in drawn_by_each] for i, ids in enumerate(self.probes)
+        ]
+        ours = logp_of(of_probes)
+        for number, (server, drawn) in enumerate(zip(self.servers.servers, drawn_by_each, strict=True)):
+            proof = Proof(drawn, [of_servers[number][0] for of_servers in ours])
+            older, where = self.proofs.get(server, []), f"{server.url}, before a phase"
+            self.refuse_gap(proof.gap, where)
+            self._refuse_stale(drawn, proof, older, where)
+            self.proofs[server] = [*older[:1], *older[1:][-1:], proof]
+
+    def _refuse_stale(self, drawn: list[Drawn], new: Proof, older: Sequence[Proof], where: str) -> None:
+        """End the run where a server draws from weights that it had before."""
+        if (found := stale(drawn, new, older)) is None:
+            return
+        raise UserError(
+            "the server draws from weights of an earlier phase, though it was given new ones",
+            where=where,
+            found=f"log-probabilities {found[0]:.2g} nats per token from those of the new weights, and {found[1]:.2g} "
+            "from those of older ones",
+            expected="nearer to the new: a server that takes weights as vLLM does, and that no gateway stands before",
+            fix="--rollout.start, which starts a server like that",
+        )
 
     def _answer(self, prompt: Sequence[int], drawn: Drawn) -> Answer:
         ids = drawn.ids
         text = self.opened.tokenizer.backend.decode(ids[:-1] if drawn.stopped else ids, skip_special_tokens=False)
         at_one = drawn.logp if self.temperature == 1 else [float("nan")] * len(ids)  # which the server does not tell
         return Answer.of(prompt, Completion(ids, at_one, drawn.logp, drawn.stopped), text)
-
-
-def _in_common(one: Drawn, other: Drawn) -> int:
-    """Tokens that two answers begin with alike."""
-    differing = (i for i, (a, b) in enumerate(zip(one.ids, other.ids, strict=False)) if a != b)
-    return next(differing, min(len(one.ids), len(other.ids)))
-
-
-def _fingerprint(role: Role) -> str:
-    """Of what a role has learnt."""
-    digest = hashlib.sha256()
-    for name, parameter in role.trained_parameters():
-        digest.update(name.encode())
-        digest.update(parameter.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def write_policy(opened: Opened, folder: Path) -> None:
@@ -223,21 +238,12 @@ def drawing_as_asked(settings: PolicySettings, setup: PolicySetup, place: Place)
         yield setup
         return
     opened, world = models.opened, place.world
-    if world.moves_together:
-        raise UserError(
-            "a server is given the policy's weights by one process, and each process has a part of them",
-            where="--parallel, --rollout",
-            found=f"a divided policy and --rollout {asked.engine}",
-            expected="a copy of the policy on each process, or answers by heed's own sampler",
-            fix="--parallel ddp, or --rollout heed",
-        )
     refuse_what_no_server_does(settings, opened)
     positions = setup.prompts.longest + settings.max_new_tokens
     folder = place.folder.folder / "engine"
+    policy = models.forwards[opened.loaded.model]
     world.on_first(lambda: folder.mkdir(exist_ok=True))
-    started = server_beside(settings, opened, folder, positions) if asked.start and world.is_first else None
-    if started is not None:
-        refuse_taken(asked.url[0])
+    started = server_beside(settings, opened, policy, folder, positions, world) if asked.start else None
     with running(started), folder_for_weights(folder / "weights", world), folder_for_weights(folder / SERVED, world):
         revive = (lambda: None) if started is None else started.revive
         addresses = tuple(Server(url.rstrip("/")) for url in asked.url)
@@ -251,14 +257,18 @@ def drawing_as_asked(settings: PolicySettings, setup: PolicySetup, place: Place)
             servers,
             asked,
             opened,
-            models.roles.policy,
+            policy,
             world,
             folder / "weights",
             probes,
             settings.temperature,
             {server: fact.model for server, fact in zip(addresses, facts, strict=True)},
         )
-        yield replace(setup, models=replace(models, engine=engine))
+        try:
+            yield replace(setup, models=replace(models, engine=engine))
+        finally:
+            if not asked.start:
+                engine.forget()
 
 
 @contextmanager
@@ -273,19 +283,41 @@ def folder_for_weights(folder: Path, world: World) -> Iterator[None]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def server_beside(settings: PolicySettings, opened: Opened, folder: Path, positions: int) -> StartedServer:
-    """A server of the base that the adapter is on, or of the model that learns, ready to be started."""
+@contextmanager
+def written_by_first(policy: ChosenScore, opened: Opened, world: World) -> Iterator[None]:
+    """Around the first process's writing of the policy: it has what it writes whole, which may be divided otherwise."""
+    if policy.sharded is None:
+        yield
+        return
+    with policy.sharded.whole_on_first(world, trained_only=opened.loaded.adapter is not None):
+        yield
+
+
+def server_beside(
+    settings: PolicySettings, opened: Opened, policy: ChosenScore, folder: Path, positions: int, world: World
+) -> StartedServer | None:
+    """A server of the base that the adapter is on, or of the model that learns, for the first process to start.
+
+    Every process calls it.
+    """
     model = str(opened.loaded.model.name_or_path)
+    world.on_first(lambda: refuse_taken(settings.rollout.url[0]))
     if opened.loaded.adapter is None:
         model = str((folder / SERVED).absolute())
-        shutil.rmtree(model, ignore_errors=True)
-        Path(model).mkdir()
-        write_policy(opened, Path(model))
+
+        def write() -> None:
+            shutil.rmtree(model, ignore_errors=True)
+            Path(model).mkdir()
+            write_policy(opened, Path(model))
+
+        with written_by_first(policy, opened, world):
+            world.on_first(write)
     asked = settings.rollout
     command = command_of(
         asked.python, model, asked.url[0], dtype=settings.dtype, positions=positions, rank=settings.lora.rank
     )
-    return StartedServer(command, folder / "server.log")
+    command += words_for_server(asked.words, command)
+    return StartedServer(command, folder / "server.log") if world.is_first else None
 
 
 def met(servers: Servers, server: Server, opened: Opened, positions: int) -> Facts:
@@ -336,6 +368,14 @@ def refuse_what_no_server_does(settings: PolicySettings, opened: Opened) -> None
             found=f"{len(asked.url)} addresses",
             expected="one address, or servers that were started before",
             fix=f"--rollout.url {asked.url[0]}",
+        )
+    if asked.words and not asked.start:
+        raise UserError(
+            "these words are for a server that heed starts, and it starts none",
+            where="--rollout.words, --rollout.start",
+            found=f"--rollout.words={typed(asked.words)} without --rollout.start",
+            expected="both, or the words given to the server where it was started",
+            fix=f"--rollout.start --rollout.words={typed(asked.words)}",
         )
     for url in asked.url:
         if not url.startswith(("http://", "https://")):
