@@ -98,6 +98,8 @@ class SftArguments(TypedDict, total=False):
     """under torchrun: copies (ddp), shards (fsdp), shards on each machine (hsdp); auto: ddp if it fits"""
     offload: Sequence[Literal["parameters", "optimiser"]]
     """of a divided model, kept in the CPU's memory between uses: parameters, optimiser"""
+    sequence_parallel: int
+    """processes that share each forward's sequences, tokens exchanged for heads in attention"""
     share_prefixes: bool
     """compute a beginning that conversations share only once"""
     gradient_checkpointing: bool
@@ -181,6 +183,8 @@ class RewardArguments(TypedDict, total=False):
     """under torchrun: copies (ddp), shards (fsdp), shards on each machine (hsdp); auto: ddp if it fits"""
     offload: Sequence[Literal["parameters", "optimiser"]]
     """of a divided model, kept in the CPU's memory between uses: parameters, optimiser"""
+    sequence_parallel: int
+    """processes that share each forward's sequences, tokens exchanged for heads in attention"""
     gradient_checkpointing: bool
     """compute activations twice to hold fewer in memory"""
     dtype: Literal["float32", "bfloat16"]
@@ -269,6 +273,8 @@ class DpoArguments(TypedDict, total=False):
     """under torchrun: copies (ddp), shards (fsdp), shards on each machine (hsdp); auto: ddp if it fits"""
     offload: Sequence[Literal["parameters", "optimiser"]]
     """of a divided model, kept in the CPU's memory between uses: parameters, optimiser"""
+    sequence_parallel: int
+    """processes that share each forward's sequences, tokens exchanged for heads in attention"""
     gradient_checkpointing: bool
     """compute activations twice to hold fewer in memory"""
     dtype: Literal["float32", "bfloat16"]
@@ -432,6 +438,8 @@ class PpoArguments(TypedDict, total=False):
     """under torchrun: copies (ddp), shards (fsdp), shards on each machine (hsdp); auto: ddp if it fits"""
     offload: Sequence[Literal["parameters", "optimiser"]]
     """of a divided model, kept in the CPU's memory between uses: parameters, optimiser"""
+    sequence_parallel: int
+    """processes that share each forward's sequences, tokens exchanged for heads in attention"""
     gradient_checkpointing: bool
     """compute activations twice to hold fewer in memory"""
     dtype: Literal["float32", "bfloat16"]
@@ -540,6 +548,8 @@ class GrpoArguments(TypedDict, total=False):
     """under torchrun: copies (ddp), shards (fsdp), shards on each machine (hsdp); auto: ddp if it fits"""
     offload: Sequence[Literal["parameters", "optimiser"]]
     """of a divided model, kept in the CPU's memory between uses: parameters, optimiser"""
+    sequence_parallel: int
+    """processes that share each forward's sequences, tokens exchanged for heads in attention"""
     gradient_checkpointing: bool
     """compute activations twice to hold fewer in memory"""
     dtype: Literal["float32", "bfloat16"]

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Protocol
 from pydantic import BeforeValidator, Field, model_validator
 
 from heed.errors import UserError
-from heed.parallel_config import Offloading, Parallelism, names_in
+from heed.parallel_config import Offloading, Parallelism, SequenceParallel, names_in
 from heed.settings import Number, PathText, Settings, Text, Whole, dump, load_settings
 
 __all__ = [
@@ -248,6 +248,7 @@ class SftSettings(Settings):
     quantise: Quantise = None
     parallel: Parallelism = "auto"
     offload: Offloading = ()
+    sequence_parallel: SequenceParallel = 1
     share_prefixes: bool = Field(True, description="compute a beginning that conversations share only once")
     gradient_checkpointing: bool = Field(False, description="compute activations twice to hold fewer in memory")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="activations; trained weights stay float32")

@@ -6,12 +6,18 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
+from heed.settings import Whole
+
 Parallel = Literal["auto", "ddp", "fsdp", "hsdp"]
 Parallelism = Annotated[
     Parallel,
     Field(
         description="under torchrun: copies (ddp), shards (fsdp), shards on each machine (hsdp); auto: ddp if it fits"
     ),
+]
+SequenceParallel = Annotated[
+    Whole,
+    Field(ge=1, description="processes that share each forward's sequences, tokens exchanged for heads in attention"),
 ]
 Offload = tuple[Literal["parameters", "optimiser"], ...]
 

@@ -34,7 +34,7 @@ from heed.config import (
     columns_in_data,
     how_long,
 )
-from heed.parallel_config import Offloading, Parallelism
+from heed.parallel_config import Offloading, Parallelism, SequenceParallel
 from heed.settings import Number, PathText, Settings, Whole
 
 Model = Annotated[
@@ -145,6 +145,7 @@ class RewardSettings(Settings):
     quantise: Quantise = None
     parallel: Parallelism = "auto"
     offload: Offloading = ()
+    sequence_parallel: SequenceParallel = 1
     gradient_checkpointing: GradientCheckpointing = False
     dtype: Dtype = "float32"
     device: OnDevice = "auto"
@@ -203,6 +204,7 @@ class DpoSettings(Settings):
     quantise: Quantise = None
     parallel: Parallelism = "auto"
     offload: Offloading = ()
+    sequence_parallel: SequenceParallel = 1
     gradient_checkpointing: GradientCheckpointing = False
     dtype: Dtype = "float32"
     device: OnDevice = "auto"
@@ -346,6 +348,7 @@ class PpoSettings(Settings):
     quantise: Quantise = None
     parallel: Parallelism = "auto"
     offload: Offloading = ()
+    sequence_parallel: SequenceParallel = 1
     gradient_checkpointing: GradientCheckpointing = False
     dtype: Dtype = "float32"
     device: OnDevice = "auto"
@@ -405,6 +408,7 @@ class GrpoSettings(Settings):
     quantise: Quantise = None
     parallel: Parallelism = "auto"
     offload: Offloading = ()
+    sequence_parallel: SequenceParallel = 1
     gradient_checkpointing: GradientCheckpointing = False
     dtype: Dtype = "float32"
     device: OnDevice = "auto"

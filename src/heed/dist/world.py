@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from itertools import groupby
 from types import TracebackType
@@ -16,6 +16,7 @@ import torch.distributed as distributed
 from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
+from heed.dist.together import Together
 from heed.dist.watch import GRACE, TO_MEET, Watch
 from heed.errors import UserError
 
@@ -52,6 +53,8 @@ class World:
     """the work of `on_first` that is being done"""
     _divided: list[str] = field(default_factory=list, repr=False, compare=False)
     """models of which each process holds a part"""
+    together: Together | None = field(default=None, repr=False, compare=False)
+    """the processes with which this one shares every forward; None where each takes forwards of its own"""
 
     @classmethod
     def from_environment(cls, device: str = "cpu", *, init_method: str = "env://") -> World:
@@ -95,6 +98,37 @@ class World:
                 error.is_told = not tells
             if "nccl" not in distributed.get_backend_config():  # whose kernels may be waiting for who is gone
                 distributed.destroy_process_group()  # else its threads may abort the process at its exit
+
+    def in_groups(self, size: int) -> World:
+        """The same processes, neighbours sharing every forward in groups of `size`, which must divide them.
+
+        Called by every process.
+        """
+        if size == 1:
+            return self
+        together = None
+        with self.talking("the forming of groups"):
+            for first in range(0, self.size, size):
+                ranks = list(range(first, first + size))
+                group = distributed.new_group(ranks, timeout=PATIENCE)  # by all processes, whosever it is
+                if self.rank in ranks:
+                    together = Together(self.rank - first, size, group)
+        return replace(self, together=together)
+
+    @property
+    def group_size(self) -> int:
+        """Processes that share a forward."""
+        return 1 if self.together is None else self.together.size
+
+    @property
+    def num_groups(self) -> int:
+        """Of processes that share their forwards: work is dealt to groups, and all of one do the same."""
+        return self.size // self.group_size
+
+    @property
+    def group(self) -> int:
+        """Which group this process is in, from 0."""
+        return self.rank // self.group_size
 
     @property
     def moves_together(self) -> bool:
@@ -141,7 +175,7 @@ class World:
         try:
             yield
         except RuntimeError:
-            if self._watch is not None and self.moves_together:
+            if self._watch is not None and (self.moves_together or self.together is not None):
                 self._watch.raise_if_ended(2 * GRACE)
             raise
 

@@ -21,6 +21,7 @@ from heed.models.attention.forest_attention import NAME, attention_named
 from heed.models.attention.layout import ForestLayout
 from heed.models.heads.language import (
     Head,
+    Part,
     adjusted,
     adjustment,
     at_least_float32,
@@ -121,7 +122,10 @@ def dense_parts(
         return dense_logp(logits, row, target, temperature=temperature, with_entropy=with_entropy)
 
     found, places = [], []
-    for part in parts(row, target, num_rows=len(rows), vocabulary=model.config.get_text_config().vocab_size):
+    vocabulary = model.config.get_text_config().vocab_size
+    # A process that shares a forest may have no trained token, and its backward must meet the others' all the same.
+    none = Part(slice(0, 0), torch.arange(0, device=row.device), row, target)
+    for part in list(parts(row, target, num_rows=len(rows), vocabulary=vocabulary)) or [none]:
         found.append(recomputed(model, of_chunk, rows[part.rows], part.row, part.token))
         places.append(part.entries)
     logp = put_in_order([each for each, _ in found], places)
@@ -136,13 +140,14 @@ def forest_likely(model: PreTrainedModel, forest: Forest) -> Likely:
 def forest_states(
     model: PreTrainedModel, forest: Forest, layout: ForestLayout | None = None
 ) -> Float[Tensor, "T width"]:
-    """The final hidden state of every buffer token, as the head reads it: after the last norm."""
+    """The final hidden state of every buffer token, as the head reads it: after the last norm.
+
+    Of this process's tokens where the layout says that several share them.
+    """
     layout = layout or ForestLayout.of(forest, model.device)
-    device = layout.position.device
+    ids, position = forest.ids[layout.own].to(layout.position.device), layout.position[layout.own]
     with attention_named(model, NAME):
-        output = trunk_of(model)(
-            input_ids=forest.ids.to(device)[None], position_ids=layout.position[None], use_cache=False, forest=layout
-        )
+        output = trunk_of(model)(input_ids=ids[None], position_ids=position[None], use_cache=False, forest=layout)
     states: Tensor = output.last_hidden_state[0]
     return states
 

@@ -248,6 +248,7 @@ def take_step(tuning: Tuning, step: int, place: Place) -> dict[str, float]:
         world=place.world,
     )
     num_tokens = int(place.world.sum(torch.tensor(sum(batch.forest.num_unshared_tokens for batch in batches))))
+    num_tokens //= place.world.group_size  # all of a group have counted theirs
     seconds = time.perf_counter() - began
     return {**numbers, "num_tokens": num_tokens, "tokens_per_second": num_tokens / seconds}
 

@@ -75,7 +75,8 @@ class Tuning:
         settings, share, loaded = self.settings, self.chosen.shares_prefixes, self.opened.loaded
         groups = [weigh(conversation, settings.loss.mean_over) for conversation in conversations]
         max_tokens = tokens_per_forward(settings.max_tokens, loaded.device.type, loaded.width)
-        forwards = deal(groups, max_tokens, share=share, rank=self.world.rank, size=self.world.size)
+        budget = max_tokens * self.world.group_size  # of which each process of a group holds its part
+        forwards = deal(groups, budget, share=share, rank=self.world.group, size=self.world.num_groups)
         return [build([tokens for i in forward for tokens in groups[i]], share=share) for forward in forwards]
 
     def loss_of(self, forest: Forest) -> tuple[Tensor, Statistics]:
@@ -175,10 +176,11 @@ def take_step(tuning: Tuning, step: int) -> dict[str, float]:
         world=tuning.world,
     )
     own = (sum(f.num_tokens for f in forests), sum(f.num_unshared_tokens for f in forests))
-    computed, unshared = zip(*tuning.world.gather_objects(own), strict=True)
+    of_groups = tuning.world.gather_objects(own)[:: tuning.world.group_size]
+    computed, unshared = zip(*of_groups, strict=True)
     counts = (sum(computed), sum(unshared))
     seconds = time.perf_counter() - began
-    # of the process that computed most, to the mean: the others wait for it
+    # of the group that computed most, to the mean: the others wait for it
     imbalance = {"imbalance": max(computed) * len(computed) / counts[0]} if len(computed) > 1 else {}
     return {
         **numbers,

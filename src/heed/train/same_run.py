@@ -35,6 +35,7 @@ FREE = {
     "device": "up to rounding",
     "parallel": "up to rounding",
     "offload": "up to rounding",
+    "sequence_parallel": "up to rounding",
 }
 """settings that may change when a run goes on, each with how well the result is kept"""
 FREE_WITHIN = {"rollout": ("url", "start", "python", "words", "patience", "max_gap")}

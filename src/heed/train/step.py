@@ -62,7 +62,8 @@ def optimiser_step(
 
     The sum of a term's weights is taken over the whole step before the first backward. So every way of cutting the step
     into micro-batches, and of dealing them to processes, gives the same gradient up to rounding. The division is done
-    on the weights, in which the loss is linear, so that no gradient is scaled after the fact.
+    on the weights, in which the loss is linear, so that no gradient is scaled after the fact. Where processes
+    share a forward each has its loss and counts its weights: as often in the sum of the one as in that of the other.
 
     Args:
         max_norm: 2-norm of the whole gradient above which it is scaled down to it.
@@ -110,7 +111,7 @@ def accumulate_gradient(terms: Sequence[Term[Any]], *, world: World) -> dict[str
             if loss.requires_grad:
                 loss.backward()  # type: ignore[no-untyped-call]
     gathered = world.gather_objects((loss_sum, summed(means)))
-    over_step = summed(sums for _, sums in gathered)
+    over_step = summed(sums for _, sums in gathered[:: world.group_size])  # those of a group are the same
     return {"loss": sum(loss for loss, _ in gathered), **as_numbers(over_step)}
 
 

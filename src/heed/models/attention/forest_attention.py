@@ -43,7 +43,8 @@ def forest_attention(
     """Attend over the forest; called by every attention layer of a transformers model.
 
     Args:
-        query: (1, heads, T, head size); key, value: (1, key heads, T, head size).
+        query: (1, heads, T, head size); key, value: (1, key heads, T, head size). Where processes share the forest, T
+            are this one's tokens, and what is computed here is of all tokens and this one's share of the heads.
         forest: the layout given to the model's forward.
         sliding_window: latest positions seen, counted in the sequence; softcap, s_aux: see `plain_tree_attention`.
         others: what a family hands to every attention function and the forest replaces (positions, caches).
@@ -55,6 +56,8 @@ def forest_attention(
     # Under autocast, rotary embeddings leave query and key in float32 beside a lower value, as SDPA would cast them.
     query, key = query.to(value.dtype), key.to(value.dtype)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if forest.exchange is not None:
+        query, key, value, s_aux = forest.exchange.for_heads(query, key, value, s_aux)
     if query.is_cuda and not plain():
         from heed.models.attention.flex import (
             flex_tree_attention,  # compiles on import of its kernels; CUDA alone needs it
@@ -73,6 +76,8 @@ def forest_attention(
         out = plain_tree_attention(
             query, key, value, forest, scale=scale, window=sliding_window, softcap=softcap, sinks=s_aux
         )
+    if forest.exchange is not None:
+        out = forest.exchange.for_tokens(out)
     return out.transpose(1, 2), None
 
 

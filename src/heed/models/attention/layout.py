@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from heed.forest.build import nodes
+from heed.models.attention.exchange import Exchange
 from heed.models.attention.rows import Rows, rows_of
 from heed.types import Forest
 
@@ -28,6 +29,14 @@ class ForestLayout:
     """masks of blocks that a sliding window cuts, kept for the layers to come"""
     block_masks: dict[int | None, object] = field(default_factory=dict)
     """FlexAttention block masks by sliding window"""
+
+    exchange: Exchange | None = None
+    """with the processes that share the forest's tokens; None where one has them all"""
+
+    @property
+    def own(self) -> slice:
+        """The buffer tokens that this process computes outside attention."""
+        return slice(None) if self.exchange is None else self.exchange.own
 
     @classmethod
     def of(cls, forest: Forest, device: torch.device) -> "ForestLayout":

@@ -18,6 +18,7 @@ from heed.errors import UserError
 from heed.models.score import layers_of
 from heed.models.self_check import ChosenScore
 from heed.parallel_config import Offload, Parallel
+from heed.recipes.training.sharing import shared
 
 if TYPE_CHECKING:
     from heed.recipes.training.loop import Place
@@ -64,6 +65,7 @@ def divided(
     Args:
         name: whose parameters they are, for the line that is said.
     """
+    chosen = shared(chosen, world, say, name)
     way, why = way_of(chosen.model, settings, world)
     if world.size > 1:
         say(f"{name}: {way}, {why}")

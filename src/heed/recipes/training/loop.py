@@ -19,6 +19,7 @@ from heed.models.writing import store_as
 from heed.recipes.training.best import BestSoFar
 from heed.recipes.training.dividing import refuse_dividing_alone
 from heed.recipes.training.memory import memory_told
+from heed.recipes.training.sharing import in_groups
 from heed.report.page import write_report
 from heed.settings import Settings, flat, load_settings
 from heed.train.checkpoint import Checkpoint
@@ -107,6 +108,7 @@ def in_run_folder(
     device_kind = "cuda" if run.device != "cpu" and torch.cuda.is_available() else "cpu"
     with World.from_environment(device_kind) as world:
         refuse_dividing_alone(settings, world)
+        world = in_groups(settings, world)
         device = choose_device(run.device, world.local_rank)
         surroundings = environment(device, world)
         refuse_unequal(world, surroundings, dump(settings))

@@ -46,7 +46,8 @@ class MicroBatching:
 
     def forwards(self, groups: Sequence[Group]) -> list[list[int]]:
         """This process's forwards, as indices of groups; none of them is cut apart."""
-        return deal(groups, self.max_tokens, share=self.share, rank=self.world.rank, size=self.world.size)
+        budget = self.max_tokens * self.world.group_size  # of which each process of a group holds its part
+        return deal(groups, budget, share=self.share, rank=self.world.group, size=self.world.num_groups)
 
     def as_many_forwards(self, groups: Sequence[Group]) -> list[list[int]]:
         """This process's forwards; where processes move together, some twice, so that all take as many.
