@@ -260,8 +260,9 @@ def test_a_run_goes_on_with_another_setting_that_is_free_and_ends_the_same(
 
 def test_every_free_setting_is_tried():
     # The first is tried with each; trackers are programs of others; no model here brings code; and parts of a model
-    # need several processes (test_sharded.py goes on with both on another number of them).
-    others = {"out", "track", "trust_remote_code", "parallel", "offload"}
+    # and sequences that are shared need several processes (test_sharded.py and test_shared_sequences.py go on with them
+    # on another number).
+    others = {"out", "track", "trust_remote_code", "parallel", "offload", "sequence_parallel"}
     assert FREE_TO_CHANGE.keys() | others >= FREE.keys()
 
 

@@ -15,12 +15,9 @@ CASES = [
     ("sft, all parameters", "ddp", 2),
     ("sft, all parameters", "fsdp", 4),
     ("sft", "recomputed", 4),
-    ("sft", "ddp", 4),
-    ("reward", "ddp", 2),
     ("reward, all parameters", "fsdp", 2),
     ("dpo", "ddp", 4),
     ("kto", "fsdp", 2),
-    ("ppo", "ddp", 2),
     ("ppo, all parameters", "fsdp", 2),
     ("grpo", "ddp", 4),
 ]
