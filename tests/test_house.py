@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1] / "src" / "heed"
 FILES = sorted(path for path in ROOT.rglob("*.py") if path.name != "arguments.py")  # which is generated
 MAX_LINES_OF_A_FILE = 450
 MAX_LINES_OF_A_FUNCTION = 75
-MAX_OPTIONS = 60
+MAX_OPTIONS = 61
 
 MAY_IMPORT = {
     "data": set(),
