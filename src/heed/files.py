@@ -28,6 +28,8 @@ NO_ROOM = {
 }
 SIGNS = ("No space left on device", "Disk quota exceeded", "file write failed", ". unexpected pos ")
 """of a full disk in messages of libraries that raise no OSError; the last two are torch's"""
+SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")
+"""numpy's words for it, in an OSError without a number"""
 NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG}
 
 
@@ -63,6 +65,20 @@ def make_folder(path: Path, *, on_behalf_of: Path | None = None) -> None:
         raise full_disk(error, named) or _unwritable(named, error) from error
 
 
+def refuse_unwritable(path: Path) -> None:
+    """Raise if nothing could be made at `path` later, when hours of work lie behind; leaves nothing there.
+
+    Asks by writing: rights alone do not tell of a disk that is mounted for reading.
+    """
+    above = next(parent for parent in path.absolute().parents if os.path.lexists(parent))
+    trial = above / f"{TEMPORARY}{os.getpid()}"
+    try:
+        trial.touch()
+        trial.unlink()
+    except OSError as error:
+        raise full_disk(error, path) or _unwritable(path, error) from error
+
+
 def _unwritable(path: Path, error: OSError) -> UserError:
     return UserError(
         "this place cannot be written",
@@ -86,7 +102,9 @@ def full_disk(error: BaseException, path: Path | None = None) -> UserError | Non
     while (before := causes[-1].__cause__ or causes[-1].__context__) is not None:
         causes.append(before)
     code = next((code for cause in causes if (code := _code_of(cause)) in NO_ROOM), None)
-    if code is None and any(sign in str(cause) for cause in causes for sign in SIGNS):
+    if code is None and any(
+        SHORT_WRITE.search(str(cause)) or any(sign in str(cause) for sign in SIGNS) for cause in causes
+    ):
         code = errno.ENOSPC
     if code is None:
         return None

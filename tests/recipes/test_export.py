@@ -24,9 +24,10 @@ from heed.models.export.probe_texts import TEXTS
 from heed.models.export.reading_gguf import model_of, open_gguf
 from heed.models.export.vocabulary import vocabulary_of
 from heed.models.export.writing_gguf import write_gguf
+from heed.models.intake.vocabulary import num_rows
 from heed.models.load import load_with_tokenizer
+from heed.models.stops import stop_ids_of
 from heed.recipes.exporting.gguf import check
-from heed.recipes.exporting.modelfile import around, go_template
 
 gguf = pytest.importorskip("gguf")
 CPU = torch.device("cpu")
@@ -255,10 +256,10 @@ def test_the_tuned_model_goes_to_gguf_and_back(lab, tmp_path, capsys):
 def written(lab, tmp_path):
     """A file that was written, what it was made from, and its vocabulary."""
     loaded = load_with_tokenizer(str(lab), CPU)
-    vocabulary = vocabulary_of(loaded.tokenizer, loaded.model, "lab")
-    path = tmp_path / "m.gguf"
-    write_gguf(path, loaded.model, vocabulary, family_of(loaded.model, "lab"), "f32", name="m")
-    return path, loaded, vocabulary
+    vocabulary = vocabulary_of(loaded.tokenizer, num_rows(loaded.model), stop_ids_of(loaded.model), "lab")
+    path, family = tmp_path / "m.gguf", family_of(loaded.model.config, "lab")
+    write_gguf(path, loaded.model, vocabulary, family, "f32", name="m")
+    return path, loaded, vocabulary, family
 
 
 def turn_a_bit(path):
@@ -318,16 +319,16 @@ DAMAGES = {
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda each: each.__name__)
 def test_a_damaged_file_is_caught(damage, written):
-    path, loaded, vocabulary = written
+    path, loaded, vocabulary, family = written
     damage(path)
     with pytest.raises(UserError) as caught:
-        check(path, loaded, vocabulary, 1, lambda line: None)
+        check(path, loaded, vocabulary, family, "f32", 1, lambda line: None)
     assert DAMAGES[damage] in str(caught.value)
 
 
 def test_a_wrong_way_to_cut_shows_in_the_tokens_too(written):
     """Not only in the name: the file is read by what it says."""
-    path, loaded, vocabulary = written
+    path, loaded, vocabulary, _ = written
     cut_otherwise(path)
     with pytest.raises(UserError, match=r"a text becomes other tokens by llama\.cpp's rules"):
         comparing.compare_tokens(open_gguf(path), loaded.tokenizer, comparing.texts_of(loaded.tokenizer, vocabulary))
@@ -438,9 +439,6 @@ def test_weights_that_float16_cannot_hold_are_refused(plain, tmp_path, capsys):
     assert exported(tmp_path / "model", "--out", tmp_path / "m.gguf", "--dtype", "f32", "--answers", 0) == 0
 
 
-# -- folders and Modelfiles -------------------------------------------------------------------------------------------
-
-
 def test_a_folder_is_written_in_shards_of_the_dtype_that_is_asked_for(lab, tmp_path, capsys):
     out = tmp_path / "out"
     assert exported(lab, "--to", "folder", "--dtype", "bfloat16", "--shards", "2MB", "--out", out) == 0
@@ -451,38 +449,6 @@ def test_a_folder_is_written_in_shards_of_the_dtype_that_is_asked_for(lab, tmp_p
     again = t.AutoModelForCausalLM.from_pretrained(out)
     assert again.dtype == torch.bfloat16
     assert "in bfloat16 in" in capsys.readouterr().out
-
-
-def render(template):
-    tokenizer = byte_level(CUTS["gpt-2"](), template=template)
-    return lambda messages, begins: tokenizer.apply_chat_template(
-        list(messages), tokenize=False, add_generation_prompt=begins
-    )
-
-
-def test_a_template_of_fixed_texts_is_said_in_ollamas_language():
-    found = around(render(SPEECH))
-    assert found.user == ("<|user|>", "<|end|>")
-    assert found.closing == "<|assistant|>"
-    assert go_template(found) == (
-        '{{ range .Messages }}{{ if eq .Role "system" }}{{ "<|system|>" }}{{ .Content }}{{ "<|end|>" }}'
-        '{{ else if eq .Role "user" }}{{ "<|user|>" }}{{ .Content }}{{ "<|end|>" }}'
-        '{{ else if eq .Role "assistant" }}{{ "<|assistant|>" }}{{ .Content }}{{ "<|end|>" }}{{ end }}{{ end }}'
-        '{{ "<|assistant|>" }}'
-    )
-
-
-@pytest.mark.parametrize(
-    "template",
-    [
-        SPEECH.replace("m.content", "m.content | trim"),
-        SPEECH.replace("{{ m.content }}", "{{ loop.index }}{{ m.content }}"),
-        "{{ raise_exception('no') }}",
-        "{% for m in messages if m.role != 'system' %}" + SPEECH.partition("%}")[2],
-    ],
-)
-def test_a_template_that_does_more_is_not_guessed(template):
-    assert around(render(template)) is None
 
 
 def test_a_model_of_few_positions_is_compared_on_what_it_can_read(plain):

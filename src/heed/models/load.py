@@ -206,11 +206,16 @@ def load_model(
     return model.to(device).eval()
 
 
-def stored_dtype(name: str) -> torch.dtype:
+def stored_dtype(name: str, access: Access = CAREFUL) -> torch.dtype:
     """The dtype that a model's weights are stored in; float32 where its config does not say."""
-    config = opened(name, lambda: AutoConfig.from_pretrained(name, trust_remote_code=False), "model")
+    config = opened(name, lambda: AutoConfig.from_pretrained(name, trust_remote_code=access.trust_remote_code), "model")
     dtype: torch.dtype | None = config.dtype
     return dtype or torch.float32
+
+
+def drop_weights(model: PreTrainedModel) -> None:
+    """Let go of a model's weights, whoever else still holds it: room for the next one. Shapes and config stay."""
+    model.to("meta")  # type: ignore[arg-type]
 
 
 def num_positions(model: PreTrainedModel) -> int | None:

@@ -18,7 +18,7 @@ def stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, taught:
         taught: tokens that end a response under the chat template; they come first.
     """
     config = model.config.get_text_config()
-    defaults = _listed(getattr(config, "eos_token_id", None))
+    defaults = listed_ids(getattr(config, "eos_token_id", None))
     own = [*stop_ids_of(model), *defaults]
     special = set(tokenizer.all_special_ids) | {i for i, t in tokenizer.added_tokens_decoder.items() if t.special}
     num_rows = int(model.get_input_embeddings().weight.shape[0])  # type: ignore[union-attr, arg-type]
@@ -28,8 +28,9 @@ def stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, taught:
 
 def stop_ids_of(model: PreTrainedModel) -> list[int]:
     """The tokens at which the model's own generation config stops, as it says them."""
-    return _listed(model.generation_config.eos_token_id) if model.generation_config is not None else []
+    return listed_ids(model.generation_config.eos_token_id) if model.generation_config is not None else []
 
 
-def _listed(ids: int | Sequence[int] | None) -> list[int]:
+def listed_ids(ids: int | Sequence[int] | None) -> list[int]:
+    """Ids as configs name them: none, one or several."""
     return [] if ids is None else [ids] if isinstance(ids, int) else list(ids)

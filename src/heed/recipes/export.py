@@ -11,6 +11,8 @@ from pathlib import Path
 
 import torch
 
+from heed import files
+from heed.allocator import freed_at_once
 from heed.errors import UserError, typed
 from heed.export_config import ExportSettings
 from heed.models.adapters.folder import base_of, is_adapter
@@ -27,25 +29,36 @@ CPU = torch.device("cpu")
 def run(settings: ExportSettings, *, say: Callable[[str], None] = lambda line: None) -> None:
     """Load, merge, write and compare; `say` is told what was found.
 
-    Everything is computed on the CPU, in float32.
+    Everything is computed on the CPU, in float32, with one model at a time in memory.
     """
+    with freed_at_once():
+        _export(settings, say)
+
+
+def _export(settings: ExportSettings, say: Callable[[str], None]) -> None:
     refuse_reward_model(settings.model)
     out = Path(settings.out)
     if settings.to == "gguf":
         refuse_without_gguf()
         from heed.recipes.exporting import gguf  # behind the check: it imports the extra's package
 
-        gguf.refuse_taken(out)
+        for path in (out, gguf.modelfile_of(out)):
+            gguf.refuse_taken(path)
     else:
         merge.refuse_taken(out)
+    files.refuse_unwritable(out)
     access = Access(settings.trust_remote_code, say)
+    if settings.to == "gguf":
+        from heed.models.export.early import refuse_unwritable_model
+
+        refuse_unwritable_model(settings.model, access)
     loaded = load_with_tokenizer(settings.model, CPU, access=access, for_tuning=True)
     if is_adapter(settings.model):
         as_trained = ", with the weights that its four bits stood for" if was_quantised(settings.model) else ""
         say(f"adapter {settings.model} merged into {base_of(settings.model)}{as_trained}")
     if settings.to == "folder":
         base = base_of(settings.model) if is_adapter(settings.model) else settings.model
-        dtype = stored_dtype(base) if settings.dtype is None else getattr(torch, settings.dtype)
+        dtype = stored_dtype(base, access) if settings.dtype is None else getattr(torch, settings.dtype)
         folder.export(loaded, settings, dtype, access)
         return
     from heed.models.export.writing_gguf import DTYPES

@@ -63,7 +63,7 @@ def run(settings: MergeSettings, *, say: Callable[[str], None] = lambda line: No
     access = Access(settings.trust_remote_code, say)
     adapter = open_adapter(settings.model, settings.base, device, access)
     base = settings.base or base_of(settings.model)
-    dtype = stored_dtype(base)
+    dtype = stored_dtype(base, access)
     tokenizer = load_tokenizer(settings.model if has_tokenizer(settings.model) else base, access)
     fit_vocabulary(adapter.get_base_model(), tokenizer, settings.model, access)
     ids = tokenizer(words(tokenizer), add_special_tokens=False).input_ids[: num_positions(adapter.get_base_model())]
@@ -171,9 +171,10 @@ def refuse_taken(out: Path) -> None:
             expected="a folder that is not there yet, or another empty one",
             fix="--out merged",
         )
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+    is_lost = out.is_symlink() and not out.exists()
+    if not is_lost and (not out.exists() or (out.is_dir() and not any(out.iterdir()))):
         return
-    found = "a file"
+    found = "a link that leads nowhere" if is_lost else "a file"
     if out.is_dir():
         names = sorted(path.name for path in out.iterdir())
         found = f"a folder with {', '.join(names[:5])}" + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from heed.models.adapters.lora import next_token_logp
 from heed.models.decode.sample import greedy
 from heed.models.export.differs import differs
 from heed.models.export.llama_text import text_reader
@@ -70,44 +69,6 @@ def scored_of(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, count:
 def answers_of(model: PreTrainedModel, prompts: Sequence[Sequence[int]], stops: Sequence[int]) -> list[list[int]]:
     """Greedy answers, as tokens."""
     return [greedy(model, ids, stop_ids=stops, max_new_tokens=NEW_TOKENS) for ids in prompts]
-
-
-def compare_vocabulary(file: Opened, vocabulary: Vocabulary) -> None:
-    """Every token, its type and its score or merge, and what is told of special tokens and templates.
-
-    Raises:
-        UserError: the file holds anything else than the vocabulary that was to be written.
-    """
-    fields = file.fields
-    written: dict[str, object] = {
-        "tokenizer.ggml.model": vocabulary.model,
-        "tokenizer.ggml.pre": vocabulary.pre,
-        "tokenizer.ggml.tokens": list(vocabulary.tokens),
-        "tokenizer.ggml.token_type": list(vocabulary.types),
-        "tokenizer.ggml.merges": None if vocabulary.merges is None else list(vocabulary.merges),
-        "tokenizer.ggml.scores": None if vocabulary.scores is None else list(vocabulary.scores),
-        "tokenizer.ggml.bos_token_id": vocabulary.bos_id,
-        "tokenizer.ggml.eos_token_id": vocabulary.eos_id,
-        "tokenizer.ggml.eot_token_id": vocabulary.eot_id,
-        "tokenizer.ggml.unknown_token_id": vocabulary.unknown_id,
-        "tokenizer.ggml.padding_token_id": vocabulary.padding_id,
-        "tokenizer.ggml.add_bos_token": vocabulary.adds_bos,
-        "tokenizer.ggml.add_eos_token": vocabulary.adds_eos,
-        "tokenizer.chat_template": vocabulary.templates.get("default"),
-    }
-    for key, expected in written.items():
-        found = fields.get(key)
-        if found == expected:
-            continue
-        if isinstance(expected, list) and isinstance(found, list):
-            place = next((i for i, (a, b) in enumerate(zip(found, expected, strict=False)) if a != b), len(found))
-            found, expected = _at(found, place), _at(expected, place)
-            key = f"{key}, number {place:,}"
-        raise differs(f"{key} is another", file.path, repr(found)[:200], repr(expected)[:200])
-
-
-def _at(values: Sequence[object], place: int) -> object:
-    return values[place] if place < len(values) else f"an end after {len(values):,}"
 
 
 def compare_tokens(file: Opened, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[str]:
@@ -206,9 +167,9 @@ def _rounding(weight: Tensor, file: Opened, stored: str) -> Tensor:
     raise differs("numbers of another kind", file.path, f"{stored}: {file.stored[stored].tensor_type.name}", "as asked")
 
 
-def largest_difference(ours: PreTrainedModel, theirs: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> float:
+def largest_difference(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> float:
     """Of any log-probability of any next token, in nats; infinite where one of the models computes no number."""
-    apart = [float((next_token_logp(ours, ids) - next_token_logp(theirs, ids)).abs().max()) for ids in prompts]
+    apart = [float((a - b).abs().max()) for a, b in zip(ours, theirs, strict=True)]
     return max(apart, default=0.0) if all(each == each for each in apart) else float("inf")
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig
 
 from heed.errors import UserError, typed
 
@@ -43,16 +43,19 @@ ROPES = ("default", "linear", "llama3")
 """scalings of rotary positions that heed writes"""
 
 
-def family_of(model: PreTrainedModel, where: str) -> Family:
-    """The family of a model.
+def family_of(config: PreTrainedConfig, where: str, *, own_code: bool = False) -> Family:
+    """The family of a model by its config.
+
+    Args:
+        own_code: whether the model is computed by code that it brings, and not by transformers'.
 
     Raises:
         UserError: it is none that heed writes, or its config asks for what llama.cpp does not compute.
     """
-    config = model.config
     family = FAMILIES.get(config.model_type)
-    if family is None or type(model).__module__.split(".")[0] != "transformers":
-        raise _refused("this family of models is not written as GGUF", where, config.model_type)
+    if family is None or own_code:
+        found = f"{config.model_type}{', with code of its own' if own_code else ''}"
+        raise _refused("this family of models is not written as GGUF", where, found, own_code=own_code)
     for key, allowed in family.fixed.items():
         value = getattr(config, key, allowed[0])
         if value not in allowed:
@@ -69,11 +72,12 @@ def rope_of(config: PreTrainedConfig) -> Mapping[str, Any]:
     return dict(getattr(config, "rope_parameters", None) or {})
 
 
-def _refused(problem: str, where: str, found: str) -> UserError:
+def _refused(problem: str, where: str, found: str, *, own_code: bool = False) -> UserError:
     return UserError(
         problem,
         where=where,
         found=found,
         expected=f"a model of one of the families {', '.join(FAMILIES)}, with {', '.join(ROPES)} positions",
-        fix=f"heed export {typed(where)} --to folder --out FOLDER: a folder that transformers, vLLM and MLX read",
+        fix=f"heed export {typed(where)} --to folder --out FOLDER{' --trust-remote-code' * own_code}: "
+        "a folder that transformers, vLLM and MLX read",
     )

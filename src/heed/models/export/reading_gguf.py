@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -64,6 +65,8 @@ class Opened:
     path: Path
     fields: Mapping[str, Any]
     stored: Mapping[str, gguf.ReaderTensor]
+    pages: mmap.mmap
+    """the file in memory, as far as it was read"""
 
     @property
     def arch(self) -> str:
@@ -94,7 +97,7 @@ def open_gguf(path: Path) -> Opened:
         raise differs(
             "the file cannot be read", path, " ".join(str(error).split())[:200], "a whole GGUF file"
         ) from error
-    return Opened(path, fields, stored)
+    return Opened(path, fields, stored, reader.data._mmap)  # type: ignore[attr-defined]
 
 
 def weights_of(file: Opened) -> Iterator[tuple[str, str, torch.Tensor]]:
@@ -103,6 +106,8 @@ def weights_of(file: Opened) -> Iterator[tuple[str, str, torch.Tensor]]:
         if name == ROPE_FACTORS:
             continue
         yield name, _name_in_transformers(file, name), torch.from_numpy(_as_in_transformers(file, name))
+        if hasattr(mmap, "MADV_DONTNEED"):
+            file.pages.madvise(mmap.MADV_DONTNEED)  # or the whole file would come to lie beside the model
 
 
 def _name_in_transformers(file: Opened, name: str) -> str:
@@ -182,15 +187,20 @@ def model_of(file: Opened) -> PreTrainedModel:
     """
     with torch.random.fork_rng():
         model = AutoModelForCausalLM.from_config(config_of(file), dtype=torch.float32)
-    weights = {name: weight for _, name, weight in weights_of(file)}
     head = next(f"{name}.weight" for name, module in model.named_modules() if module is model.get_output_embeddings())
-    expected = set(model.state_dict()) - ({head} if model.config.tie_word_embeddings else set())
-    try:
-        result = model.load_state_dict(weights, strict=False)
-    except RuntimeError as error:
-        found = " ".join(str(error).split())[:300]
-        raise differs("its sizes are others", file.path, found, "the sizes that its metadata say") from error
-    missing, unknown = sorted(set(result.missing_keys) & expected), sorted(result.unexpected_keys)
+    places = model.state_dict()  # the model's own tensors, to be filled one by one
+    expected = set(places) - ({head} if model.config.tie_word_embeddings else set())
+    read, unknown = set(), []
+    for stored, name, weight in weights_of(file):
+        if name not in places:
+            unknown.append(name)
+            continue
+        if places[name].shape != weight.shape:
+            found = f"{stored}: {tuple(weight.shape)}"
+            raise differs("its sizes are others", file.path, found, f"{tuple(places[name].shape)}, as its metadata say")
+        places[name].copy_(weight)
+        read.add(name)
+    missing = sorted(expected - read)
     if missing or unknown:
         found = f"missing: {', '.join(missing[:3]) or 'none'}; unknown: {', '.join(unknown[:3]) or 'none'}"
         raise differs("it has other tensors", file.path, found, "every tensor of the architecture, once")

@@ -8,12 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import gguf
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from heed.errors import UserError, typed
 from heed.models.export.pre_tokenizers import PRE_TOKENIZERS, name_of
 from heed.models.load import tokenizer_facts
-from heed.models.stops import stop_ids_of
 
 SPACE = "▁"
 """SentencePiece's sign for a space"""
@@ -50,8 +49,12 @@ class Vocabulary:
     """all tokens that end an answer; programs know two of them from the file, the others have to be told"""
 
 
-def vocabulary_of(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, where: str) -> Vocabulary:
+def vocabulary_of(tokenizer: PreTrainedTokenizerBase, rows: int, stops: Sequence[int], where: str) -> Vocabulary:
     """Translate a tokenizer.
+
+    Args:
+        rows: of the model's table of embeddings.
+        stops: the tokens at which the model's generation config stops.
 
     Raises:
         UserError: llama.cpp would tokenise otherwise.
@@ -64,10 +67,9 @@ def vocabulary_of(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, wh
         if bpe.get(key):
             raise refused(where, f"{key}: {bpe[key]}")
     merges = [tuple(merge.split(" ", 1)) if isinstance(merge, str) else tuple(merge) for merge in bpe["merges"]]
-    rows = int(model.get_input_embeddings().weight.shape[0])
     tokens, types = _tokens(described, rows, where)
     adds_bos, adds_eos = _ends_added(tokenizer, where)
-    bos_id, eos_id, eot_id, stops = _special_ids(tokenizer, model, where)
+    bos_id, eos_id, eot_id, all_stops = _special_ids(tokenizer, stops, where)
     byte_level = _is_byte_level(described, where)
     if byte_level:
         if bpe.get("unk_token"):  # a byte without a token is dropped by both; only here could it become another one
@@ -96,7 +98,7 @@ def vocabulary_of(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, wh
         padding_id=tokenizer.pad_token_id if _in_table(tokenizer.pad_token_id, rows) else None,
         templates=tokenizer_facts(tokenizer).templates,
         composes=_normalisers(described) == ["NFC"],
-        stops=stops,
+        stops=all_stops,
     )
 
 
@@ -203,14 +205,13 @@ def _ends_added(tokenizer: PreTrainedTokenizerBase, where: str) -> tuple[bool, b
 
 
 def _special_ids(
-    tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, where: str
+    tokenizer: PreTrainedTokenizerBase, stops: Sequence[int], where: str
 ) -> tuple[int | None, int, int | None, list[int]]:
     """BOS, EOS and a second token that ends answers; then all that do.
 
     Left out, llama.cpp takes token 11 for BOS and EOS, whatever that is. EOS stays the tokenizer's, which templates
     write; the first of the model's other stop tokens is the second.
     """
-    stops = stop_ids_of(model)
     eos_id = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else next(iter(stops), None)
     if eos_id is None:
         raise UserError(
@@ -226,7 +227,7 @@ def _special_ids(
             raise refused(where, "a chat template that writes bos_token, and no such token")
         bos_id = eos_id  # which nothing writes: no text begins with it
     eot_id = next((each for each in stops if each != eos_id), None)
-    return bos_id, int(eos_id), eot_id, stops or [int(eos_id)]
+    return bos_id, int(eos_id), eot_id, list(stops) or [int(eos_id)]
 
 
 def _in_table(token_id: int | None, rows: int) -> bool:

@@ -6,9 +6,9 @@ official `gguf` package.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import gguf
 import numpy as np
@@ -56,14 +56,17 @@ def write_gguf(
     _add_vocabulary(writer, vocabulary)
     wider = []
     for tensor_name, weight in tensors(model, family):
-        stored, kind = _stored(tensor_name, weight, dtype)
+        kind = _kind(tensor_name, weight.shape, dtype)
         if kind is gguf.GGMLQuantizationType.F16 and dtype == "q8_0":
             wider.append(tensor_name)
-        writer.add_tensor(tensor_name, stored, raw_dtype=kind)
+        in_block, size = gguf.GGML_QUANT_SIZES[kind]
+        writer.add_tensor_info(tensor_name, weight.shape, weight.dtype, weight.size // in_block * size, raw_dtype=kind)
     try:
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
+        writer.write_ti_data_to_file()
+        for tensor_name, weight in tensors(model, family):  # again, so that one copy at a time is there
+            writer.write_tensor_data(_stored(tensor_name, weight, dtype))
     finally:
         writer.close()
     return wider
@@ -112,28 +115,35 @@ def _llama3_factors(model: PreTrainedModel) -> NDArray[np.float32]:
     return (unscaled / frequencies).float().numpy()
 
 
-def _stored(
-    name: str, weight: NDArray[np.float32], dtype: Dtype
-) -> tuple[NDArray[np.generic], gguf.GGMLQuantizationType]:
-    """A weight as it lies in the file; vectors stay float32, and rows that are no whole blocks are float16."""
+def _kind(name: str, shape: Sequence[int], dtype: Dtype) -> gguf.GGMLQuantizationType:
+    """What a weight is kept in: vectors stay float32, and rows that are no whole blocks are float16."""
+    kinds = gguf.GGMLQuantizationType
+    if len(shape) < 2 or dtype == "f32" or name in ALWAYS_F32:
+        return kinds.F32
+    return kinds.Q8_0 if dtype == "q8_0" and shape[-1] % BLOCK == 0 else kinds.F16
+
+
+def _stored(name: str, weight: NDArray[np.float32], dtype: Dtype) -> NDArray[Any]:
+    """A weight as it lies in the file."""
     if not np.isfinite(weight).all():
         raise _unfit(name, "a weight that is no number", "finite weights", "train again with a lower --optim.lr")
-    kinds = gguf.GGMLQuantizationType
-    if weight.ndim < 2 or dtype == "f32" or name in ALWAYS_F32:
-        return weight, kinds.F32
-    if dtype == "q8_0" and weight.shape[-1] % BLOCK == 0:
+    kind = _kind(name, weight.shape, dtype)
+    if kind is gguf.GGMLQuantizationType.F32:
+        return weight
+    if kind is gguf.GGMLQuantizationType.Q8_0:
         largest = float(np.abs(weight).max(initial=0.0))
         if largest / 127 > float(np.finfo(np.float16).max):
             raise _unfit(
                 name, f"a weight of {largest:.3g}", "at most 127 x 65,504, the largest step of q8_0", "--dtype f32"
             )
-        return gguf.quants.quantize(weight, kinds.Q8_0), kinds.Q8_0
+        blocks: NDArray[np.uint8] = gguf.quants.quantize(weight, kind)
+        return blocks
     with np.errstate(over="ignore"):
         half = weight.astype(np.float16)
     if not np.isfinite(half).all():
         largest = float(np.abs(weight).max())
         raise _unfit(name, f"a weight of {largest:.3g}", "at most 65,504, the largest number of float16", "--dtype f32")
-    return half, kinds.F16
+    return half
 
 
 def _unfit(name: str, found: str, expected: str, fix: str) -> UserError:

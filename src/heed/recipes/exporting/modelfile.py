@@ -4,12 +4,11 @@ ollama does not run the jinja template of a GGUF file; it has templates of its o
 template is nothing but fixed text around each message, the same can be said in Go's, and is; where it is more, nothing
 is guessed.
 
-Format: https://docs.ollama.com/modelfile.
+Format: https://docs.ollama.com/modelfile, and for how values are quoted ollama's parser/parser.go.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -118,7 +117,46 @@ def go_template(found: Around) -> str:
 
 
 def _quoted(text: str) -> str:
-    return f"{{{{ {json.dumps(text, ensure_ascii=False)} }}}}" if text else ""
+    """A text as a string of Go. ollama drops what cannot be printed from a Modelfile: that is written as an escape."""
+    if not text:
+        return ""
+    named = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\t": "\\t", "\r": "\\r"}
+    said = "".join(named.get(c) or (c if c.isprintable() else f"\\U{ord(c):08X}") for c in text)
+    return f'{{{{ "{said}" }}}}'
+
+
+def value_of(text: str) -> str | None:
+    """A text as the value of a PARAMETER, which may go over several lines; None where ollama has no way to write it.
+
+    There are no escapes in it: a text stands between quotes, or between three of them, as it is.
+    """
+    if "\ufffd" in text:  # part of a character, which no text is compared with
+        return None
+    return next((said for quotes in ('"', '"""') if read_value(said := quotes + text + quotes) == text), None)
+
+
+def read_value(said: str) -> str | None:
+    """What ollama takes from a value and the line end behind it; None where the value would end early, or never."""
+    kept = ""
+    for character in [*said, "\n"]:
+        value = _without_quotes(kept.strip())
+        if character in "\r\n" and value is not None:
+            return value if len(kept) == len(said) else None
+        kept += character if character.isprintable() or character in "\t\r\n" else ""
+    return None
+
+
+def _without_quotes(said: str) -> str | None:
+    for quotes in ('"""', '"'):
+        if said.startswith(quotes):
+            is_closed = len(said) >= 2 * len(quotes) and said.endswith(quotes)
+            return said[len(quotes) : -len(quotes)] if is_closed else None
+    return said
+
+
+def unwritten(stop: str) -> str:
+    """The line of a Modelfile for a stop that has none, of printable ASCII."""
+    return f"# This stop cannot be written in a Modelfile: {stop!a}"
 
 
 def modelfile(gguf: str, template: Around | None, stops: Sequence[str], context: int) -> str:
@@ -127,11 +165,11 @@ def modelfile(gguf: str, template: Around | None, stops: Sequence[str], context:
     Args:
         gguf: name of the GGUF file, which lies in the same folder.
         template: see `around`; None leaves it out, and says so.
-        stops: texts that end an answer.
+        stops: texts that end an answer; one that cannot be written stands in a comment.
         context: the longest conversation, in tokens.
     """
     lines = [f"FROM ./{gguf}", f"PARAMETER num_ctx {context}"]
-    lines += [f"PARAMETER stop {json.dumps(stop, ensure_ascii=False)}" for stop in stops if "\n" not in stop]
+    lines += [f"PARAMETER stop {said}" if (said := value_of(stop)) else unwritten(stop) for stop in stops]
     if template is None:
         lines += [
             "# There is no chat template, or it does more than put text around messages: none is written here.",
