@@ -13,7 +13,7 @@ import torch
 
 from heed.dist.world import World
 
-PACKAGES = ("heed-lm", "torch", "transformers", "peft", "tokenizers", "safetensors", "numpy")
+PACKAGES = ("heed-lm", "torch", "transformers", "peft", "tokenizers", "safetensors", "numpy", "bitsandbytes")
 
 
 def environment(device: str | torch.device = "cpu", world: World | None = None) -> dict[str, str | int]:

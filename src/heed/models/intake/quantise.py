@@ -158,6 +158,20 @@ def refuse_nothing_packed(model: PreTrainedModel, name: str) -> None:
     )
 
 
+def refuse_unfinite(model: PreTrainedModel, name: str) -> None:
+    """Raise if a weight that was put in four bits was no number: one is enough to spoil the scales of its layer."""
+    for layer, module in packed_layers(model).items():
+        if not all(bool(scale.isfinite().all()) for scale in scales_of(module).values()):
+            raise UserError(
+                "a weight of the base is not finite, and cannot be kept in four bits",
+                where=f"{name}: {layer}.weight",
+                found="NaN or infinity",
+                expected="finite weights",
+                fix=f"copy {name} again from where it came from; or another --model, such as an earlier checkpoint of "
+                "the training that made it",
+            )
+
+
 # -- the note beside an adapter ------------------------------------------------------------------------------------
 
 

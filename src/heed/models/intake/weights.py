@@ -10,7 +10,13 @@ from transformers import AutoConfig, PreTrainedModel
 from heed.errors import UserError
 from heed.models.intake.access import Access
 from heed.models.intake.files import opened
-from heed.models.intake.quantise import forget_library, refuse_nothing_packed, settle_packed, while_reading
+from heed.models.intake.quantise import (
+    forget_library,
+    refuse_nothing_packed,
+    refuse_unfinite,
+    settle_packed,
+    while_reading,
+)
 
 WRAPPERS = r"(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module)\."
 """what torch.compile, FSDP, activation checkpointing and Lightning put into the names of weights, anywhere"""
@@ -92,6 +98,7 @@ def load_weights(
     if quantise_on is not None:
         forget_library(model)
         refuse_nothing_packed(model, name)
+        refuse_unfinite(model, name)
     _untie(model, name, access)
     setattr(model, MENDED, mended)
     return model
