@@ -363,6 +363,18 @@ def test_no_adapter_no_library_or_an_adapters_folder_is_told_before_anything_is_
         load_model(run, CPU)
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_base_with_a_weight_that_is_no_number_is_refused_while_it_is_read(bad, tmp_path):
+    base = write_base(tmp_path / "base", "llama tied")
+    model = load_model(base, CPU)
+    with torch.no_grad():
+        model.model.layers[1].mlp.down_proj.weight[3, 7] = bad
+    model.save_pretrained(base)
+    with pytest.raises(UserError, match="not finite") as caught:
+        load_model(base, CPU, quantise=True)
+    assert caught.value.where == f"{tmp_path / 'base'}: model.layers.1.mlp.down_proj.weight"
+
+
 @pytest.mark.parametrize("method", ["bitsandbytes", "gptq", "awq"])
 def test_a_model_that_is_quantised_already_is_not_tuned(method, tmp_path):
     base = write_base(tmp_path, "llama tied")
