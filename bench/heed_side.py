@@ -15,6 +15,7 @@ from heed.forest.build import build
 from heed.forest.plan import even_budget, plan
 from heed.models.kernels.speed import speed_up
 from heed.models.load import load_model, num_positions, prepare_training
+from heed.models.score import autocast
 from heed.models.self_check import choose_score
 from heed.train.optimiser import adamw, set_learning_rate
 from heed.train.step import LossOf, Term, likelihood, optimiser_step
@@ -70,6 +71,16 @@ def take_steps(
     return clock, reports, positions
 
 
+def lowered(nll: Callable[..., Any], dtype: str) -> Callable[..., Any]:
+    """The same forward with products in the dtype, as the recipe makes it."""
+
+    def of(*inputs: Any, **settings: Any) -> Any:
+        with autocast(torch.device("cpu"), dtype):
+            return nll(*inputs, **settings)
+
+    return of
+
+
 def run_heed(spec: dict[str, Any], steps: list[list[Tokens]]) -> dict[str, Any]:
     """The model made ready as the recipe does it, and its steps."""
     torch.set_num_threads(spec["threads"])
@@ -88,7 +99,7 @@ def run_heed(spec: dict[str, Any], steps: list[list[Tokens]]) -> dict[str, Any]:
         steps,
         model.named_parameters(),
         batches_of=lambda step: forests_of(step, max_tokens, chosen.shares_prefixes),
-        loss_of=likelihood(chosen.nll),
+        loss_of=likelihood(lowered(chosen.nll, spec.get("dtype", "float32"))),
         num_tokens=lambda forest: forest.num_tokens,
     )
     return {

@@ -85,7 +85,7 @@ def configuration(spec: dict[str, Any], rows: int) -> dict[str, Any]:
         "max_grad_norm": spec["max_norm"],
         "weight_decay": 0.0,
         "optim": "adamw_torch_fused",
-        "bf16": False,
+        "bf16": spec.get("dtype") == "bfloat16",
         "use_cpu": True,
         "dataloader_pin_memory": False,
         "eval_strategy": "no",
@@ -102,9 +102,21 @@ def sft_configuration(spec: dict[str, Any], setting: Setting) -> SFTConfig:
         **configuration(spec, setting.rows),
         gradient_checkpointing=setting.checkpointed,
         padding_free=setting.unpadded,
+        completion_only_loss=True,
         max_length=None if setting.unpadded else spec["max_length"],
         logging_strategy="no",
     )
+
+
+def as_texts(record: dict[str, Any]) -> dict[str, Any]:
+    """A record for TRL to cut into tokens."""
+    return {name: record[name] for name in ("prompt", "completion")}
+
+
+def as_tokens(record: dict[str, Any]) -> dict[str, Any]:
+    """A record as TRL keeps it once it has cut it."""
+    prompt, response = record["prompt_ids"], record["response_ids"]
+    return {"input_ids": prompt + response, "completion_mask": [0] * len(prompt) + [1] * len(response)}
 
 
 def per_step(values: list[int], forwards_per_step: int) -> list[int]:
@@ -118,7 +130,8 @@ def main(spec: dict[str, Any]) -> None:
     setting = Setting.parse(spec["setting"])
     records = read_json(spec["records"])
     order = read_json(spec["orders"])["grouped" if setting.grouped else "shuffled"]
-    rows = [{name: records[i][name] for name in ("prompt", "completion")} for step in order for i in step]
+    row_of = as_tokens if spec.get("as_tokens") else as_texts
+    rows = [row_of(records[i]) for step in order for i in step]
     del records
     stopwatch = Stopwatch(spec["warmup"], spec["steps_measured"])
     trainer = WatchedTrainer(
