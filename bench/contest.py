@@ -81,28 +81,32 @@ def gpt2_shape(options: argparse.Namespace) -> dict[str, int]:
 # ---- processes
 
 
-def run_process(script: str, spec: dict[str, Any], folder: Path, threads: int) -> None:
-    """Run one of our programs in a fresh process; what it prints is shown only if it fails."""
+def run_process(script: str, spec: dict[str, Any], folder: Path, threads: int, timeout: float | None = None) -> None:
+    """Run one of our programs in a fresh process, `timeout` seconds at most; what it prints is shown if it fails."""
     write_json(folder / "spec.json", spec)
-    done = subprocess.run(
-        [sys.executable, str(HERE / script), str(folder / "spec.json")],
-        env=process_environment(threads),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-    )
+    try:
+        done = subprocess.run(
+            [sys.executable, str(HERE / script), str(folder / "spec.json")],
+            env=process_environment(threads),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            timeout=None if timeout in (None, float("inf")) else timeout,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise RunFailedError(f"{script} took longer than {timeout:.0f} s") from error
     if done.returncode != 0:
         say(done.stdout[-4000:])
         raise RunFailedError(f"{script} ended with status {done.returncode}")
 
 
-def result_of(script: str, spec: dict[str, Any], folder: Path, threads: int) -> Run:
+def result_of(script: str, spec: dict[str, Any], folder: Path, threads: int, timeout: float | None = None) -> Run:
     """What a program writes to the file that its spec names as `result`."""
     path = folder / "result.json"
     path.unlink(missing_ok=True)
-    run_process(script, spec | {"result": str(path)}, folder, threads)
+    run_process(script, spec | {"result": str(path)}, folder, threads, timeout)
     result: Run = read_json(path)
     return result
 

@@ -1,6 +1,7 @@
 """One measured point of scaling.py in a process of its own: `python scaling_side.py SPEC.json`."""
 
 import json
+import multiprocessing
 import os
 import random
 import sys
@@ -25,8 +26,12 @@ from heed.train.run import open_run
 
 
 def make(spec: dict[str, Any]) -> dict[str, Any]:
-    """A GPT-2 of the shape, and conversations of one length of which the first `shared` share of tokens is the same."""
-    folder, length, batch_size = Path(spec["folder"]), spec["length"], spec["batch_size"]
+    """A GPT-2 of the shape, and steps of conversations of which the first `shared` share of `length` is the same.
+
+    All have the length, or are spread evenly from a quarter of it up to it. The later half is trained, of what is not
+    shared at most.
+    """
+    folder, length, batch = Path(spec["folder"]), spec["length"], spec["batch"]
     torch.manual_seed(0)
     dropout = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
     model = GPT2LMHeadModel(GPT2Config(**spec["shape"], **dropout))
@@ -34,17 +39,27 @@ def make(spec: dict[str, Any]) -> dict[str, Any]:
     for file in Path(spec["tokenizer"]).iterdir():
         (folder / "model" / file.name).write_bytes(file.read_bytes())
     draw, num_shared = random.Random(0), round(length * spec["shared"])
-    words = [draw.randrange(1_000, 20_000) for _ in range(num_shared)]
-    num_prompt = max(num_shared, length // 2)
+    same = [draw.randrange(1_000, 20_000) for _ in range(num_shared)]
     records: list[dict[str, list[int]]] = []
-    for _ in range((spec["warmup"] + spec["steps"]) * batch_size):
-        own = [draw.randrange(1_000, 20_000) for _ in range(length - num_shared)]
-        ids = words + own
-        records.append({"prompt_ids": ids[:num_prompt], "response_ids": ids[num_prompt:]})
-    steps = [list(range(i, i + batch_size)) for i in range(0, len(records), batch_size)]
+    for _ in range(spec["steps"]):
+        lengths = [length] * batch
+        if spec["spread"]:
+            lengths = [round(length - i * 0.75 * length / max(1, batch - 1)) for i in range(batch)]
+            draw.shuffle(lengths)
+        for own in lengths:
+            ids = same + [draw.randrange(1_000, 20_000) for _ in range(own - num_shared)]
+            num_prompt = max(num_shared, own // 2)
+            records.append({"prompt_ids": ids[:num_prompt], "response_ids": ids[num_prompt:]})
+    sizes = [len(record["prompt_ids"]) + len(record["response_ids"]) for record in records]
+    steps = [list(range(i, i + batch)) for i in range(0, len(records), batch)]
+    by_length = [sorted(step, key=lambda i: -sizes[i]) for step in steps]
     write_json(folder / "records.json", records)
-    write_json(folder / "orders.json", {"shuffled": steps, "grouped": steps})
-    return {"parameters": sum(parameter.numel() for parameter in model.parameters())}
+    write_json(folder / "orders.json", {"shuffled": steps, "grouped": by_length})
+    return {
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "tokens_per_step": [sum(sizes[i] for i in step) for step in steps],
+        "trained_tokens_per_step": [sum(len(records[i]["response_ids"]) for i in step) for step in steps],
+    }
 
 
 def write_records(path: Path, data: Path, count: int) -> None:
@@ -59,7 +74,7 @@ def write_records(path: Path, data: Path, count: int) -> None:
 
 def prepare(spec: dict[str, Any]) -> dict[str, Any]:
     """Everything that `heed sft` does with its records before the first step, and the first step's records."""
-    folder, path = Path(spec["folder"]), Path(spec["folder"]) / "records.jsonl"
+    folder, path = Path(spec["scratch"]), Path(spec["scratch"]) / "records.jsonl"
     write_records(path, Path(spec["data"]), spec["records"])
     tokenizer = Tokenizer.from_folder(spec["tokenizer"])
     template, _ = choose_template(None if tokenizer.template else "alpaca", tokenizer, print)
@@ -76,6 +91,9 @@ def prepare(spec: dict[str, Any]) -> dict[str, Any]:
 
     data = read()
     clock.stop()
+    end = time.monotonic() + 10
+    while multiprocessing.active_children() and time.monotonic() < end:
+        time.sleep(0.05)  # their processor seconds are known once they have ended
     children = os.times()
     peak = watch.stop()
     start = time.perf_counter()
@@ -122,7 +140,7 @@ def resident(process: str) -> int:
 
 def checkpoint(spec: dict[str, Any]) -> dict[str, Any]:
     """Write a checkpoint of the model and AdamW's states after one step, by a run's own calls, and read it back."""
-    folder = Path(spec["folder"])
+    folder, scratch = Path(spec["folder"]), Path(spec["scratch"])
     model = load_model(str(folder / "model"), torch.device("cpu"))
     optimiser = adamw(model.named_parameters(), weight_decay=0.0)
     for parameter in model.parameters():
@@ -130,7 +148,7 @@ def checkpoint(spec: dict[str, Any]) -> dict[str, Any]:
     optimiser.step()
     optimiser.zero_grad()
     saving, resuming = Clock(), Clock()
-    with open_run(folder / "run", "seed: 0\n", {}) as run:
+    with open_run(scratch / "run", "seed: 0\n", {}) as run:
         saving.start()
         run.checkpoint(1, model.save_pretrained, {"optimiser": optimiser.state_dict()})
         saving.stop()

@@ -12,7 +12,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -133,11 +133,20 @@ def _no_room_error(path: Path | None, code: int) -> UserError:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Put a whole file in place of what was there."""
+    _write_parts(path, (content,))
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    """Put a whole text file (UTF-8) of these lines in place of what was there, a line in memory at a time."""
+    _write_parts(path, (f"{line}\n".encode() for line in lines))
+
+
+def _write_parts(path: Path, parts: Iterable[bytes]) -> None:
     temporary = _temporary(path)
     with writing(path):
         try:
             with temporary.open("wb") as file:
-                file.write(content)
+                file.writelines(parts)
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)

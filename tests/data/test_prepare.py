@@ -320,7 +320,7 @@ WORK_FOR_EVER = """
 
     if __name__ == "__main__":
         parallel.NUM_ALONE, parallel.CHUNK = 1, 1
-        os.cpu_count = lambda: 2
+        parallel.processors = lambda: 2
         for number, process in enumerate(parallel.map_in_processes(work, iter(int, 1))):
             print(process, flush=True)
 """

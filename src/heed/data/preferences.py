@@ -11,14 +11,16 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
 from heed.data.answers import Answered, Row, judged_answers, ranked_answers
+from heed.data.left_out import LeftOuts, of_finding
 from heed.data.parallel import map_in_processes
-from heed.data.prepare import Account, LeftOut, Preparation, histogram, refuse_findings, refuse_too_long
+from heed.data.prepare import Account, Preparation, histogram, refuse_findings, refuse_too_long
 from heed.data.read import counted, read_judged, read_rankings
 from heed.data.store import StoreWriter, TokenStore
 from heed.types import Finding, Origin, Tokens
@@ -193,8 +195,7 @@ def _prepare(
     counts: Counter[tuple[str, type]] = Counter()
     findings: list[Finding] = []
     uninformative: list[Finding] = []
-    too_long: list[LeftOut] = []
-    answers_left_out: list[LeftOut] = []
+    too_long, answers_left_out = LeftOuts(), LeftOuts()
     written: list[_Written] = []
     num_between = num_too_long_left_out = 0
     with StoreWriter(folder, fingerprint) as writer:
@@ -207,8 +208,8 @@ def _prepare(
             account.num_split_edges += record.num_split_edges
             findings += record.findings
             uninformative += record.uninformative
-            too_long += record.too_long
-            answers_left_out += record.left_out
+            too_long.extend(record.too_long)
+            answers_left_out.extend(record.left_out)
             num_between += record.num_between
             num_too_long_left_out += bool(record.too_long and not record.rows)
             for row in record.rows:
@@ -222,9 +223,9 @@ def _prepare(
     account.num_kept, account.num_held_out = len(store), int(store.held_out.sum())
     account.num_tokens, account.num_trained_tokens = int(store.num_tokens.sum()), int(store.num_trained_tokens.sum())
     account.num_findings, account.num_too_long = len(findings), len(too_long)
-    account.num_cut_tokens = sum(item.num_tokens for item in too_long)
-    account.left_out = too_long + answers_left_out
-    account.left_out += [LeftOut(f.origin, f"{f.problem}: {f.found}") for f in findings + uninformative]
+    account.num_cut_tokens = too_long.num_tokens
+    account.left_out = too_long
+    account.left_out.extend(chain(answers_left_out, map(of_finding, chain(findings, uninformative))))
     account.further = {
         "num_uninformative": len(uninformative),
         "num_answers_left_out": len(answers_left_out) - num_between,

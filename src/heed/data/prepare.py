@@ -17,6 +17,7 @@ import numpy as np
 from heed.data.chat import masked
 from heed.data.check import check, check_imitation, in_held_out
 from heed.data.documents import cut, rendered_document
+from heed.data.left_out import LeftOut, LeftOuts, of_finding
 from heed.data.parallel import map_in_processes
 from heed.data.read import read_labelled, read_nouns, summary
 from heed.data.rendering.render import ChatTemplate
@@ -52,16 +53,6 @@ class Preparation:
     """the option that sets `max_length`, such as `--max-length`; None where the model does"""
 
 
-@dataclass(frozen=True, slots=True)
-class LeftOut:
-    """A record, or a wording of it, that is not trained or not trained whole."""
-
-    origin: Origin
-    reason: str
-    num_tokens: int = 0
-    """lost by this"""
-
-
 @dataclass
 class Account:
     """What became of a data set's records."""
@@ -84,7 +75,7 @@ class Account:
     """turns that the template does not show in the whole conversation as at inference: sequences of their own"""
     lengths: dict[str, dict[str, list[int]]] = field(default_factory=dict)
     """tokens of conversations outside (`prompt`) and inside (`response`) their responses, as histograms"""
-    left_out: list[LeftOut] = field(default_factory=list)
+    left_out: LeftOuts = field(default_factory=LeftOuts)
     further: dict[str, int] = field(default_factory=dict)
     """counts that only this kind of data has, by name"""
     notes: list[str] = field(default_factory=list)
@@ -176,7 +167,7 @@ def prepare(
     account = Account(path)
     counts: Counter[tuple[str, type]] = Counter()
     findings: list[Finding] = []
-    too_long: list[LeftOut] = []
+    too_long = LeftOuts()
     first_row = array("q", [0])  # eight bytes a record, where a list of numbers takes forty
     said = load_wordings(wordings) if wordings is not None else None
     records: Iterator[tuple[str, Noun | Labelled | Finding]]
@@ -189,7 +180,7 @@ def prepare(
             account.num_branches += record.num_branches
             account.num_split_edges += record.num_split_edges
             findings += record.findings
-            too_long += record.too_long
+            too_long.extend(record.too_long)
             for origin, sequences in record.rows:
                 writer.append(sequences, origin, held_out=record.is_held_out)
             if record.kind[1] is Document:
@@ -202,8 +193,9 @@ def prepare(
         refuse_findings(findings, account, preparation.max_bad_records)
     np.save(folder / "first_row.npy", np.array(first_row, dtype=np.int64))
     account.num_findings, account.num_too_long = len(findings), len(too_long)
-    account.num_cut_tokens = sum(item.num_tokens for item in too_long)
-    account.left_out = too_long + [LeftOut(f.origin, f"{f.problem}: {f.found}") for f in findings]
+    account.num_cut_tokens = too_long.num_tokens
+    account.left_out = too_long
+    account.left_out.extend(map(of_finding, findings))
     prepared = open_prepared(path, folder)
     account.num_kept, account.num_held_out = len(prepared.first_row) - 1, len(prepared.held_out)
     account.num_tokens = int(prepared.store.num_tokens.sum())
@@ -316,7 +308,7 @@ def fitted(sequences: tuple[Tokens, ...], preparation: Preparation) -> tuple[tup
 
 
 def refuse_too_long(
-    too_long: list[LeftOut],
+    too_long: LeftOuts,
     preparation: Preparation,
     *,
     noun: str = "conversation",
@@ -332,7 +324,7 @@ def refuse_too_long(
     """
     if not too_long or preparation.too_long != "error":
         return
-    first, others = too_long[0], len(too_long) - 1
+    first, others = next(iter(too_long)), len(too_long) - 1
     option, limit = preparation.limited_by, preparation.max_length
     if option is not None:
         problem, expected = f"a {noun} is longer than {option} allows", f"as {option} {limit} says"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from array import array
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -14,8 +15,9 @@ import numpy as np
 
 from heed.data.chat import asked
 from heed.data.check import check_prompt, in_held_out
+from heed.data.left_out import LeftOut, LeftOuts, of_finding
 from heed.data.parallel import map_in_processes
-from heed.data.prepare import Account, LeftOut, Preparation, histogram, refuse_findings, refuse_too_long
+from heed.data.prepare import Account, Preparation, histogram, refuse_findings, refuse_too_long
 from heed.data.read import counted, read_prompts
 from heed.data.rendering.render import ChatTemplate
 from heed.data.rendering.special_text import noticed
@@ -104,8 +106,8 @@ def prepare_prompts(
     account = Account(path)
     counts: Counter[tuple[str, type]] = Counter()
     findings: list[Finding] = []
-    too_long: list[LeftOut] = []
-    first_byte = [0]
+    too_long = LeftOuts()
+    first_byte = array("q", [0])
     lines = folder.with_name(f".tmp-{folder.name}-{FIELDS}")
     try:
         with StoreWriter(folder, fingerprint) as writer, lines.open("wb") as file:
@@ -115,7 +117,7 @@ def prepare_prompts(
                 account.num_records += 1
                 account.noticed.update(record.noticed)
                 findings += record.findings
-                too_long += record.too_long
+                too_long.extend(record.too_long)
                 if record.tokens is not None:
                     writer.append((record.tokens,), record.origin, held_out=record.is_held_out)
                     first_byte.append(first_byte[-1] + file.write(record.line))
@@ -138,8 +140,9 @@ def prepare_prompts(
     account.num_kept, account.num_held_out = len(store), int(store.held_out.sum())
     account.num_tokens = int(store.num_tokens.sum())
     account.num_findings, account.num_too_long = len(findings), len(too_long)
-    account.num_cut_tokens = sum(item.num_tokens for item in too_long)
-    account.left_out = too_long + [LeftOut(f.origin, f"{f.problem}: {f.found}") for f in findings]
+    account.num_cut_tokens = too_long.num_tokens
+    account.left_out = too_long
+    account.left_out.extend(map(of_finding, findings))
     account.lengths = {"prompt": histogram(np.asarray(store.num_tokens))}
     return account
 

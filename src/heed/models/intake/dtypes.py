@@ -10,6 +10,9 @@ from heed.errors import UserError
 from heed.models.intake.files import ADAPTER_CONFIG, file_of, settings_in
 
 HALF = {"BF16": torch.bfloat16, "F16": torch.float16}
+CPU_INFO = Path("/proc/cpuinfo")
+MULTIPLY_BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16"}
+"""instructions as Linux names them, on x86 (Cooper Lake, Sapphire Rapids and Zen 4 on) and on ARM"""
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 
 
@@ -49,6 +52,24 @@ def dtype_to_load(wanted: str, name: str) -> torch.dtype:
             fix="dtype=float32",
         )
     return named[wanted] if wanted in named else checkpoint_dtype(name)
+
+
+def slower_in_bfloat16(device: torch.device, dtype: str, cpu_info: Path = CPU_INFO) -> str | None:
+    """What to say where products in bfloat16 are wanted of a processor that has no instructions for them.
+
+    It then computes them by way of float32: right, and slower. None where it has them, or does not tell.
+    """
+    if dtype != "bfloat16" or device.type != "cpu":
+        return None
+    try:
+        lines = cpu_info.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    fields = [line.partition(":") for line in lines]
+    known = {word for name, _, words in fields if name.strip() in ("flags", "Features") for word in words.split()}
+    if not known or known & MULTIPLY_BFLOAT16:
+        return None
+    return "this processor has no instructions for bfloat16: --dtype bfloat16 is slower here than float32"
 
 
 def weight_files(name: str) -> list[Path]:

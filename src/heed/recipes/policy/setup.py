@@ -20,6 +20,7 @@ from heed.evaluate.rewards import kind_of, open_reward
 from heed.models.adapters.targets import adapted_layers
 from heed.models.four_bits import num_parameters
 from heed.models.intake.access import Access
+from heed.models.intake.dtypes import slower_in_bfloat16
 from heed.models.intake.quantise import refuse_quantising
 from heed.models.kernels.speed import speed_up
 from heed.models.load import num_positions, prepare_training
@@ -138,6 +139,8 @@ def open_policy(
     is_model = kind_of(settings.reward) == "model"
     reward_function = None if is_model else open_reward(settings.reward)
     say = place.speaker.say
+    if (slower := slower_in_bfloat16(place.device, settings.dtype)) is not None:
+        say(slower)
     access = Access(settings.trust_remote_code, say)
     opened = open_base(
         settings.model,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Protocol
 
@@ -301,7 +302,7 @@ def prepare_all(plan: Plan, folder: Path, settings: str, prepare_one: Prepare, t
                 account.noticed[told[source.path]] = 1
         for line in account.lines(preparation.max_length, preparation.too_long):
             progress.say(line)
-        files.write_text(target / LEFT_OUT, "".join(f"{line}\n" for line in left_out_lines(account)))
+        files.write_lines(target / LEFT_OUT, left_out_lines(account))
         write_content(target, content)
         files.write_json(target / ACCOUNT, account_json(account))  # last: it says that the rest is there
 
@@ -325,7 +326,14 @@ def account_for(folder: Path, prepared: Sequence[Path], measured: Sequence[Measu
             speaker.say(each.line)
     accounts = [json.loads((each / ACCOUNT).read_text(encoding="utf-8")) for each in prepared]
     files.write_json(folder / "data.json", accounts)
-    files.write_text(folder / LEFT_OUT, "".join((each / LEFT_OUT).read_text(encoding="utf-8") for each in prepared))
+    files.write_lines(folder / LEFT_OUT, chain.from_iterable(map(_lines_of, prepared)))
+
+
+def _lines_of(prepared: Path) -> Iterator[str]:
+    """The lines that say which records of a prepared data set were left out."""
+    with (prepared / LEFT_OUT).open(encoding="utf-8", newline="\n") as file:
+        for line in file:
+            yield line.removesuffix("\n")
 
 
 def draws_from(training: Sequence[DataSet], sources: Sequence[DataSource], seed: int) -> Draws:

@@ -20,7 +20,7 @@ from heed.models.adapters.lora import add_adapter, keep_base
 from heed.models.adapters.targets import adapted_layers
 from heed.models.heads.scalar import is_reward_model
 from heed.models.intake.access import CAREFUL, Access
-from heed.models.intake.dtypes import checkpoint_dtype
+from heed.models.intake.dtypes import checkpoint_dtype, slower_in_bfloat16
 from heed.models.intake.quantise import refuse_quantised, refuse_quantising
 from heed.models.intake.vocabulary import rowless_tokens, without_row
 from heed.models.kernels.speed import speed_up
@@ -130,6 +130,8 @@ class TuningSettings(Protocol):
     @property
     def seed(self) -> int: ...
     @property
+    def dtype(self) -> str: ...
+    @property
     def gradient_checkpointing(self) -> bool: ...
     @property
     def train(self) -> tuple[str, ...]: ...
@@ -201,6 +203,8 @@ def open_for_tuning(
     refuse_names_beside_adapter(train, lora.rank)
     if settings.quantise is not None:
         refuse_quantising(settings.model, lora.rank)
+    if (slower := slower_in_bfloat16(place.device, settings.dtype)) is not None:
+        say(slower)
     access = Access(settings.trust_remote_code, say)
     opened = open_base(
         settings.model,
