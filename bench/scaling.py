@@ -169,6 +169,7 @@ def run_once(
             "threads": options.threads,
             "seed": 0,
             "as_tokens": True,
+            "pad_token": "!",  # its id, 0, is a row of every table; padding is never trained
             "dtype": options.dtype,
         }
         side = "heed_side.py" if contestant == HEED else "trl_side.py"

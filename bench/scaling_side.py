@@ -10,19 +10,10 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-import torch
 from measure import Clock, peak_memory_bytes, read_json, versions, write_json
-from transformers import GPT2Config, GPT2LMHeadModel
 
-from heed.config import DataSource
-from heed.data.prepare import Preparation
-from heed.data.rendering.choice import choose_template
-from heed.data.tokens import Tokenizer, fit_template
-from heed.dist.world import World
-from heed.models.load import load_model
-from heed.recipes.training.data_sets import prepare_data
-from heed.train.optimiser import adamw
-from heed.train.run import open_run
+# Everything large is imported where it is used: the processes that prepare data import this file anew, as those of
+# the command import no more than `heed.__main__`.
 
 
 def make(spec: dict[str, Any]) -> dict[str, Any]:
@@ -31,6 +22,9 @@ def make(spec: dict[str, Any]) -> dict[str, Any]:
     All have the length, or are spread evenly from a quarter of it up to it. The later half is trained, of what is not
     shared at most.
     """
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel
+
     folder, length, batch = Path(spec["folder"]), spec["length"], spec["batch"]
     torch.manual_seed(0)
     dropout = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
@@ -74,6 +68,13 @@ def write_records(path: Path, data: Path, count: int) -> None:
 
 def prepare(spec: dict[str, Any]) -> dict[str, Any]:
     """Everything that `heed sft` does with its records before the first step, and the first step's records."""
+    from heed.config import DataSource
+    from heed.data.prepare import Preparation
+    from heed.data.rendering.choice import choose_template
+    from heed.data.tokens import Tokenizer, fit_template
+    from heed.dist.world import World
+    from heed.recipes.sft import prepare_data
+
     folder, path = Path(spec["scratch"]), Path(spec["scratch"]) / "records.jsonl"
     write_records(path, Path(spec["data"]), spec["records"])
     tokenizer = Tokenizer.from_folder(spec["tokenizer"])
@@ -140,6 +141,12 @@ def resident(process: str) -> int:
 
 def checkpoint(spec: dict[str, Any]) -> dict[str, Any]:
     """Write a checkpoint of the model and AdamW's states after one step, by a run's own calls, and read it back."""
+    import torch
+
+    from heed.models.load import load_model
+    from heed.train.optimiser import adamw
+    from heed.train.run import open_run
+
     folder, scratch = Path(spec["folder"]), Path(spec["scratch"])
     model = load_model(str(folder / "model"), torch.device("cpu"))
     optimiser = adamw(model.named_parameters(), weight_decay=0.0)
@@ -167,7 +174,6 @@ def checkpoint(spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def main(spec: dict[str, Any]) -> None:
-    torch.set_num_threads(spec["threads"])
     result = {"make": make, "prepare": prepare, "checkpoint": checkpoint}[spec["kind"]](spec)
     result |= {"peak_memory_bytes": peak_memory_bytes(), "versions": versions(["torch", "transformers", "heed-lm"])}
     write_json(spec["result"], result)

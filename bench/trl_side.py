@@ -103,6 +103,7 @@ def sft_configuration(spec: dict[str, Any], setting: Setting) -> SFTConfig:
         gradient_checkpointing=setting.checkpointed,
         padding_free=setting.unpadded,
         completion_only_loss=True,
+        pad_token=spec.get("pad_token"),
         max_length=None if setting.unpadded else spec["max_length"],
         logging_strategy="no",
     )

@@ -16,18 +16,19 @@ MOST_BYTES = 150
 PREPARE = """
 import sys
 from pathlib import Path
-from heed.config import DataSource
-from heed.data.prepare import Preparation
-from heed.data.rendering.choice import choose_template
-from heed.data.tokens import Tokenizer, fit_template
-from heed.dist.world import World
-from heed.recipes.training.data_sets import prepare_data
 
 def peak():
     [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:")]
     return int(line.split()[1]) * 1024
 
 def main(model, *paths):
+    # Here, not above: the processes that prepare data import this file anew.
+    from heed.config import DataSource
+    from heed.data.prepare import Preparation
+    from heed.data.rendering.choice import choose_template
+    from heed.data.tokens import Tokenizer, fit_template
+    from heed.dist.world import World
+    from heed.recipes.training.data_sets import prepare_data
     tokenizer = Tokenizer.from_folder(model)
     template, _ = choose_template("plain", tokenizer, lambda line: None)
     preparation = Preparation(fit_template(template, tokenizer), tokenizer, 60, "drop", 0.01, 0.02)
