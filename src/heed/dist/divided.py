@@ -104,20 +104,31 @@ class Sharded:
             part.reshard()
 
 
-def shard(model: nn.Module, layers: Sequence[nn.Module], world: World, *, machines: int = 1, offload: bool) -> Sharded:
+def shard(
+    model: nn.Module,
+    layers: Sequence[nn.Module],
+    world: World,
+    *,
+    machines: int = 1,
+    offload: bool,
+    complete: Callable[[nn.Module], None] = lambda part: None,
+) -> Sharded:
     """Divide a model's parameters among all processes, or among those of a machine with a copy on each machine.
 
     Args:
         layers: parts of the model that are put together one at a time.
         machines: copies; 1 divides among all.
         offload: whether a process keeps its part in the memory of the CPU between uses.
+        complete: called on what is divided next, so that no more than that need be in memory whole.
     """
     device = next(model.parameters()).device.type
     mesh = mesh_of(world, device, machines)
     policy = CPUOffloadPolicy(pin_memory=torch.cuda.is_available()) if offload else OffloadPolicy()
     for layer in layers:
+        complete(layer)
         fully_shard(layer, mesh=mesh, offload_policy=policy)
     root = Calls(model)
+    complete(model)
     fully_shard(root, mesh=mesh, offload_policy=policy)
     parts = tuple(module for module in root.modules() if isinstance(module, FSDPModule))
     for part in parts:

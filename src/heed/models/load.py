@@ -29,6 +29,7 @@ from heed.models.intake.files import TOKENIZER_FILES, code_of, file_of, opened
 from heed.models.intake.quantise import layers_of_note, told, write_note
 from heed.models.intake.vocabulary import fit_vocabulary, num_rows
 from heed.models.intake.weights import load_weights
+from heed.models.pieces import opened_in_pieces, settle_on, value_of
 from heed.models.recompute import as_in_the_forward
 from heed.models.stops import stop_ids
 from heed.models.writing import write
@@ -153,13 +154,14 @@ def load_with_tokenizer(
     add_bos: bool | None = None,
     quantise: bool = False,
     for_tuning: bool = False,
+    in_pieces: bool = False,
 ) -> LoadedModel:
     """The model and the tokenizer of a folder or hub name, which fit each other: see `fit_vocabulary`.
 
     See `load_model` for the arguments.
     """
     tokenizer = load_tokenizer(name, access, add_bos=add_bos)
-    model = load_model(name, device, dtype, access, quantise=quantise, for_tuning=for_tuning)
+    model = load_model(name, device, dtype, access, quantise=quantise, for_tuning=for_tuning, in_pieces=in_pieces)
     fit_vocabulary(model, tokenizer, name, access)
     return LoadedModel(model, tokenizer)
 
@@ -172,6 +174,7 @@ def load_model(
     *,
     quantise: bool = False,
     for_tuning: bool = False,
+    in_pieces: bool = False,
 ) -> PreTrainedModel:
     """The causal language model of a folder or hub name. An adapter's folder gives its base with the adapter merged.
 
@@ -182,12 +185,17 @@ def load_model(
     Args:
         quantise: whether the linear layers are put in four bits while they are read.
         for_tuning: whether all weights are to be plain ones.
+        in_pieces: whether it is to be divided, so that its layers need not be in memory before: see
+            `heed.models.pieces`. An adapter's base, and what is quantised, are read whole.
 
     Raises:
         UserError: the folder does not hold every weight of a model, or asks for code that may not run.
     """
     if access.trust_remote_code and (files := code_of(name)):
         access.say(f"--trust-remote-code: this code of the model's runs: {', '.join(files)}")
+    if in_pieces and (quantise or is_adapter(name)):
+        why = "it is put in four bits" if quantise else "it is an adapter on its base"
+        access.say(f"{name}: every process reads the whole model before it is divided: {why}")
     if is_adapter(name) and not for_tuning and layers_of_note(name):
         model: PreTrainedModel = load_adapter(name, device, dtype, access=access).get_base_model()
         model.name_or_path = name
@@ -200,10 +208,12 @@ def load_model(
     else:
         at = device if quantise else None
         with freed_at_once() if quantise else nullcontext():
-            model = load_weights(AutoModelForCausalLM, name, dtype, access, "model", quantise_on=at)
+            model = load_weights(
+                AutoModelForCausalLM, name, dtype, access, "model", quantise_on=at, in_pieces=in_pieces
+            )
         if quantise:
             access.say(told(model))
-    return model.to(device).eval()
+    return settle_on(model, device).eval()
 
 
 def stored_dtype(name: str, access: Access = CAREFUL) -> torch.dtype:
@@ -325,9 +335,11 @@ def restore(loaded: LoadedModel, folder: Path) -> None:
     """Put the trained weights that `save` wrote back into the model, bit for bit."""
     if loaded.adapter is None:
         # By the model's own class: no code of the folder is looked for, and its config is the one that is trained.
+        kind, how = type(loaded.model), {"config": loaded.model.config, "dtype": loaded.model.dtype}
         with quiet_transformers():
-            saved = type(loaded.model).from_pretrained(folder, config=loaded.model.config, dtype=loaded.model.dtype)
-        load_whole(saved.state_dict(), loaded.model)
+            pieces = opened_in_pieces(kind, str(folder), **how) if is_divided(loaded.model) else ""
+            saved = kind.from_pretrained(folder, **how) if isinstance(pieces, str) else pieces[0]
+        load_whole(saved, loaded.model)
         return
     weights = read_adapter_weights(str(folder))
     ours = get_peft_model_state_dict(loaded.adapter, save_embedding_layers=False)
@@ -341,13 +353,19 @@ def restore(loaded: LoadedModel, folder: Path) -> None:
         set_peft_model_state_dict(loaded.adapter, weights)
 
 
-def load_whole(weights: Mapping[str, Tensor], into: nn.Module) -> None:
-    """Load whole weights into a module, divided or not; all of its own must be there."""
-    ours = into.state_dict()
-    if any(map(is_shard, ours.values())):
-        put_all(weights, ours)
-    else:
-        into.load_state_dict(weights)
+def load_whole(saved: nn.Module, into: nn.Module) -> None:
+    """Load a model's weights into another one, divided or not; all of its own must be there."""
+    if not is_divided(into):
+        into.load_state_dict(saved.state_dict())
+        return
+    theirs = saved.state_dict(keep_vars=True)
+    for name, tensor in into.state_dict().items():
+        put(value_of(saved, theirs[name]).detach(), tensor)
+
+
+def is_divided(model: nn.Module) -> bool:
+    """Whether this process holds a part of the model alone."""
+    return any(map(is_shard, model.parameters()))
 
 
 def put_all(weights: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> None:

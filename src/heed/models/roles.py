@@ -45,6 +45,7 @@ from heed.models.heads.scalar import (
 )
 from heed.models.intake.access import CAREFUL, Access, peft_warnings_hidden
 from heed.models.load import LoadedModel, load_tokenizer
+from heed.models.pieces import complete, is_in_pieces
 from heed.models.trained import ALL, HEAD, choose_trained
 from heed.types import Forest
 
@@ -220,6 +221,9 @@ def separate_models(
         raise ValueError("a model that recomputes activations cannot be copied: prepare training after the roles")
     if reward is not None:
         require_same_tokenizer(load_tokenizer(reward, access), policy.tokenizer, where=reward)
+    if is_in_pieces(policy.model):
+        access.say("models of their own for each role are copies: every process has them whole before they are divided")
+        complete(policy.model)
     scorer = load_reward_model(reward, policy.device, access, for_tuning=with_value) if reward is not None else None
     reference = narrow(copy.deepcopy(policy.model))
     value = _value_alone(policy, scorer, train) if with_value else None

@@ -12,10 +12,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from heed.models.intake.access import peft_warnings_hidden, quiet_transformers
 from heed.models.intake.files import CONFIG, settings_in
+from heed.models.pieces import complete
 
 
 def write(part: PreTrainedModel | PreTrainedTokenizerBase | PeftModel, folder: Path, **how: object) -> None:
     """`save_pretrained` into a folder of ours, without what the libraries say meanwhile."""
+    if isinstance(part, PreTrainedModel):
+        complete(part)
     with quiet_transformers(), peft_warnings_hidden():
         part.save_pretrained(str(folder), **how)
     for path in folder.iterdir():

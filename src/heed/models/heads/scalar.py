@@ -41,6 +41,7 @@ from heed.models.intake.vocabulary import fit_vocabulary, num_rows
 from heed.models.intake.weights import fitting_config, load_weights
 from heed.models.load import LoadedModel, load_model, load_tokenizer, load_whole, load_with_tokenizer
 from heed.models.load import save as save_language_model
+from heed.models.pieces import value_of
 from heed.models.score import trunk_of
 from heed.models.writing import write, write_weights
 from heed.types import Forest
@@ -150,6 +151,7 @@ def trunk_fingerprint(model: PreTrainedModel) -> str:
     """The same for two models exactly where their trunks, without adapters, are equal bit for bit."""
     digest = hashlib.sha256()
     for name, weight in sorted(trunk_weights(model).items()):
+        weight = value_of(model, weight)
         weight = weight.float() if weight.dtype in HALF else weight  # the same numbers, however they are kept
         digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
         digest.update(weight.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
@@ -443,7 +445,7 @@ def restore_reward_model(reward_model: RewardModel, folder: Path) -> None:
         score = weights[SCORE_IN_ADAPTER]
     else:
         saved = load_reward_model(str(folder), torch.device("cpu"))
-        load_whole(trunk_of(saved.loaded.model).state_dict(), trunk_of(reward_model.loaded.model))
+        load_whole(trunk_of(saved.loaded.model), trunk_of(reward_model.loaded.model))
         score = saved.head.weight
     with torch.no_grad():
         reward_model.head.weight.copy_(score)

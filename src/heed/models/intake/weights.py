@@ -17,6 +17,7 @@ from heed.models.intake.quantise import (
     settle_packed,
     while_reading,
 )
+from heed.models.pieces import opened_in_pieces
 
 WRAPPERS = r"(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module)\."
 """what torch.compile, FSDP, activation checkpointing and Lightning put into the names of weights, anywhere"""
@@ -41,6 +42,7 @@ def load_weights(
     *,
     spare: Callable[[str], bool] | None = None,
     quantise_on: torch.device | None = None,
+    in_pieces: bool = False,
 ) -> PreTrainedModel:
     """The model of a folder or hub name, every weight of it from there.
 
@@ -50,6 +52,7 @@ def load_weights(
         what: what an error calls it.
         spare: tells which missing weights do no harm; none do where it is left out.
         quantise_on: where the linear layers are put in four bits, each while it is read; None leaves them whole.
+        in_pieces: whether layers' matrices may stay in the files until they are wanted; see `heed.models.pieces`.
 
     Raises:
         UserError: weights are missing or have another shape than the config says, or nothing can be loaded at all.
@@ -74,7 +77,8 @@ def load_weights(
         )
         return found
 
-    model, report = load()
+    pieces = _in_pieces(auto, name, config, dtype, access, what) if in_pieces and quantise_on is None else None
+    model, report = pieces or load()
     found = {before for key in report["unexpected_keys"] if (before := wrapping_of(key))}
     if report["missing_keys"] and found:
         access.say(f"{name}: the names of weights are read without {', '.join(sorted(found))}")
@@ -102,6 +106,18 @@ def load_weights(
     _untie(model, name, access)
     setattr(model, MENDED, mended)
     return model
+
+
+def _in_pieces(
+    auto: Any, name: str, config: Any, dtype: torch.dtype, access: Access, what: str
+) -> tuple[PreTrainedModel, dict[str, Any]] | None:
+    """The model in pieces and the report of its loading; None where it has to be read whole, which is said."""
+    kind = None if access.trust_remote_code else auto._model_mapping.get(type(config), None)
+    found = opened(name, lambda: opened_in_pieces(kind, name, config, dtype), what)
+    if not isinstance(found, str):
+        return found
+    access.say(f"{name}: every process reads the whole model before it is divided: {found}")
+    return None
 
 
 def was_mended(model: PreTrainedModel) -> bool:

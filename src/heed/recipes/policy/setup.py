@@ -34,7 +34,7 @@ from heed.recipes.policy.rollout import RolloutModels
 from heed.recipes.preference.data import PROMPTS, PreferenceData, prepare_preference_data
 from heed.recipes.training.content import words_content
 from heed.recipes.training.data_sets import Data
-from heed.recipes.training.dividing import divided
+from heed.recipes.training.dividing import divided, may_be_divided
 from heed.recipes.training.loop import Place
 from heed.recipes.training.micro_batches import MicroBatching, lean_forward
 from heed.recipes.training.scheduled_step import optimiser_for
@@ -153,6 +153,7 @@ def open_policy(
         end_of_turn=settings.end_of_turn,
         frozen=settings.lora.rank > 0,
         quantise=settings.quantise is not None,
+        in_pieces=may_be_divided(settings, place.world),
     )
     place.folder.keep_content(words_content(opened.template, opened.tokenizer))
     if is_model:

@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -15,6 +16,7 @@ from heed import files
 from heed.dist.divided import num_local_bytes, shard
 from heed.dist.world import World
 from heed.errors import UserError
+from heed.models.pieces import complete
 from heed.models.score import layers_of
 from heed.models.self_check import ChosenScore
 from heed.parallel_config import Offload, Parallel
@@ -55,6 +57,11 @@ def refuse_dividing_alone(settings: Any, world: World) -> None:
     )
 
 
+def may_be_divided(settings: DividingSettings, world: World) -> bool:
+    """Whether a model is divided for sure, or if it is too large for a copy each: it is then opened in pieces."""
+    return world.size > 1 and settings.parallel != "ddp"
+
+
 def divided(
     chosen: ChosenScore, settings: DividingSettings, world: World, say: Callable[[str], None], name: str = "model"
 ) -> ChosenScore:
@@ -70,6 +77,7 @@ def divided(
     if world.size > 1:
         say(f"{name}: {way}, {why}")
     if way == "ddp":
+        complete(chosen.model)
         if world.size > 1 and settings.offload:
             raise _nothing_to_offload(settings)
         return chosen
@@ -77,7 +85,12 @@ def divided(
     whole = num_local_bytes(chosen.model.parameters())
     world.divide(name)
     sharded = shard(
-        chosen.model, layers_of(chosen.model), world, machines=machines, offload="parameters" in settings.offload
+        chosen.model,
+        layers_of(chosen.model),
+        world,
+        machines=machines,
+        offload="parameters" in settings.offload,
+        complete=partial(complete, chosen.model),
     )
     held = num_local_bytes(chosen.model.parameters())
     say(f"{name}: a process holds {held / 1e6:,.1f} MB of {whole / 1e6:,.1f} MB of parameters")

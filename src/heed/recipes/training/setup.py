@@ -36,6 +36,7 @@ from heed.models.load import (
 from heed.models.stops import stop_ids
 from heed.models.trained import ALL, HEAD, choose_trained
 from heed.recipes.training.content import words_content
+from heed.recipes.training.dividing import DividingSettings, may_be_divided
 from heed.recipes.training.loop import Place
 from heed.train.same_run import read_config
 
@@ -114,7 +115,7 @@ def refuse_reward_model(name: str) -> None:
     )
 
 
-class TuningSettings(Protocol):
+class TuningSettings(DividingSettings, Protocol):
     """What the settings of a recipe that tunes one model say of it."""
 
     @property
@@ -155,6 +156,7 @@ def open_base(
     end_of_turn: EndOfTurn = "template",
     frozen: bool = False,
     quantise: bool = False,
+    in_pieces: bool = False,
     reads_plain_text: bool = False,
 ) -> Opened:
     """Load the base, settle its template, and add the template's tokens. Nothing is made ready for training yet.
@@ -167,13 +169,14 @@ def open_base(
         end_of_turn: as the setting.
         frozen: whether its weights stay as they are, and so in the dtype of their checkpoint.
         quantise: whether its linear layers are kept in four bits; only what is frozen can be.
+        in_pieces: as `load_model` takes it.
         reads_plain_text: as `choose_template` takes it.
     """
     refuse_reward_model(name)
     refuse_quantised(base_of(name) if is_adapter(name) else name)
     dtype = checkpoint_dtype(name) if frozen else torch.float32
     say = access.say
-    loaded = load_with_tokenizer(name, device, dtype, access, quantise=quantise, for_tuning=True)
+    loaded = load_with_tokenizer(name, device, dtype, access, quantise=quantise, for_tuning=True, in_pieces=in_pieces)
     model, saved_tokenizer = loaded.model, loaded.tokenizer
     own = wrapped(saved_tokenizer, name, needs_template=template_name is None)
     template, new_tokens = choose_template(template_name, own, say, end_of_turn, reads_plain_text=reads_plain_text)
@@ -217,6 +220,7 @@ def open_for_tuning(
         end_of_turn=settings.end_of_turn,
         frozen=lora.rank > 0,
         quantise=settings.quantise is not None,
+        in_pieces=may_be_divided(settings, place.world),
         reads_plain_text=reads_plain_text,
     )
     place.folder.keep_content(words_content(opened.template, opened.tokenizer))
