@@ -27,6 +27,20 @@ def keep_freed_memory() -> None:
         _kept[:] = [True]
 
 
+def give_back_freed_memory() -> None:
+    """Undo `keep_freed_memory` for large blocks: what a process frees of a divided model, others have a use for.
+
+    Layers that are put together and taken apart again leave holes that a heap of kept blocks only grows around: on four
+    processes with 50M parameters the peak of each was as high as that of one process that holds all.
+    """
+    libc = _glibc()
+    if libc is not None and _kept:
+        libc.mallopt(M_MMAP_MAX, MOST_MAPPINGS)
+        libc.mallopt(M_MMAP_THRESHOLD, LARGE)
+        libc.malloc_trim(0)
+        _kept.clear()
+
+
 @contextmanager
 def freed_at_once() -> Iterator[None]:
     """Give large blocks back to the system when they are freed: small ones made among them would hold the heap open.

@@ -1,4 +1,4 @@
-"""A model that is read in pieces: the same bits as one that is read whole, whatever is done to it before it is divided."""
+"""A model that is read in pieces: the same bits as one that is read whole, whatever is done to it before."""
 
 import copy
 
@@ -165,5 +165,5 @@ def test_what_is_missing_in_the_files_of_a_model_in_pieces_is_told_as_ever(tmp_p
     with pytest.raises(UserError, match=gone):
         read(base, in_pieces=True)
     save_file({**weights, gone: weights[gone][:, :-1].contiguous()}, file, metadata={"format": "pt"})
-    with pytest.raises(UserError, match="config.json"):
+    with pytest.raises(UserError, match=r"config\.json"):
         read(base, in_pieces=True)

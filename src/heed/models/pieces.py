@@ -175,6 +175,6 @@ def _name(model: PreTrainedModel, name: str) -> None:
     """What transformers does for a model that it reads by name: where it is from, and how it generates."""
     model.config.name_or_path = model.name_or_path = name
     if model.can_generate():
-        no_wishes: dict[str, Any] = {"cache_dir": None, "force_download": False, "proxies": None, "local_files_only": False}
-        no_wishes |= {"token": None, "revision": "main", "subfolder": "", "trust_remote_code": False}
+        no_wishes: dict[str, Any] = {"cache_dir": None, "force_download": False, "proxies": None, "token": None}
+        no_wishes |= {"local_files_only": False, "revision": "main", "subfolder": "", "trust_remote_code": False}
         model.adjust_generation_fn(None, True, False, name, **no_wishes)

@@ -151,10 +151,9 @@ def trunk_fingerprint(model: PreTrainedModel) -> str:
     """The same for two models exactly where their trunks, without adapters, are equal bit for bit."""
     digest = hashlib.sha256()
     for name, weight in sorted(trunk_weights(model).items()):
-        weight = value_of(model, weight)
-        weight = weight.float() if weight.dtype in HALF else weight  # the same numbers, however they are kept
-        digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
-        digest.update(weight.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
+        kept = value_of(model, weight).detach().cpu()
+        kept = kept.float() if kept.dtype in HALF else kept  # the same numbers, however they are kept
+        digest.update(f"{name} {kept.dtype} {tuple(kept.shape)}".encode() + kept.numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 
 from heed import files
+from heed.allocator import give_back_freed_memory
 from heed.dist.divided import num_local_bytes, shard
 from heed.dist.world import World
 from heed.errors import UserError
@@ -84,6 +85,7 @@ def divided(
     machines = machines_of(world) if way == "hsdp" else 1
     whole = num_local_bytes(chosen.model.parameters())
     world.divide(name)
+    give_back_freed_memory()
     sharded = shard(
         chosen.model,
         layers_of(chosen.model),

@@ -35,8 +35,9 @@ from heed.models.load import (
 )
 from heed.models.stops import stop_ids
 from heed.models.trained import ALL, HEAD, choose_trained
+from heed.parallel_config import Offload, Parallel
 from heed.recipes.training.content import words_content
-from heed.recipes.training.dividing import DividingSettings, may_be_divided
+from heed.recipes.training.dividing import may_be_divided
 from heed.recipes.training.loop import Place
 from heed.train.same_run import read_config
 
@@ -115,7 +116,7 @@ def refuse_reward_model(name: str) -> None:
     )
 
 
-class TuningSettings(DividingSettings, Protocol):
+class TuningSettings(Protocol):
     """What the settings of a recipe that tunes one model say of it."""
 
     @property
@@ -142,6 +143,10 @@ class TuningSettings(DividingSettings, Protocol):
     def quantise(self) -> str | None: ...
     @property
     def lora(self) -> Lora: ...
+    @property
+    def parallel(self) -> Parallel: ...
+    @property
+    def offload(self) -> Offload: ...
 
 
 def open_base(
