@@ -34,7 +34,11 @@ UNSHARED_SUM = (
     "    world.sum_gradients([parameter for parameter in parameters if not is_shard(parameter)])"
     "  # shards have theirs\n"
 )
+SHARED_SCORE, EXCHANGE, TOGETHER = "models/shared_score.py", "models/attention/exchange.py", "dist/together.py"
 TESTS = {
+    SHARED_SCORE: "tests/models/test_shared_score.py",
+    EXCHANGE: "tests/models/test_shared_score.py",
+    TOGETHER: "tests/models/test_shared_score.py",
     "dist/divided.py": "tests/recipes/test_sharded.py tests/train",
     "forest/build.py": "tests/forest",
     "forest/plan.py": "tests/forest/test_plan.py",
@@ -214,6 +218,19 @@ SHOWN, CONFIDENCE, BROWSER = "report/eval_results.py", "report/eval_confidence.p
 COMPARED, FOREST = "report/eval_differences.py", "report/forest.py"
 
 MUTATIONS = [
+    M(SHARED_SCORE, "a part of the loss for the whole", "share.forest.weight * together.size", "share.forest.weight"),
+    M(SHARED_SCORE, "sources of the whole buffer", "forest.source[entries] - own.start", "forest.source[entries] - 0"),
+    M(SHARED_SCORE, "log p of this process alone", "return self.together.total(of_own.", "return (of_own."),
+    M(SHARED_SCORE, "padding is a child", "torch.full((count,), end)", "torch.full((count,), end - 1)"),
+    M(EXCHANGE, "sinks of other heads", "sinks.chunk(size)[rank]", "sinks.chunk(size)[0]"),
+    M(
+        EXCHANGE,
+        "heads in another order",
+        "self.together.swap(parts).transpose(1, 2)",
+        "self.together.swap(parts.flip(0)).transpose(1, 2)",
+    ),
+    M(TOGETHER, "the gradient of this process alone", "return _total(grad, ctx.group), None", "return grad, None"),
+    M(TOGETHER, "gradients stay where they are", "return _swap(grad, ctx.group), None", "return grad, None"),
     M(SHOWN, "a difference without its sign", "'−' if value < 0 else", "'' if value < 0 else"),
     M(SHOWN, "a p of zero", '"<0.001" if p < 0.001', '"0" if p < 0.001'),
     M(SHOWN, "what is undefined is nan", 'return "undefined"\n    if math.isinf', 'return "nan"\n    if math.isinf'),
