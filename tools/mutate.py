@@ -564,7 +564,7 @@ MUTATIONS = [
         '"sdpa" if getattr(model, "_supports_sdpa", False) else "eager"',
         '"sdpa"',
     ),
-    M(SCORE, "positions in the buffer", "position_ids=layout.position[None], ", ""),
+    M(SCORE, "positions in the buffer", "position_ids=position[None], ", ""),
     M(
         SCORE,
         "rows of a sorted order",
