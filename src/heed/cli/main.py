@@ -26,6 +26,7 @@ from heed.config import (
     SftSettings,
     ShowSettings,
 )
+from heed.data_config import DataCheckSettings, DataMendSettings
 from heed.errors import UserError, refuse_windows
 from heed.eval_config import CalibrateSettings, EvalSettings, KnownSettings, StrangeSettings
 from heed.export_config import ExportSettings
@@ -48,11 +49,15 @@ COMMANDS: dict[str, type[Settings]] = {
     "merge": MergeSettings,
     "export": ExportSettings,
     "report": ReportSettings,
+    "data check": DataCheckSettings,
+    "data mend": DataMendSettings,
 }
+"""what each command of one word, or of two, is told"""
 RUN = {
     **{name: f"heed.recipes.{name}:run" for name in ("sft", "reward", "ppo", "dpo", "grpo")},
     **{name: f"heed.cli.{name}:run" for name in ("demo", "show", "chat", "calibrate", "eval", "known", "strange")},
     **{name: f"heed.cli.{name}:run" for name in ("merge", "export", "report")},
+    **{f"data {name}": f"heed.cli.data_{name}:run" for name in ("check", "mend")},
 }
 """what each command calls with its settings: a recipe, or what prints what a recipe found"""
 POSITIONAL = {
@@ -63,6 +68,8 @@ POSITIONAL = {
     "merge": "model",
     "export": "model",
     "report": "runs",
+    "data check": "data",
+    "data mend": "data",
 }
 """the option that a word without a flag belongs to"""
 AGAIN = {
@@ -112,21 +119,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _command(words: Sequence[str]) -> None:
     if not words or words[0] in ("-h", "--help", "help"):
         print(overview(COMMANDS), end="")
-    elif words[0] in ("-V", "--version"):
+        return
+    if words[0] in ("-V", "--version"):
         from importlib.metadata import version
 
         print(version("heed-lm"))
-    elif words[0] not in COMMANDS:
-        near = nearest(words[0], list(COMMANDS))
+        return
+    group = {name: settings for name, settings in COMMANDS.items() if name.startswith(f"{words[0]} ")}
+    if group and (len(words) == 1 or words[1] in ("-h", "--help", "help")):
+        print(overview(group, words[0]), end="")
+        return
+    num_words = 2 if group else 1
+    name = " ".join(words[:num_words])
+    if name not in COMMANDS:
+        known = list(group or COMMANDS)
+        near = nearest(name, known)
         raise UserError(
-            f"unknown command '{words[0]}'",
+            f"unknown command '{name}'",
             where="command line",
-            found=words[0],
-            expected=f"one of {', '.join(COMMANDS)}",
+            found=name,
+            expected=f"one of {', '.join(known)}",
             fix=f"did you mean 'heed {near}'?" if near else "heed --help lists the commands",
         )
-    else:
-        _run(words[0], words[1:])
+    _run(name, words[num_words:])
 
 
 def _run(command: str, words: Sequence[str]) -> None:

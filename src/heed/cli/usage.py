@@ -10,17 +10,18 @@ from heed.errors import UserError
 from heed.settings import Option, Settings, nearest, options
 
 
-def overview(commands: Mapping[str, type[Settings]]) -> str:
-    """What `heed --help` prints."""
+def overview(commands: Mapping[str, type[Settings]], group: str = "") -> str:
+    """What `heed --help` prints, or `heed GROUP --help`."""
     width = max(map(len, commands)) + 2
+    command = f"{group} COMMAND".strip()
     lines = [
-        "usage: heed COMMAND [CONFIG.yaml] [--option value ...]",
+        f"usage: heed {command} [CONFIG.yaml] [--option value ...]",
         "",
         "Exact, fast instruction and preference tuning of language models, measured.",
         "",
     ]
     lines += [f"  {name:<{width}}{summary(settings)}" for name, settings in commands.items()]
-    return "\n".join([*lines, "", "heed COMMAND --help lists the options; heed --version prints the version.", ""])
+    return "\n".join([*lines, "", f"heed {command} --help lists the options; heed --version prints the version.", ""])
 
 
 def summary(settings: type[Settings]) -> str:

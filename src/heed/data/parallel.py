@@ -26,15 +26,20 @@ MOST_PROCESSES = 8
 """beside this one, which reads and writes: it takes about an eighth of the time that a record's preparation takes"""
 
 
-def map_in_processes(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+def map_in_processes(
+    function: Callable[[Item], Result], items: Iterable[Item], num_processes: int | None = None
+) -> Iterator[Result]:
     """The results of `function`, in the order of the items, in `MOST_PROCESSES` at most once it pays.
 
     Function, items and results must pickle. At most a few chunks per process are read ahead, so memory does not grow
     with the stream. An exception is raised here, at its item's turn.
+
+    Args:
+        num_processes: as many as asked for; one for every processor, up to `MOST_PROCESSES`, if None.
     """
     stream = iter(items)
     yield from map(function, islice(stream, NUM_ALONE))
-    num_processes = min(processors(), MOST_PROCESSES)
+    num_processes = num_processes or min(processors(), MOST_PROCESSES)
     first = next(stream, None)
     if first is None:
         return

@@ -5,6 +5,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import tokenizers
 import torch
@@ -230,7 +231,18 @@ def drop_weights(model: PreTrainedModel) -> None:
 
 def num_positions(model: PreTrainedModel) -> int | None:
     """The longest sequence the model has positions for, or None where there is no limit."""
-    config = model.config.get_text_config()
+    return _positions_in(model.config)
+
+
+def positions_at(name: str, access: Access = CAREFUL) -> int | None:
+    """As `num_positions`, of a model folder, an adapter or a hub name whose weights are not loaded."""
+    folder = base_of(name) if is_adapter(name) else name
+    code = access.trust_remote_code
+    return _positions_in(opened(folder, lambda: AutoConfig.from_pretrained(folder, trust_remote_code=code), "model"))
+
+
+def _positions_in(whole_config: Any) -> int | None:
+    config = whole_config.get_text_config()
     for key in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"):
         if isinstance(value := getattr(config, key, None), int) and value > 0:
             return value
