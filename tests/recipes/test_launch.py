@@ -114,6 +114,7 @@ def test_the_kubernetes_file_has_what_an_indexed_job_needs():
     assert spec["completionMode"] == "Indexed"
     assert spec["completions"] == spec["parallelism"] == 2
     assert pod["restartPolicy"] in ("OnFailure", "Never"), "a Job refuses Always"
+    assert pod["terminationGracePeriodSeconds"] >= 120, "a run that is told to stop ends its step and saves"
     assert service["spec"]["clusterIP"] == "None", "pods are found by name in a headless service alone"
     assert service["spec"]["selector"] == {"job-name": job["metadata"]["name"]}, "the label that a Job gives its pods"
     assert pod["subdomain"] == service["metadata"]["name"]

@@ -20,7 +20,8 @@ __all__ = ["files"]
 
 KILLED_AFTER = 3
 """steps, of which the first two are in a checkpoint"""
-CLOCK = {"tokens_per_second", "seconds_sampling", "seconds_learning"}
+CLOCK = {"tokens_per_second", "seconds_sampling", "seconds_learning", "imbalance"}
+"""numbers of the processes and their speed, and not of what is learnt"""
 QUICK = ("reward",)
 TRIED = ("sft", "dpo", "reward", "ppo", "grpo")
 SLOW = [pytest.param(kind, marks=() if kind in QUICK else pytest.mark.slow) for kind in TRIED]
