@@ -100,3 +100,18 @@ def test_a_server_that_is_killed_in_mid_phase_loses_nothing(tmp_path, tuned):
     assert [line["answer"] for line in one] == [line["answer"] for line in other]
     files = [load_file(tmp_path / name / "adapter_model.safetensors") for name in ("ours", "theirs")]
     assert max(float((files[0][key] - files[1][key]).abs().max()) for key in files[0]) < 1e-5
+
+
+def test_a_run_that_is_killed_takes_its_server_along(tmp_path, tuned):
+    run = command(tuned, tmp_path / "run", "grpo", lora_rank=4, group_size=4, **{"rollout.words=--seed 1": True})
+    log = tmp_path / "run" / "engine" / "server.log"
+    while "/v1/completions" not in (log.read_text() if log.exists() else ""):
+        assert run.poll() is None
+        time.sleep(0.05)
+    server = engine_of(run)
+    run.kill()
+    run.wait()
+    give_up = time.monotonic() + 60
+    while subprocess.run(["pgrep", "--pgroup", str(server)], capture_output=True).returncode == 0:
+        assert time.monotonic() < give_up
+        time.sleep(0.2)
