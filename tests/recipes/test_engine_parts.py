@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from heed.engine.client import Drawn
 from heed.engine.freshness import Proof, gaps_in_common, stale
-from heed.engine.start import command_of, words_for_server
+from heed.engine.start import StartedServer, command_of, running, words_for_server
 from heed.errors import UserError
 
 
@@ -86,12 +86,12 @@ def test_words_that_contradict_heeds_own_or_are_none_are_refused(given):
         words_for_server(given, COMMAND)
 
 
-BESIDE = """
-import subprocess, sys, time
+CHILD = "import subprocess, time; subprocess.Popen(['sleep', '100']); time.sleep(100)"
+BESIDE = f"""
+import sys
 from pathlib import Path
 from heed.engine.start import StartedServer, running
-child = "import subprocess, time; subprocess.Popen(['sleep', '100']); time.sleep(100)"
-with running(StartedServer([sys.executable, "-c", child], Path(sys.argv[1]))) as server:
+with running(StartedServer([sys.executable, "-c", {CHILD!r}], Path(sys.argv[1]))) as server:
     print(server.process.pid, flush=True)
     sys.stdin.readline()
 """
@@ -105,6 +105,13 @@ def is_alive(group: int) -> bool:
     return True
 
 
+def assert_ends(group: int) -> None:
+    give_up = time.monotonic() + 30
+    while is_alive(group):
+        assert time.monotonic() < give_up
+        time.sleep(0.05)
+
+
 @pytest.mark.parametrize("how", ["killed", "ended"])
 def test_a_started_server_and_its_own_processes_end_with_the_run_however_it_ends(tmp_path, how):
     run = subprocess.Popen(
@@ -116,10 +123,23 @@ def test_a_started_server_and_its_own_processes_end_with_the_run_however_it_ends
         run.send_signal(signal.SIGKILL)
     run.communicate("\n")
     give_up = time.monotonic() + 30
-    while is_alive(group):
-        assert time.monotonic() < give_up
-        time.sleep(0.05)
+    assert_ends(group)
     watching = subprocess.run(["ps", "-eo", "args="], capture_output=True, text=True).stdout
     while f"sh {group}" in watching:
         assert time.monotonic() < give_up
         watching = subprocess.run(["ps", "-eo", "args="], capture_output=True, text=True).stdout
+
+
+def test_a_server_that_somebody_killed_is_started_again_without_what_was_left_of_it(tmp_path):
+    with running(StartedServer([sys.executable, "-c", CHILD], tmp_path / "log")) as server:
+        first = server.process
+        while not subprocess.run(["pgrep", "--parent", str(first.pid)], capture_output=True).stdout:
+            time.sleep(0.05)
+        first.kill()
+        first.wait()
+        assert is_alive(first.pid), "its child"
+        server.revive()
+        assert_ends(first.pid)
+        again = server.process.pid
+        assert is_alive(again)
+    assert_ends(again)

@@ -80,6 +80,7 @@ def test_answers_of_a_server_that_draws_as_heed_does_make_the_same_run(learn, en
     _, _, ours = learn(command, "ours", rank=rank)
     status, told, theirs = learn(command, "theirs", rank=rank, engine=engine)
     assert status == 0, told
+    assert ("keeps the policy's weights" in told) == (rank == 0)
     assert answers(ours) == answers(theirs)
     assert apart(ours, theirs) < 1e-5
     for line in lines(theirs / "metrics.jsonl", "train"):

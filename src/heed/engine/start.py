@@ -127,6 +127,9 @@ class StartedServer:
         """Start it, unless it runs."""
         if self.process is not None and self.process.poll() is None:
             return
+        if self.process is not None:  # what it had started may be left, with the memory that it holds
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
         if shutil.which(self.command[0]) is None:
             raise UserError(
                 "there is no such Python to start the server with",

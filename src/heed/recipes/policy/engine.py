@@ -166,11 +166,15 @@ class Engine:
         self._refuse_stale(again, now, older, where)
 
     def forget(self) -> None:
-        """Leave the servers without the last adapter, those that answer."""
-        if self.is_adapter and self.given and self.world.is_first:
-            for server in self.servers.servers:
-                with suppress(UnreachableError):
-                    server.unload_adapter(self.given)
+        """Leave the servers without the last adapter, those that answer; whole weights they keep, which is said."""
+        if not self.given or not self.world.is_first:
+            return
+        for server in self.servers.servers:
+            if not self.is_adapter:
+                self.servers.say(f"{server.url} keeps the policy's weights of the last batch: start it anew for others")
+                continue
+            with suppress(UnreachableError):
+                server.unload_adapter(self.given)
 
     def _name_at(self, server: Server, given: str | None = None) -> str:
         return (given or self.given) if self.is_adapter else self.bases[server]
