@@ -110,7 +110,7 @@ def test_a_run_that_is_killed_takes_its_server_along(tmp_path, tuned):
         time.sleep(0.05)
     server = engine_of(run)
     run.kill()
-    run.wait()
+    run.communicate()
     give_up = time.monotonic() + 60
     while subprocess.run(["pgrep", "--pgroup", str(server)], capture_output=True).returncode == 0:
         assert time.monotonic() < give_up
