@@ -55,7 +55,7 @@ for to, out in (("folder", sys.argv[2]), ("gguf", sys.argv[3])):
         global peak
         while not done:
             peak = max(peak, resident())
-            time.sleep(0.001)
+            time.sleep(0.005)
     watcher = threading.Thread(target=watch)
     watcher.start()
     code = main(["export", sys.argv[1], "--to", to, "--out", out, "--answers", "1"])
@@ -69,7 +69,7 @@ for to, out in (("folder", sys.argv[2]), ("gguf", sys.argv[3])):
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="this system does not tell what is resident")
 def test_an_export_holds_two_copies_of_the_model_and_not_five(tmp_path):
     """Whichever reads the file at the time, and half a copy for working: transformers' own reader holds the two."""
-    sizes = {**gguf_files.LLAMA, "hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 8}
+    sizes = {**gguf_files.LLAMA, "hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 6}
     model = gguf_files.write_model(
         tmp_path / "model", lambda v: t.LlamaConfig(vocab_size=v, **sizes), byte_level(CUTS["gpt-2"]())
     )
@@ -116,6 +116,10 @@ def test_every_entry_of_the_file_is_compared(of_real_words, tmp_path, request):
         ):
             with pytest.raises(UserError, match=f"{key}.* is another"):
                 compare(fields)
+    if of_real_words:
+        turned = replace(vocabulary, adds_space=not vocabulary.adds_space)
+        with pytest.raises(UserError, match="add_space_prefix is another"):
+            compare_fields(file, loaded.model, turned, family, "q8_0", "m")
     with pytest.raises(UserError, match="remove_extra_whitespaces is another"):
         compare({**file.fields, "tokenizer.ggml.remove_extra_whitespaces": True})
 
