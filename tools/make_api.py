@@ -19,6 +19,7 @@ import heed
 from heed.config import DataSource, MergeSettings, SftSettings, ShowSettings
 from heed.eval_config import CalibrateSettings, EvalSettings, KnownSettings
 from heed.export_config import ExportSettings
+from heed.plan_config import PlanSettings
 from heed.preference_config import DpoSettings, GrpoSettings, PpoSettings, RewardSettings
 from heed.settings import Settings
 
@@ -33,6 +34,7 @@ COMMANDS = [
     EvalSettings,
     MergeSettings,
     ExportSettings,
+    PlanSettings,
     CalibrateSettings,
     KnownSettings,
     ShowSettings,
@@ -76,9 +78,9 @@ print(run.load().answers(["Name a fruit."]))
 ```
 
 `import heed` loads nothing heavy; torch comes with the first use. The arguments of `heed.sft`, `reward`, `dpo`,
-`ppo`, `grpo`, `eval`, `merge`, `export`, `calibrate`, `known` and `show` are the settings of those commands, [one
-table each](settings.md); editors complete them. Mistakes are `heed.UserError`s in the same five parts as on the command
-line. The functions and classes are what heed promises to keep. On a machine with other work, set
+`ppo`, `grpo`, `eval`, `merge`, `export`, `plan`, `calibrate`, `known` and `show` are the settings of those commands,
+[one table each](settings.md); editors complete them. Mistakes are `heed.UserError`s in the same five parts as on the
+command line. The functions and classes are what heed promises to keep. On a machine with other work, set
 `GOMP_SPINCOUNT=1000` before Python starts, as the command line does for itself: threads that wait for one another
 then sleep instead of spinning ([measured](../bench/RESULTS.md)).
 Written by `python tools/make_api.py` from the docstrings; do not edit."""

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         known,
         load,
         merge,
+        plan,
         ppo,
         read,
         reward,
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
 _PLACES = {
     **dict.fromkeys(("sft", "reward", "dpo", "ppo", "grpo", "eval", "merge", "export", "write_report"), "heed.api"),
-    **dict.fromkeys(("known", "calibrate"), "heed.api"),
+    **dict.fromkeys(("known", "calibrate", "plan"), "heed.api"),
     **dict.fromkeys(("read", "show", "load", "Run", "ShownRecords"), "heed.api"),
     "Model": "heed.recipes.library.model",
     "UserError": "heed.errors",
@@ -72,6 +73,7 @@ __all__ = [
     "known",
     "load",
     "merge",
+    "plan",
     "ppo",
     "read",
     "reward",

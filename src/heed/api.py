@@ -21,6 +21,7 @@ from heed.config import MergeSettings, ReportSettings, SftSettings, ShowSettings
 from heed.errors import refuse_windows
 from heed.eval_config import CalibrateSettings, EvalSettings, KnownSettings
 from heed.export_config import ExportSettings
+from heed.plan_config import PlanSettings
 from heed.preference_config import DpoSettings, GrpoSettings, PpoSettings, RewardSettings
 from heed.settings import Settings, flat, load_settings
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
         GrpoArguments,
         KnownArguments,
         MergeArguments,
+        PlanArguments,
         PpoArguments,
         RewardArguments,
         SftArguments,
@@ -191,6 +193,16 @@ def export(**settings: Unpack[ExportArguments]) -> Path:
     chosen = _settings(ExportSettings, settings, Path())
     recipe.run(chosen, say=lambda line: None)
     return Path(chosen.out)
+
+
+def plan(**settings: Unpack[PlanArguments]) -> dict[str, Any]:
+    """What a run will hold in the memory of each device, as `heed plan` tells; returns what its `--json` prints.
+
+    heed.plan(model="path/to/model", world=64, memory="80GB")["total"]
+    """
+    from heed.recipes import plan as recipe
+
+    return recipe.as_json(*recipe.run(_settings(PlanSettings, settings, Path())))
 
 
 def known(**settings: Unpack[KnownArguments]) -> Path:

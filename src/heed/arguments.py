@@ -661,6 +661,67 @@ class ExportArguments(TypedDict, total=False):
     """run Python code that comes with the model, with all that this account may do"""
 
 
+class PlanOptimArguments(TypedDict, total=False):
+    """Optimiser (AdamW)"""
+
+    bits: Literal[32, 8]
+    """of a number of AdamW's two states; 8 by bitsandbytes"""
+
+
+class PlanLoraArguments(TypedDict, total=False):
+    """Low-rank adapter (LoRA)"""
+
+    rank: int | None
+    """rank of the adapter; 0 trains the model itself [default: the recipe's]"""
+    targets: Sequence[str | os.PathLike[str]]
+    """layers that get one: all-linear, attention, mlp, or names: q_proj,v_proj"""
+
+
+class PlanArguments(TypedDict, total=False):
+    """Tell what a run will hold in the memory of each device, before any is rented, and what to turn if it is too much."""
+
+    model: Required[str | os.PathLike[str]]
+    """folder or hub name of the model; a folder with config.json alone will do"""
+    recipe: Literal["sft", "reward", "dpo", "kto", "ppo", "grpo"]
+    """what is to be run"""
+    world: int
+    """processes, each with a device"""
+    per_machine: int
+    """processes of a machine, for hsdp"""
+    memory: str | os.PathLike[str]
+    """of a device, with its unit: 80GB, 24GiB"""
+    device: Literal["cuda", "cpu"]
+    """kind of device"""
+    trust_remote_code: bool
+    """run Python code that comes with the model, with all that this account may do"""
+    parallel: Literal["auto", "ddp", "fsdp", "hsdp"]
+    """under torchrun: copies (ddp), shards (fsdp), shards on each machine (hsdp); auto: ddp if it fits"""
+    offload: Sequence[Literal["parameters", "optimiser"]]
+    """of a divided model, kept in the CPU's memory between uses: parameters, optimiser"""
+    dtype: Literal["float32", "bfloat16"]
+    """activations; trained weights stay float32"""
+    max_length: int | None
+    """tokens of a sequence [default: 2,048, or the model's positions if fewer]"""
+    max_tokens: int | None
+    """tokens per forward [default: the recipe's]"""
+    batch_size: int | None
+    """of a step, over all devices [default: the recipe's]"""
+    group_size: int
+    """grpo: answers per prompt, which stay in one forward"""
+    gradient_checkpointing: bool
+    """compute activations twice to hold fewer in memory"""
+    train: Sequence[str | os.PathLike[str]]
+    """without an adapter: all, last:N, head, embeddings, norms, names"""
+    quantise: Literal["nf4"] | None
+    """keep the frozen base of an adapter in four bits, by bitsandbytes [default: no]"""
+    reward: Literal["model", "rule"]
+    """ppo, grpo: what scores; a rule takes no memory"""
+    optim: PlanOptimArguments
+    """Optimiser (AdamW)"""
+    lora: PlanLoraArguments
+    """Low-rank adapter (LoRA)"""
+
+
 class CalibrateArguments(TypedDict, total=False):
     """Make a model's confidence honest, and certify a threshold beyond which it says that it does not know."""
 

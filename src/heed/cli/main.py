@@ -30,6 +30,7 @@ from heed.data_config import DataCheckSettings, DataMendSettings
 from heed.errors import UserError, refuse_windows
 from heed.eval_config import CalibrateSettings, EvalSettings, KnownSettings, StrangeSettings
 from heed.export_config import ExportSettings
+from heed.plan_config import PlanSettings
 from heed.preference_config import DpoSettings, GrpoSettings, PpoSettings, RewardSettings
 from heed.settings import Settings, load_settings, nearest, options
 
@@ -40,6 +41,7 @@ COMMANDS: dict[str, type[Settings]] = {
     "ppo": PpoSettings,
     "dpo": DpoSettings,
     "grpo": GrpoSettings,
+    "plan": PlanSettings,
     "show": ShowSettings,
     "calibrate": CalibrateSettings,
     "chat": ChatSettings,
@@ -56,7 +58,7 @@ COMMANDS: dict[str, type[Settings]] = {
 RUN = {
     **{name: f"heed.recipes.{name}:run" for name in ("sft", "reward", "ppo", "dpo", "grpo")},
     **{name: f"heed.cli.{name}:run" for name in ("demo", "show", "chat", "calibrate", "eval", "known", "strange")},
-    **{name: f"heed.cli.{name}:run" for name in ("merge", "export", "report")},
+    **{name: f"heed.cli.{name}:run" for name in ("merge", "export", "report", "plan")},
     **{f"data {name}": f"heed.cli.data_{name}:run" for name in ("check", "mend")},
 }
 """what each command calls with its settings: a recipe, or what prints what a recipe found"""
@@ -66,6 +68,7 @@ POSITIONAL = {
     "chat": "model",
     "strange": "model",
     "merge": "model",
+    "plan": "model",
     "export": "model",
     "report": "runs",
     "data check": "data",

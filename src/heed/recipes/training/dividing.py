@@ -106,12 +106,22 @@ def way_of(model: torch.nn.Module, settings: DividingSettings, world: World) -> 
     if world.size == 1:
         return "ddp", "one process"
     parameters = list(model.parameters())
-    needed = num_local_bytes(parameters) + BYTES_TRAINED * sum(p.numel() for p in parameters if p.requires_grad)
+    needed = needed_by_copy(num_local_bytes(parameters), sum(p.numel() for p in parameters if p.requires_grad))
     room = min(world.gather_objects(memory_of_process(parameters[0].device)))
     told = f"{needed / 1e9:,.2f} GB of weights, gradients and moments in {room / 1e9:,.1f} GB a process"
     if settings.offload or needed > FITS * room:
         return "fsdp", f"--offload needs shards: {told}" if settings.offload else f"too little for a copy each: {told}"
     return "ddp", f"a copy fits: {told}"
+
+
+def needed_by_copy(num_bytes: int, num_trained: int) -> int:
+    """Bytes of weights, gradients and moments where a process has all of them.
+
+    Args:
+        num_bytes: of the parameters.
+        num_trained: numbers that are trained.
+    """
+    return num_bytes + BYTES_TRAINED * num_trained
 
 
 def memory_of_process(device: torch.device) -> int:
