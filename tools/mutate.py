@@ -749,8 +749,8 @@ MUTATIONS = [
     M(
         SCALAR,
         "a fingerprint of shapes",
-        "        digest.update(weight.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)\n",
-        "",
+        ".encode() + kept.numpy().tobytes())",
+        ".encode())",
     ),
     M(SCALAR, "a head left where it was", "        reward_model.head.weight.copy_(score)", "        pass"),
     M(SCALAR, "any number of labels", "if config.num_labels != 1:", "if False:"),
