@@ -13,7 +13,9 @@ from heed.cli.main import main
 from heed.lab.base_model import BASE_MODEL
 from heed.models.export import comparing
 from heed.models.export.vocabulary import vocabulary_of
+from heed.models.intake.vocabulary import num_rows
 from heed.models.load import load_with_tokenizer
+from heed.models.stops import stop_ids_of
 
 PROGRAM = Path(__file__).parents[2] / "tools" / "llama" / "llama.mjs"
 INSTALLED = Path(os.environ.get("HEED_LLAMA", ".venv/llama")) / "node_modules" / "node-llama-cpp"
@@ -70,7 +72,7 @@ def test_llama_cpp_reads_scores_as_sentencepiece_does(shared, tmp_path):
 def compared(folder, model, num_prompts=25):
     loaded = load_with_tokenizer(model, torch.device("cpu"))
     tokenizer = loaded.tokenizer
-    vocabulary = vocabulary_of(tokenizer, loaded.model, model)
+    vocabulary = vocabulary_of(tokenizer, num_rows(loaded.model), stop_ids_of(loaded.model), model)
     texts = comparing.texts_of(tokenizer, vocabulary)
     prompts = comparing.prompts_of(tokenizer, loaded.model, num_prompts)
     found = of_llama_cpp(folder, folder / "m.gguf", texts, prompts)
