@@ -88,7 +88,7 @@ def run_heed(spec: dict[str, Any], steps: list[list[Tokens]]) -> dict[str, Any]:
     max_tokens = tokens_per_forward(spec["max_tokens"], "cpu", model.get_input_embeddings().weight.shape[1])
     keep_freed_memory()
     speed_up(model)
-    prepare_training(model, gradient_checkpointing=False)
+    prepare_training(model, activations="keep")
     longest = max(steps[0], key=len)
     longest_in_data = max(len(conversation) for step in steps for conversation in step)
     chosen = choose_score(

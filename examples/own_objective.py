@@ -36,7 +36,7 @@ def robust_loss(logp: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 def main(model_name: str = str(BASE_MODEL), data: object = ANSWERS) -> list[float]:
     model, tokenizer = load_model(model_name, torch.device("cpu")), open_tokenizer(model_name)
     template = fit_template(tokenizer.template or ChatTemplate.load("alpaca"), tokenizer)
-    prepare_training(model, gradient_checkpointing=False)
+    prepare_training(model, activations="keep")
     # records -> rendered chat, its trained spans proved -> tokens with a weight each
     sequences = [tokenise(text, tokenizer).tokens for record in heed.read(data) for text in masked(record, template)]
 

@@ -16,7 +16,7 @@ from heed.config import (
     peak_learning_rate,
 )
 from heed.errors import UserError
-from heed.preference_config import PpoSettings
+from heed.preference_config import DpoSettings, GrpoSettings, PpoSettings, RewardSettings
 from heed.settings import nearest, options
 
 REQUIRED = {"model": "base", "data": ["a.jsonl"], "out": "run"}
@@ -61,6 +61,25 @@ def test_settings_with_a_renamed_key_load_back_too(write):
     settings = load_settings(ShowSettings, None, {"data": "a.jsonl", "json": True})
     assert settings.print_json
     assert load_settings(ShowSettings, write(dump(settings)), {}) == settings
+
+
+@pytest.mark.parametrize(("written", "meant"), [("true", "recompute"), ("false", "keep"), ("'True'", "recompute")])
+@pytest.mark.parametrize("settings", [SftSettings, RewardSettings, DpoSettings, PpoSettings, GrpoSettings])
+def test_a_file_of_an_older_release_says_gradient_checkpointing(write, settings, written, meant):
+    more = "reward: r\n" if "reward" in settings.model_fields else ""
+    path = write(f"model: base\ndata: a.jsonl\nout: run\n{more}gradient_checkpointing: {written}\n")
+    assert load_settings(settings, path, {}).activations == meant
+    assert load_settings(settings, path, {"activations": "selective"}).activations == "selective"
+
+
+def test_what_is_kept_is_said_once_and_by_a_word_that_there_is(write):
+    path = write("model: base\ndata: a.jsonl\nout: run\ngradient_checkpointing: true\nactivations: offload\n")
+    with pytest.raises(UserError, match="'activations' is given twice"):
+        load_settings(SftSettings, path, {})
+    for wrong in ("all", "1", ""):
+        with pytest.raises(UserError, match="activations has a value it cannot have") as caught:
+            sft(activations=wrong)
+        assert "--activations keep" in str(caught.value)
 
 
 def test_a_flag_wins_over_the_file_and_leaves_the_rest(write):

@@ -111,7 +111,7 @@ TESTS = {
     "models/adapters/switch.py": "tests/models/test_roles.py",
     "models/roles.py": "tests/models/test_roles.py",
     "models/padded_rows.py": "tests/models/test_padded_rows.py",
-    "models/recompute.py": "tests/models/test_roles.py",
+    "models/recompute.py": "tests/models/test_roles.py tests/models/test_activations.py",
     "models/dropout.py": "tests/models/test_dropout.py",
     "models/self_check.py": "tests/models/test_self_check.py tests/models/test_families.py",
     "models/kernels/matmul.py": "tests/models/test_matmul.py",
@@ -995,9 +995,17 @@ MUTATIONS = [
     M(
         LOAD,
         "recomputed with another attention",
-        '"context_fn": partial(as_in_the_forward, model)',
+        '"context_fn": contexts_of(model, activations)',
         '"use_reentrant": False',
     ),
+    M(
+        RECOMPUTE,
+        "products are computed again",
+        " else CheckpointPolicy.PREFER_RECOMPUTE",
+        " and False else CheckpointPolicy.PREFER_RECOMPUTE",
+    ),
+    M(RECOMPUTE, "attention of the backward beside kept products", "    with one, other:", "    with other:"),
+    M(RECOMPUTE, "inputs stay on their device", " if devices else nullcontext()", " if False else nullcontext()"),
     M(LOAD, "dropout stays on", "    dropout_off(model)\n", ""),
     M(DROPOUT, "nothing is recomputed", "module.training = True  #", "module.training = False  #"),
     M(

@@ -102,8 +102,8 @@ class SftArguments(TypedDict, total=False):
     """processes that share each forward's sequences, tokens exchanged for heads in attention"""
     share_prefixes: bool
     """compute a beginning that conversations share only once"""
-    gradient_checkpointing: bool
-    """compute activations twice to hold fewer in memory"""
+    activations: Literal["keep", "recompute", "selective", "offload"]
+    """kept for the backward: all, layers' inputs, and products, inputs on the CPU"""
     dtype: Literal["float32", "bfloat16"]
     """activations; trained weights stay float32"""
     device: str | os.PathLike[str]
@@ -185,8 +185,8 @@ class RewardArguments(TypedDict, total=False):
     """of a divided model, kept in the CPU's memory between uses: parameters, optimiser"""
     sequence_parallel: int
     """processes that share each forward's sequences, tokens exchanged for heads in attention"""
-    gradient_checkpointing: bool
-    """compute activations twice to hold fewer in memory"""
+    activations: Literal["keep", "recompute", "selective", "offload"]
+    """kept for the backward: all, layers' inputs, and products, inputs on the CPU"""
     dtype: Literal["float32", "bfloat16"]
     """activations; trained weights stay float32"""
     device: str | os.PathLike[str]
@@ -275,8 +275,8 @@ class DpoArguments(TypedDict, total=False):
     """of a divided model, kept in the CPU's memory between uses: parameters, optimiser"""
     sequence_parallel: int
     """processes that share each forward's sequences, tokens exchanged for heads in attention"""
-    gradient_checkpointing: bool
-    """compute activations twice to hold fewer in memory"""
+    activations: Literal["keep", "recompute", "selective", "offload"]
+    """kept for the backward: all, layers' inputs, and products, inputs on the CPU"""
     dtype: Literal["float32", "bfloat16"]
     """activations; trained weights stay float32"""
     device: str | os.PathLike[str]
@@ -440,8 +440,8 @@ class PpoArguments(TypedDict, total=False):
     """of a divided model, kept in the CPU's memory between uses: parameters, optimiser"""
     sequence_parallel: int
     """processes that share each forward's sequences, tokens exchanged for heads in attention"""
-    gradient_checkpointing: bool
-    """compute activations twice to hold fewer in memory"""
+    activations: Literal["keep", "recompute", "selective", "offload"]
+    """kept for the backward: all, layers' inputs, and products, inputs on the CPU"""
     dtype: Literal["float32", "bfloat16"]
     """activations; trained weights stay float32"""
     device: str | os.PathLike[str]
@@ -550,8 +550,8 @@ class GrpoArguments(TypedDict, total=False):
     """of a divided model, kept in the CPU's memory between uses: parameters, optimiser"""
     sequence_parallel: int
     """processes that share each forward's sequences, tokens exchanged for heads in attention"""
-    gradient_checkpointing: bool
-    """compute activations twice to hold fewer in memory"""
+    activations: Literal["keep", "recompute", "selective", "offload"]
+    """kept for the backward: all, layers' inputs, and products, inputs on the CPU"""
     dtype: Literal["float32", "bfloat16"]
     """activations; trained weights stay float32"""
     device: str | os.PathLike[str]

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Protocol
 from pydantic import BeforeValidator, Field, model_validator
 
 from heed.errors import UserError
+from heed.memory_config import FORMER_SWITCH, FORMERLY, KeptActivations
 from heed.parallel_config import Offloading, Parallelism, SequenceParallel, names_in
 from heed.settings import Number, PathText, Settings, Text, Whole, dump, load_settings
 
@@ -210,6 +211,8 @@ class SftSettings(Settings):
     """
 
     common = "model data out template max_length epochs batch_size max_tokens dtype device optim.lr lora.rank"
+    renamed = FORMERLY
+    former_switches = frozenset({FORMER_SWITCH})
 
     model: PathText = Field(title="Model, data, run", description="folder or hub name of the base model")
     data: Sources = Field(min_length=1, description="file or hub name of a data set; may be given several times")
@@ -250,7 +253,7 @@ class SftSettings(Settings):
     offload: Offloading = ()
     sequence_parallel: SequenceParallel = 1
     share_prefixes: bool = Field(True, description="compute a beginning that conversations share only once")
-    gradient_checkpointing: bool = Field(False, description="compute activations twice to hold fewer in memory")
+    activations: KeptActivations = "keep"
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="activations; trained weights stay float32")
     device: Device = Field("auto", description=DEVICE_HELP)
     seed: Whole = Field(0, ge=0, description="fixes the order of the data and every random start")

@@ -34,6 +34,7 @@ from heed.config import (
     columns_in_data,
     how_long,
 )
+from heed.memory_config import FORMER_SWITCH, FORMERLY, KeptActivations
 from heed.parallel_config import Offloading, Parallelism, SequenceParallel
 from heed.settings import Number, PathText, Settings, Whole
 
@@ -72,7 +73,6 @@ MaxTokens = Annotated[
     Whole | None,
     Field(ge=1, description="tokens per forward, for memory alone [default: enough to keep the device busy]"),
 ]
-GradientCheckpointing = Annotated[bool, Field(description="compute activations twice to hold fewer in memory")]
 Dtype = Annotated[Literal["float32", "bfloat16"], Field(description="activations; trained weights stay float32")]
 OnDevice = Annotated[Device, Field(description=DEVICE_HELP)]
 Seed = Annotated[Whole, Field(ge=0, description="fixes the order of the data and every random start and draw")]
@@ -108,6 +108,10 @@ LearningRate = Annotated[
 KlBudget = Annotated[PositiveNumber | None, Field(description="KL at which the run ends early [default: none]")]
 
 
+FORMER_NAMES = {"rank": "lora.rank", "rollout": "rollout.engine"} | FORMERLY
+"""of settings of the recipes that sample answers"""
+
+
 class SftTerm(Settings):
     """Supervised term beside the preferences (RPO)"""
 
@@ -121,6 +125,8 @@ class RewardSettings(Settings):
     """
 
     common = "model data out epochs batch_size max_length max_tokens device optim.lr lora.rank"
+    renamed = FORMERLY
+    former_switches = frozenset({FORMER_SWITCH})
 
     model: Model
     data: Data
@@ -146,7 +152,7 @@ class RewardSettings(Settings):
     parallel: Parallelism = "auto"
     offload: Offloading = ()
     sequence_parallel: SequenceParallel = 1
-    gradient_checkpointing: GradientCheckpointing = False
+    activations: KeptActivations = "keep"
     dtype: Dtype = "float32"
     device: OnDevice = "auto"
     seed: Seed = 0
@@ -180,6 +186,8 @@ class DpoSettings(Settings):
     """
 
     common = "model data out objective beta epochs batch_size max_length max_tokens device optim.lr lora.rank"
+    renamed = FORMERLY
+    former_switches = frozenset({FORMER_SWITCH})
 
     model: Model
     data: Data
@@ -205,7 +213,7 @@ class DpoSettings(Settings):
     parallel: Parallelism = "auto"
     offload: Offloading = ()
     sequence_parallel: SequenceParallel = 1
-    gradient_checkpointing: GradientCheckpointing = False
+    activations: KeptActivations = "keep"
     dtype: Dtype = "float32"
     device: OnDevice = "auto"
     seed: Seed = 0
@@ -321,7 +329,8 @@ class PpoSettings(Settings):
     """
 
     common = "model reward data out steps batch_size max_new_tokens max_tokens device kl.beta lr lora.rank"
-    renamed = {"rank": "lora.rank", "rollout": "rollout.engine"}  # noqa: RUF012
+    renamed = FORMER_NAMES
+    former_switches = frozenset({FORMER_SWITCH})
 
     model: Model
     reward: Reward
@@ -349,7 +358,7 @@ class PpoSettings(Settings):
     parallel: Parallelism = "auto"
     offload: Offloading = ()
     sequence_parallel: SequenceParallel = 1
-    gradient_checkpointing: GradientCheckpointing = False
+    activations: KeptActivations = "keep"
     dtype: Dtype = "float32"
     device: OnDevice = "auto"
     seed: Seed = 0
@@ -380,7 +389,8 @@ class GrpoSettings(Settings):
     """
 
     common = "model reward data out steps batch_size group_size max_new_tokens max_tokens device kl.beta lr lora.rank"
-    renamed = {"rank": "lora.rank", "rollout": "rollout.engine"}  # noqa: RUF012
+    renamed = FORMER_NAMES
+    former_switches = frozenset({FORMER_SWITCH})
 
     model: Model
     reward: Reward
@@ -409,7 +419,7 @@ class GrpoSettings(Settings):
     parallel: Parallelism = "auto"
     offload: Offloading = ()
     sequence_parallel: SequenceParallel = 1
-    gradient_checkpointing: GradientCheckpointing = False
+    activations: KeptActivations = "keep"
     dtype: Dtype = "float32"
     device: OnDevice = "auto"
     seed: Seed = 0

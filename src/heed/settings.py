@@ -34,6 +34,8 @@ class Settings(BaseModel):
     """keys of the settings that the first screen of the help explains, with spaces between; empty: all of them"""
     renamed: ClassVar[Mapping[str, str]] = {}
     """former keys, which files and flags may still use, each with the present one"""
+    former_switches: ClassVar[frozenset[str]] = frozenset()
+    """those of them whose flags had no value: they still need none, and `--no-` before them still means false"""
 
 
 AnySettings = TypeVar("AnySettings", bound=Settings)

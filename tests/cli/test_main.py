@@ -156,8 +156,31 @@ def test_flags_reach_the_recipe_as_settings(monkeypatch):
     assert main(words) == 0
     (settings,) = seen
     assert [source.path for source in settings.data] == ["a", "b"]
-    assert (settings.share_prefixes, settings.gradient_checkpointing) == (False, True)
+    assert (settings.share_prefixes, settings.activations) == (False, "recompute")
     assert (settings.optim.lr, settings.lora.rank) == (1e-4, 8)
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [
+        ("--gradient-checkpointing", "recompute"),
+        ("--no-gradient-checkpointing", "keep"),
+        ("--gradient-checkpointing=true", "recompute"),
+        ("--activations=offload", "offload"),
+    ],
+)
+def test_a_former_switch_is_a_switch_still(monkeypatch, word, meant):
+    seen = []
+    stand_in_for_training(monkeypatch, seen.append)
+    assert main([*SFT, word, "--seed", "4"]) == 0
+    assert (seen[0].activations, seen[0].seed) == (meant, 4)
+
+
+def test_what_replaced_a_switch_needs_a_value(monkeypatch, capsys):
+    stand_in_for_training(monkeypatch, lambda settings: None)
+    assert main([*SFT, "--activations", "--seed", "4"]) == 2
+    assert "--activations keep" in capsys.readouterr().err
+    assert main([*SFT, "--no-activations"]) == 2
 
 
 def test_a_settings_file_comes_first_and_flags_win(monkeypatch, tmp_path):

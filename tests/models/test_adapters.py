@@ -126,7 +126,7 @@ def test_the_self_check_trusts_an_adapted_model_with_new_tokens(family):
 def test_recomputing_activations_changes_no_gradient_of_an_adapter(family):
     expected_loss, expected_gradient = scored(adapted(family).model, forest_score, build(ITEMS))
     loaded = adapted(family)
-    prepare_training(loaded.model, gradient_checkpointing=True)
+    prepare_training(loaded.model, activations="recompute")
     loss, gradient = scored(loaded.model, forest_score, build(ITEMS))
     assert loss == pytest.approx(expected_loss, rel=1e-13)
     assert difference(gradient, expected_gradient) < 1e-12

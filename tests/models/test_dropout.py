@@ -129,7 +129,7 @@ def test_two_forwards_are_one_and_are_the_plain_models(family, checkpointing):
     plain = built(family).eval()
     logits, gradients = logits_and_gradients(plain, seed=1)
     model = built(family)
-    prepare_training(model, gradient_checkpointing=checkpointing)
+    prepare_training(model, activations="recompute" if checkpointing else "keep")
     for seed in (2, 3):
         found, learned = logits_and_gradients(model, seed)
         assert torch.equal(found, logits)
@@ -141,7 +141,7 @@ def test_two_forwards_are_one_and_are_the_plain_models(family, checkpointing):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_no_module_keeps_a_probability_and_the_config_that_is_saved_keeps_its_own(family):
     model, before = built(family), FAMILIES[family]().to_dict()
-    prepare_training(model, gradient_checkpointing=False)
+    prepare_training(model, activations="keep")
     model.train()  # even where somebody puts it back
     for module in model.modules():
         assert not isinstance(module, nn.Dropout) or module.p == 0
@@ -155,7 +155,7 @@ def test_no_module_keeps_a_probability_and_the_config_that_is_saved_keeps_its_ow
 @pytest.mark.parametrize("family", ["opt", "biogpt", "llama", "gpt2"])
 def test_layers_are_still_recomputed(family):
     model = built(family)
-    prepare_training(model, gradient_checkpointing=True)
+    prepare_training(model, activations="recompute")
     kept = 0
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:

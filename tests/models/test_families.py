@@ -146,7 +146,7 @@ def test_recomputing_activations_changes_no_gradient(family):
     expected_loss, expected_gradient = expected(family)
     model = tiny(family)
     speed_up(model)
-    prepare_training(model, gradient_checkpointing=True)
+    prepare_training(model, activations="recompute")
     num_calls = count_calls(model)
     loss, gradient = scored(model, forest_score, build(ITEMS))
     assert num_calls() == 2 * model.config.num_hidden_layers, "every layer must have been run again in the backward"
@@ -171,7 +171,7 @@ def count_calls(model):
 def test_preparing_for_training_switches_dropout_off():
     for checkpointing in (False, True):
         model = tiny("gpt2").train()
-        prepare_training(model, gradient_checkpointing=checkpointing)
+        prepare_training(model, activations="recompute" if checkpointing else "keep")
         dropouts = [module for module in model.modules() if isinstance(module, torch.nn.Dropout)]
         assert dropouts
         assert not any(module.training for module in dropouts)

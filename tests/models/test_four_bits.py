@@ -115,15 +115,15 @@ def check(found, expected, tolerance=1e-5):
 # -- what is computed -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("checkpointing", [False, True], ids=["", "checkpointing"])
+@pytest.mark.parametrize("kept", ["keep", "recompute", "selective"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["", "a checkpoint of 16 bits"])
 @pytest.mark.parametrize("shape", [*SHAPES, "phi untied"])
-def test_loss_and_gradient_are_those_of_the_unpacked_model(shape, dtype, checkpointing, tmp_path):
+def test_loss_and_gradient_are_those_of_the_unpacked_model(shape, dtype, kept, tmp_path):
     packed, whole = both(tmp_path, shape, dtype)
     assert len(packed_layers(packed.model)) == {"llama": 14, "gpt2": 8, "phi": 12}[shape.split()[0]]
     for loaded in (packed, whole):
         speed_up(loaded.model)
-        prepare_training(loaded.model, gradient_checkpointing=checkpointing)
+        prepare_training(loaded.model, activations=kept)
     for score in (forest_score, plain_score):
         check(gradients(packed, score), gradients(whole, score))
 

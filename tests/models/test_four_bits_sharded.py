@@ -58,7 +58,7 @@ def adapted(base, checkpointing):
     with torch.no_grad():
         for _, parameter in loaded.trained_parameters():
             parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
-    prepare_training(loaded.model, gradient_checkpointing=checkpointing)
+    prepare_training(loaded.model, activations="recompute" if checkpointing else "keep")
     return loaded
 
 

@@ -74,7 +74,7 @@ def adapted_model(config: t.PreTrainedConfig, new_ids: list[int], dtype: torch.d
         model = t.AutoModelForCausalLM.from_config(config, dtype=dtype)
     loaded = add_adapter(LoadedModel(model, None), rank=8, alpha=16, new_token_ids=new_ids, seed=0)
     speed_up(loaded.model)
-    prepare_training(loaded.model, gradient_checkpointing=False)
+    prepare_training(loaded.model, activations="keep")
     return loaded
 
 

@@ -191,7 +191,7 @@ def test_the_self_check_trusts_a_base_with_four_roles(tmp_path):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_roles_gradient_touches_its_own_parameters_and_no_others(tmp_path, shape, checkpointing):
     roles = cast(tmp_path, shape)
-    prepare_training(roles.loaded.model, gradient_checkpointing=checkpointing)
+    prepare_training(roles.loaded.model, activations="recompute" if checkpointing else "keep")
     forest = forest_for(roles.loaded.tokenizer)
     learning = {name for role in (roles.policy, roles.value) for name, _ in role.trained_parameters()}
     assert {name for name, learns in flags(roles).items() if learns} == learning - {"score.weight"}
@@ -217,7 +217,7 @@ def test_a_backward_after_a_switch_gives_the_gradient_of_the_forwards_role(tmp_p
     with expected.policy.active() as model:
         policy_loss(model, forest_for(expected.loaded.tokenizer)).backward()
     roles = roles_like(expected, tmp_path, shape)
-    prepare_training(roles.loaded.model, gradient_checkpointing=checkpointing)
+    prepare_training(roles.loaded.model, activations="recompute" if checkpointing else "keep")
     forest = forest_for(roles.loaded.tokenizer)
     with roles.policy.active() as model:
         loss = policy_loss(model, forest)
@@ -249,7 +249,7 @@ def roles_like(roles, tmp_path, shape):
 
 def test_two_roles_losses_in_one_backward_give_both_gradients(tmp_path):
     roles = cast(tmp_path)
-    prepare_training(roles.loaded.model, gradient_checkpointing=True)
+    prepare_training(roles.loaded.model, activations="recompute")
     forest = forest_for(roles.loaded.tokenizer)
     with roles.policy.active() as model:
         policy_loss(model, forest).backward()
@@ -413,7 +413,7 @@ def test_separate_models_share_no_weights_and_each_trains_its_own(tmp_path, shap
     assert torch.equal(logp_of(roles.policy, forest), logp_of(roles.reference, forest))
     before = logp_of(roles.reference, forest)
     for role in (roles.policy, roles.value):
-        prepare_training(role.model, gradient_checkpointing=True)
+        prepare_training(role.model, activations="recompute")
     with roles.value.active() as model:
         value_loss(roles.value, model, forest).backward()
     assert all(p.grad is not None for _, p in roles.value.trained_parameters())
@@ -435,7 +435,7 @@ def test_separate_models_share_no_weights_and_each_trains_its_own(tmp_path, shap
 
 def test_a_copy_would_recompute_with_anothers_attention_so_it_is_not_made(tmp_path):
     policy = policy_on(base_of_run(tmp_path, "llama untied"))
-    prepare_training(policy.model, gradient_checkpointing=True)
+    prepare_training(policy.model, activations="recompute")
     with pytest.raises(ValueError, match="prepare training after"):
         separate_models(policy, reward=None, with_value=False)
 

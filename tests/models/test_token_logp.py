@@ -349,7 +349,7 @@ def test_an_adapter_gets_its_gradient_and_the_frozen_base_none(family, new_token
 def test_recomputing_activations_changes_no_gradient(family):
     expected = reference(lambda: adapted(family).model, 1.0)
     loaded = adapted(family)
-    prepare_training(loaded.model, gradient_checkpointing=True)
+    prepare_training(loaded.model, activations="recompute")
     hold(found_by(BY_FOREST, loaded.model, share=True, temperature=1.0), expected)
 
 

@@ -47,7 +47,7 @@ def test_in_a_step_it_names_smaller_forwards_checkpointing_and_an_adapter(
     said = capsys.readouterr().err
     assert status == 2
     assert "Traceback" not in said
-    for part in ("where:", "found:", "expected:", "fix:", "--max-tokens 150", "--gradient-checkpointing"):
+    for part in ("where:", "found:", "expected:", "fix:", "--max-tokens 150", "--activations recompute"):
         assert part in said
     assert "--lora.rank 8" in said
     assert "300 tokens" in said
@@ -55,11 +55,11 @@ def test_in_a_step_it_names_smaller_forwards_checkpointing_and_an_adapter(
 
 def test_what_is_taken_already_is_no_cure(tmp_path, instruct, monkeypatch, capsys):
     monkeypatch.setattr(torch.Tensor, "backward", use_it_up)
-    status, _ = run("sft", tmp_path, instruct, gradient_checkpointing=True, lora_rank=4)
+    status, _ = run("sft", tmp_path, instruct, activations="recompute", lora_rank=4)
     fix = capsys.readouterr().err.split("fix:")[1]
     assert status == 2
     assert "--max-tokens 512" in fix
-    assert "--gradient-checkpointing" not in fix
+    assert "--activations" not in fix
     assert "--lora.rank" not in fix
 
 

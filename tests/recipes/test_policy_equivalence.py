@@ -170,7 +170,7 @@ def ready(family, dtype, way):
     roles = made(family, dtype, adapter=way.adapter)
     for role in {id(r.model): r for r in (roles.policy, roles.reference, roles.value)}.values():
         speed_up(role.model)
-        prepare_training(role.model, gradient_checkpointing=way.checkpointing)
+        prepare_training(role.model, activations="recompute" if way.checkpointing else "keep")
     return models_of(roles, way=way.score, share=way.share, max_tokens=way.max_tokens, temperature=TEMPERATURE)
 
 
@@ -390,7 +390,7 @@ def fresh(family, *, adapter, temperature=1.0, dtype=torch.float32, max_tokens=A
     roles.value.head.to(dtype)
     for model in {id(r.model): r.model for r in (roles.policy, roles.reference, roles.value)}.values():
         speed_up(model)
-        prepare_training(model, gradient_checkpointing=False)
+        prepare_training(model, activations="keep")
     return models_of(roles, temperature=temperature, max_tokens=max_tokens)
 
 

@@ -210,7 +210,7 @@ def ready(family, dtype, way):
     language_head.CHUNK_ELEMENTS = way.chunk_elements
     loaded = made(family, dtype, adapter=way.adapter)
     speed_up(loaded.model)
-    prepare_training(loaded.model, gradient_checkpointing=way.checkpointing)
+    prepare_training(loaded.model, activations="recompute" if way.checkpointing else "keep")
     return loaded
 
 

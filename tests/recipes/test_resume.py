@@ -220,6 +220,29 @@ def test_the_command_itself_survives_a_kill(tmp_path, instruct, records, in_one_
     assert weights_of(command.out) == in_one_piece("all parameters")[0]
 
 
+@pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable` is deprecated:FutureWarning")
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+def test_a_run_of_a_release_with_gradient_checkpointing_goes_on(
+    tmp_path, instruct, colours, write, tune, monkeypatch, capsys
+):
+    options = {"model": instruct, "data": write(colours), "steps": 4, "batch_size": 12, "save_every": 2}
+    options["activations"] = "recompute"
+    assert tune(**options, out=tmp_path / "whole") == 0
+    broken_off(monkeypatch, lambda: tune(**options, out=tmp_path / "run"), after=3)
+    config = tmp_path / "run" / "config.yaml"
+    text = config.read_text()
+    assert "activations: recompute\n" in text
+    config.write_text(text.replace("activations: recompute\n", "gradient_checkpointing: true\n"))
+    capsys.readouterr()
+    assert tune(**options, out=tmp_path / "run") == 0
+    told = capsys.readouterr().err
+    assert "going on after step 2, from " in told
+    assert "going on with activations" not in told
+    ours, theirs = (load_file(tmp_path / run / "model.safetensors") for run in ("run", "whole"))
+    assert all(torch.equal(ours[each], theirs[each]) for each in theirs)
+    assert "gradient_checkpointing" not in config.read_text()
+
+
 FREE_TO_CHANGE = {
     "save_every": 3,
     "keep_checkpoints": 1,
@@ -227,7 +250,7 @@ FREE_TO_CHANGE = {
     "eval_limit": 1,
     "keep_states": True,
     "max_tokens": 64,
-    "gradient_checkpointing": True,
+    "activations": "selective",
     "share_prefixes": False,
     "device": "auto",
 }

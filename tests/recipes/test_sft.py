@@ -217,7 +217,7 @@ WAYS = {
     "two forwards or more": {"max_tokens": 450},
     "nothing shared": {"share_prefixes": False},
     "one conversation to a forward": {"max_tokens": 1, "share_prefixes": False},
-    "activations computed twice": {"gradient_checkpointing": True},
+    "activations computed twice": {"activations": "recompute"},
 }
 
 

@@ -23,13 +23,15 @@ __all__ = ["files"]  # a fixture
 WAYS = {
     "fsdp": {"parallel": "fsdp"},
     "hsdp": {"parallel": "hsdp"},
-    "recomputed": {"parallel": "fsdp", "gradient_checkpointing": True, "offload": "parameters,optimiser"},
+    "products kept": {"parallel": "fsdp", "activations": "selective"},
+    "recomputed": {"parallel": "fsdp", "activations": "recompute", "offload": "parameters,optimiser"},
 }
 CASES = [
     ("sft, all parameters", "fsdp", 2),
     ("sft", "recomputed", 2),
     ("sft, all parameters", "recomputed", 3),
     ("sft, all parameters", "hsdp", 4),
+    ("sft, all parameters", "products kept", 2),
     ("sft, four bits", "fsdp", 2),
     ("reward", "fsdp", 2),
     ("reward, all parameters", "fsdp", 3),

@@ -29,7 +29,7 @@ __all__ = ["files"]  # a fixture
 WAYS = {
     "ddp": {"parallel": "ddp"},
     "fsdp": {"parallel": "fsdp"},
-    "recomputed": {"parallel": "fsdp", "gradient_checkpointing": True},
+    "recomputed": {"parallel": "fsdp", "activations": "recompute"},
 }
 CASES = [
     ("sft, all parameters", "ddp", 2),

@@ -149,7 +149,9 @@ def _command(words: Sequence[str]) -> None:
 
 def _run(command: str, words: Sequence[str]) -> None:
     cls = COMMANDS[command]
-    said = parse(words, options(cls), positional=POSITIONAL.get(command), renamed=cls.renamed)
+    said = parse(
+        words, options(cls), positional=POSITIONAL.get(command), renamed=cls.renamed, switches=cls.former_switches
+    )
     if said.wants_help:
         columns = shutil.get_terminal_size((120, 24)).columns
         print(usage(command, cls, columns=columns, topic=said.topic), end="")

@@ -34,6 +34,7 @@ def parse(
     *,
     positional: str | None,
     renamed: Mapping[str, str] = NONE_RENAMED,
+    switches: Collection[str] = (),
 ) -> Words:
     """Sort `--flag value`, `--flag=value`, `--switch`, `--no-switch` and words without a flag.
 
@@ -44,6 +45,7 @@ def parse(
 
     Args:
         renamed: former keys, each with the present one; a flag may still use them.
+        switches: those of the former keys whose flags need no value.
     """
     words = Words()
     if asked := [at for at, word in enumerate(arguments) if word in ("-h", "--help")]:
@@ -54,6 +56,7 @@ def parse(
     by_flag = {option.flag: option for option in options}
     by_key = {option.key: option for option in options}
     by_flag |= {flag(former): by_key[present] for former, present in renamed.items()}
+    needs_none = {flag(key) for key in switches}
     rest = list(arguments)
     while rest:
         word = rest.pop(0)
@@ -63,11 +66,12 @@ def parse(
             option, switched_off = by_flag.get(name), False
             if option is None and name.startswith("--no-"):
                 option = by_flag.get("--" + name.removeprefix("--no-"))
-                switched_off = option is not None and option.kind == "switch" and not equals
+                needs_none_too = "--" + name.removeprefix("--no-") in needs_none
+                switched_off = option is not None and (option.kind == "switch" or needs_none_too) and not equals
                 option = option if switched_off else None
             if option is None:
                 raise unknown_option(name[2:], list(by_key), value=None, where="command line", as_flag=True)
-            if option.kind == "switch" and not equals:
+            if (option.kind == "switch" or switched_off or name in needs_none) and not equals:
                 _put(words, option, not switched_off)
             elif equals:
                 _put(words, option, value)

@@ -9,6 +9,7 @@ router's jitter stays a number, because PhiMoE's router reads it as a threshold 
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -18,6 +19,12 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 Checkpoint = Callable[..., Any]
 """(function, *its inputs) -> its output, computed again in the backward"""
+Around = Callable[..., AbstractContextManager[Any]]
+
+
+def nothing_around(*inputs: Any) -> AbstractContextManager[Any]:
+    """Where a layer's inputs are kept as they are."""
+    return nullcontext()
 
 
 def dropout_off(model: nn.Module) -> None:
@@ -35,17 +42,23 @@ def _is_probability(name: str, value: object) -> bool:
     return isinstance(value, float) and "drop" in name.lower()
 
 
-def recompute_in_evaluation(model: nn.Module) -> None:
+def recompute_in_evaluation(model: nn.Module, around: Around) -> None:
     """Let the layers be recomputed in the backward, which transformers does in training mode alone, and compute in
     evaluation mode nevertheless, both times.
+
+    Args:
+        around: of a layer's inputs, entered where they are kept.
     """
     for module in model.modules():
         if isinstance(module, GradientCheckpointingLayer) and hasattr(module, "_gradient_checkpointing_func"):
-            module._gradient_checkpointing_func = partial(_in_evaluation, module, module._gradient_checkpointing_func)
+            checkpoint = module._gradient_checkpointing_func
+            module._gradient_checkpointing_func = partial(_in_evaluation, module, checkpoint, around)
             module.training = True  # of the layer alone, not of what is inside
 
 
-def _in_evaluation(layer: nn.Module, checkpoint: Checkpoint, forward: Callable[..., Any], *inputs: Any) -> Any:
+def _in_evaluation(
+    layer: nn.Module, checkpoint: Checkpoint, around: Around, forward: Callable[..., Any], *inputs: Any
+) -> Any:
     def evaluated(*inputs: Any) -> Any:
         layer.training = False
         try:
@@ -53,4 +66,5 @@ def _in_evaluation(layer: nn.Module, checkpoint: Checkpoint, forward: Callable[.
         finally:
             layer.training = True
 
-    return checkpoint(evaluated, *inputs)
+    with around(*inputs):
+        return checkpoint(evaluated, *inputs)

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +22,16 @@ from transformers import (
 from heed.allocator import freed_at_once
 from heed.dist.divided import is_shard, put
 from heed.errors import UserError
+from heed.memory_config import Activations
 from heed.models.adapters.folder import base_of, is_adapter, load_adapter, read_adapter_weights
-from heed.models.dropout import dropout_off, recompute_in_evaluation
+from heed.models.dropout import dropout_off, nothing_around, recompute_in_evaluation
 from heed.models.intake.access import CAREFUL, Access, peft_warnings_hidden, quiet_transformers
 from heed.models.intake.files import TOKENIZER_FILES, code_of, file_of, opened
 from heed.models.intake.quantise import layers_of_note, told, write_note
 from heed.models.intake.vocabulary import fit_vocabulary, num_rows
 from heed.models.intake.weights import load_weights
 from heed.models.pieces import opened_in_pieces, settle_on, value_of
-from heed.models.recompute import as_in_the_forward
+from heed.models.recompute import contexts_of, inputs_on_cpu
 from heed.models.stops import stop_ids
 from heed.models.writing import write
 
@@ -281,19 +281,21 @@ def add_tokens(
     return ids
 
 
-def prepare_training(model: PreTrainedModel, *, gradient_checkpointing: bool) -> None:
-    """Dropout off, so that a token has one hidden state in whatever sequences it is shared by; checkpointing if asked.
+def prepare_training(model: PreTrainedModel, *, activations: Activations = "keep") -> None:
+    """Dropout off, so that a token has one hidden state in whatever sequences it is shared by.
 
-    See `heed.models.dropout`.
+    See `heed.models.dropout`, and `heed.models.recompute` for what each value keeps.
+
+    Args:
+        activations: what a forward keeps for its backward. Gradients are the same whatever it is.
     """
     dropout_off(model)
-    if not gradient_checkpointing:
+    if activations == "keep":
         return
-
     # Newer releases of transformers warn of the older name.
     enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-    enable({"use_reentrant": False, "context_fn": partial(as_in_the_forward, model)})
-    recompute_in_evaluation(model)
+    enable({"use_reentrant": False, "context_fn": contexts_of(model, activations)})
+    recompute_in_evaluation(model, around=inputs_on_cpu if activations == "offload" else nothing_around)
 
 
 def save(loaded: LoadedModel, folder: Path, *, template: dict[str, str] | str, stop_tokens: Sequence[str]) -> None:

@@ -29,7 +29,7 @@ FREE = {
     "eval_every": "exactly",
     "eval_limit": "exactly",
     "trust_remote_code": "exactly",
-    "gradient_checkpointing": "up to rounding",
+    "activations": "up to rounding",
     "max_tokens": "up to rounding",
     "share_prefixes": "up to rounding",
     "device": "up to rounding",

@@ -17,6 +17,7 @@ from heed.data.rendering.render import SpecialText
 from heed.dist.world import World
 from heed.errors import UserError
 from heed.evaluate.rewards import kind_of, open_reward
+from heed.memory_config import Activations
 from heed.models.adapters.targets import adapted_layers
 from heed.models.four_bits import num_parameters
 from heed.models.intake.access import Access
@@ -36,6 +37,7 @@ from heed.recipes.training.content import words_content
 from heed.recipes.training.data_sets import Data
 from heed.recipes.training.dividing import divided, may_be_divided
 from heed.recipes.training.loop import Place
+from heed.recipes.training.memory import nothing_to_offload
 from heed.recipes.training.micro_batches import MicroBatching, lean_forward
 from heed.recipes.training.scheduled_step import optimiser_for
 from heed.recipes.training.setup import Opened, keep_base_of_run, open_base, refuse_names_beside_adapter
@@ -79,7 +81,7 @@ class PolicySettings(Protocol):
     @property
     def max_tokens(self) -> int | None: ...
     @property
-    def gradient_checkpointing(self) -> bool: ...
+    def activations(self) -> Activations: ...
     @property
     def dtype(self) -> str: ...
     @property
@@ -141,6 +143,8 @@ def open_policy(
     say = place.speaker.say
     if (slower := slower_in_bfloat16(place.device, settings.dtype)) is not None:
         say(slower)
+    if (idle := nothing_to_offload(settings.activations, place.device)) is not None:
+        say(idle)
     access = Access(settings.trust_remote_code, say)
     opened = open_base(
         settings.model,
@@ -162,7 +166,7 @@ def open_policy(
     present = [role for role in (roles.policy, roles.reference, roles.reward, roles.value) if role is not None]
     for model in {id(role.model): role.model for role in present}.values():
         speed_up(model)
-        prepare_training(model, gradient_checkpointing=settings.gradient_checkpointing)
+        prepare_training(model, activations=settings.activations)
     opened = replace(opened, loaded=roles.loaded)
     positions = [n for role in present if (n := num_positions(role.model)) is not None]
     prompts = prepare_prompts(settings, opened, place, limit=min(positions, default=None))

@@ -10,6 +10,7 @@ import torch
 
 from heed.config import Lora
 from heed.errors import UserError, is_out_of_memory
+from heed.memory_config import Activations
 from heed.settings import Settings
 
 FEWEST_TOKENS = 64
@@ -24,7 +25,7 @@ class MemorySettings(Protocol):
     @property
     def max_tokens(self) -> int | None: ...
     @property
-    def gradient_checkpointing(self) -> bool: ...
+    def activations(self) -> Activations: ...
     @property
     def lora(self) -> Lora: ...
 
@@ -50,8 +51,7 @@ def out_of_memory(error: BaseException, settings: MemorySettings, device: torch.
     allocator = " ".join(str(error).split())[:300] or type(error).__name__
     tokens = "as many tokens as the device likes" if settings.max_tokens is None else f"{settings.max_tokens:,} tokens"
     cures = [f"--max-tokens {fewer_tokens(settings.max_tokens)} makes forwards smaller"]
-    if not settings.gradient_checkpointing:
-        cures.append("--gradient-checkpointing holds fewer activations")
+    cures += fewer_activations(settings.activations, device)
     if settings.lora.rank == 0:
         cures.append(f"--lora.rank {SMALL_RANK} trains an adapter alone")
     elif settings.lora.rank > SMALL_RANK:
@@ -63,6 +63,25 @@ def out_of_memory(error: BaseException, settings: MemorySettings, device: torch.
         expected="room for the weights, what is learnt, and the activations of one forward",
         fix="; ".join(cures),
     )
+
+
+def fewer_activations(taken: Activations, device: torch.device) -> list[str]:
+    """The next step to fewer activations in the device's memory, none where the last is taken.
+
+    The CPU's memory is where they lie already on a CPU.
+    """
+    if taken in ("keep", "selective"):
+        return ["--activations recompute keeps the inputs of layers alone"]
+    if taken == "recompute" and device.type == "cuda":
+        return ["--activations offload keeps them in the memory of the CPU"]
+    return []
+
+
+def nothing_to_offload(activations: Activations, device: torch.device) -> str | None:
+    """What `offload` comes to where the device's memory is the CPU's."""
+    if activations != "offload" or device.type != "cpu":
+        return None
+    return "activations: offload keeps inputs of layers in the CPU's memory, where they are already: as recompute"
 
 
 def fewer_tokens(max_tokens: int | None) -> int:

@@ -15,6 +15,7 @@ from heed.data.rendering.render import ChatTemplate, SpecialText
 from heed.data.rendering.stops import stop_tokens
 from heed.data.tokens import Tokenizer, fit_template
 from heed.errors import UserError, typed
+from heed.memory_config import Activations
 from heed.models.adapters.folder import base_of, is_adapter
 from heed.models.adapters.lora import add_adapter, keep_base
 from heed.models.adapters.targets import adapted_layers
@@ -39,6 +40,7 @@ from heed.parallel_config import Offload, Parallel
 from heed.recipes.training.content import words_content
 from heed.recipes.training.dividing import may_be_divided
 from heed.recipes.training.loop import Place
+from heed.recipes.training.memory import nothing_to_offload
 from heed.train.same_run import read_config
 
 
@@ -134,7 +136,7 @@ class TuningSettings(Protocol):
     @property
     def dtype(self) -> str: ...
     @property
-    def gradient_checkpointing(self) -> bool: ...
+    def activations(self) -> Activations: ...
     @property
     def train(self) -> tuple[str, ...]: ...
     @property
@@ -213,6 +215,8 @@ def open_for_tuning(
         refuse_quantising(settings.model, lora.rank)
     if (slower := slower_in_bfloat16(place.device, settings.dtype)) is not None:
         say(slower)
+    if (idle := nothing_to_offload(settings.activations, place.device)) is not None:
+        say(idle)
     access = Access(settings.trust_remote_code, say)
     opened = open_base(
         settings.model,
@@ -245,7 +249,7 @@ def open_for_tuning(
         named = train if reads_words else tuple(name for name in train if name != HEAD)
         choose_trained(loaded.model, named, new_token_ids=new_ids)
     speed_up(loaded.model)
-    prepare_training(loaded.model, gradient_checkpointing=settings.gradient_checkpointing)
+    prepare_training(loaded.model, activations=settings.activations)
     if reads_words and not loaded.trained_parameters():  # a reward model's head may learn alone
         raise AssertionError(f"no parameter of {settings.model} would be trained")
     return replace(opened, loaded=loaded)
