@@ -708,8 +708,8 @@ class PlanArguments(TypedDict, total=False):
     """of a step, over all devices [default: the recipe's]"""
     group_size: int
     """grpo: answers per prompt, which stay in one forward"""
-    gradient_checkpointing: bool
-    """compute activations twice to hold fewer in memory"""
+    activations: Literal["keep", "recompute"]
+    """kept for the backward: all, or layers' inputs alone"""
     train: Sequence[str | os.PathLike[str]]
     """without an adapter: all, last:N, head, embeddings, norms, names"""
     quantise: Literal["nf4"] | None

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field
 Activations = Literal["keep", "recompute", "selective", "offload"]
 
 
-def _of_a_switch(value: object) -> object:
+def of_a_switch(value: object) -> object:
     """A file of an older release says `gradient_checkpointing: true` or `false`, and a flag may say it as text."""
     if isinstance(value, str) and value.lower() in ("true", "false"):
         value = value.lower() == "true"
@@ -18,9 +18,15 @@ def _of_a_switch(value: object) -> object:
 
 KeptActivations = Annotated[
     Activations,
-    BeforeValidator(_of_a_switch),
+    BeforeValidator(of_a_switch),
     Field(description="kept for the backward: all, layers' inputs, and products, inputs on the CPU"),
 ]
+PlannedActivations = Annotated[
+    Literal["keep", "recompute"],
+    BeforeValidator(of_a_switch),
+    Field(description="kept for the backward: all, or layers' inputs alone"),
+]
+"""those whose memory `heed plan` can tell"""
 FORMER_SWITCH = "gradient_checkpointing"
 FORMERLY = {FORMER_SWITCH: "activations"}
 """what the setting was called while it was a switch"""

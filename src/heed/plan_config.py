@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field
 
 from heed.config import ALL, ALL_LINEAR, Bits, Quantise, Targets, Train, TrustRemoteCode
 from heed.errors import UserError
+from heed.memory_config import FORMER_SWITCH, FORMERLY, PlannedActivations
 from heed.parallel_config import Offloading, Parallelism
 from heed.settings import PathText, Settings, Whole
 
@@ -61,9 +62,11 @@ class PlanSettings(Settings):
     """
 
     common = (
-        "model recipe world memory parallel offload dtype max_length max_tokens batch_size gradient_checkpointing "
+        "model recipe world memory parallel offload dtype max_length max_tokens batch_size activations "
         "quantise lora.rank optim.bits json"
     )
+    renamed = FORMERLY
+    former_switches = frozenset({FORMER_SWITCH})
 
     model: PathText = Field(
         title="Model, devices", description="folder or hub name of the model; a folder with config.json alone will do"
@@ -86,7 +89,7 @@ class PlanSettings(Settings):
     max_tokens: Whole | None = Field(None, ge=1, description="tokens per forward [default: the recipe's]")
     batch_size: Whole | None = Field(None, ge=1, description="of a step, over all devices [default: the recipe's]")
     group_size: Whole = Field(8, ge=2, description="grpo: answers per prompt, which stay in one forward")
-    gradient_checkpointing: bool = Field(False, description="compute activations twice to hold fewer in memory")
+    activations: PlannedActivations = "keep"
     train: Train = (ALL,)
     quantise: Quantise = None
     reward: Literal["model", "rule"] = Field("model", description="ppo, grpo: what scores; a rule takes no memory")

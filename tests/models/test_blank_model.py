@@ -66,7 +66,7 @@ def real(name: str, what: dict) -> t.PreTrainedModel:
         for parameter in model.transformer.h[-1].parameters():
             parameter.requires_grad_(True)
     speed_up(model)
-    prepare_training(model, gradient_checkpointing=what["recompute"])
+    prepare_training(model, activations="recompute" if what["recompute"] else "keep")
     return model
 
 

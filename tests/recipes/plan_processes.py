@@ -59,7 +59,7 @@ def held_by_process(world: World, machines: int) -> dict[str, int]:
     """Take one step on a divided model, and count what this process holds of it."""
     torch.manual_seed(0)
     model = t.LlamaForCausalLM(t.LlamaConfig(**CONFIG)).eval()
-    prepare_training(model, gradient_checkpointing=True)
+    prepare_training(model, activations="recompute")
     sharded = shard(model, layers_of(model), world, machines=machines, offload=False)
     optimiser = adamw(model.named_parameters(), weight_decay=0.0)
     parameters = list(model.parameters())

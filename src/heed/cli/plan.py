@@ -40,7 +40,7 @@ def heading(plan: Plan) -> list[str]:
         f"heed {settings.recipe} of {settings.model}: {plan.num_parameters:,} parameters, {plan.num_trained:,} trained",
         f"{settings.world:,} x {settings.memory} ({settings.device}); {lies}",
         f"largest forward: {sequences}, {settings.dtype}"
-        + (", activations computed twice" if settings.gradient_checkpointing else ""),
+        + (", activations computed twice" if settings.activations == "recompute" else ""),
     ]
 
 

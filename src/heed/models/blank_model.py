@@ -171,7 +171,7 @@ def blank_model(
             as_blank(x, blank) for x in (state.absmax, state.code, state.offset, state.state2.absmax, state.state2.code)
         )
     _speed_up(model)
-    prepare_training(model, gradient_checkpointing=recompute)
+    prepare_training(model, activations="recompute" if recompute else "keep")
     return BlankModel(model, blank, kept.itemsize)
 
 

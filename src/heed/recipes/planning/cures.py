@@ -65,7 +65,7 @@ def _planned(settings: PlanSettings, followed: Followed) -> Plan | None:
 
 def _candidates(settings: PlanSettings) -> Iterator[tuple[str, str, Turned]]:
     """(kind, words, settings) from the least to the most; one of a kind is offered."""
-    recompute: Turned = {} if settings.gradient_checkpointing else {"gradient_checkpointing": True}
+    recompute: Turned = {} if settings.activations == "recompute" else {"activations": "recompute"}
     low: Turned = {} if settings.dtype == "bfloat16" else {"dtype": "bfloat16"}
     divides = settings.parallel in ("fsdp", "hsdp")
     shards: Turned = {} if settings.world == 1 or divides else {"parallel": "fsdp"}

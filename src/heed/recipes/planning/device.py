@@ -112,7 +112,7 @@ class Followed:
             targets=settings.lora.targets,
             train=settings.train,
             quantise=settings.quantise is not None,
-            recompute=settings.gradient_checkpointing,
+            recompute=settings.activations == "recompute",
             is_reward=settings.recipe == "reward",
         )
 
@@ -135,7 +135,7 @@ class Followed:
     def step_of(self, settings: PlanSettings, lengths: tuple[int, ...]) -> StepMemory | None:
         """What a step holds; None where it depends on numbers that a blank model has not, as which expert is asked."""
         loss = LOSSES.get(settings.recipe, "logp")
-        key = (_key(settings), settings.gradient_checkpointing, settings.dtype, settings.device, lengths)
+        key = (_key(settings), settings.activations, settings.dtype, settings.device, lengths)
         if key not in self.steps:
             made, kernel = self.opened(settings), settings.device == "cuda"
             try:
