@@ -29,6 +29,8 @@ SHAPES = {"3M": (4, 128), "14M": (6, 320), "124M": (12, 768), "360M": (24, 1024)
 """layers and width, by parameters: GPT-2's table of 50,257 tokens alone is more than 3M, so the small have 20,000"""
 LENGTHS, RECORDS = (128, 512, 2_048, 8_192), (1_000, 10_000, 100_000, 1_000_000)
 LOSS_TOLERANCE = {"float32": 1e-3, "bfloat16": 3e-2}
+MOST_IN_ONE_ROW = 8_192
+"""tokens of a step that TRL is given as one row"""
 ONCE = 100_000
 """records from which one repeat is enough: they take minutes"""
 OVERS = ("lengths", "equal", "models", "shared", "batch", "records", "checkpoints")
@@ -69,10 +71,14 @@ def name_of(point: Point) -> str:
 
 
 def trl_settings(point: Point) -> list[str]:
-    """What of TRL is tried: rows per forward, conversations in the order of their lengths; and all in one row."""
+    """What of TRL is tried: rows per forward, conversations in the order of their lengths; and all in one row.
+
+    One row of long conversations would have a dense mask of gigabytes on a CPU, so it is tried for short ones only.
+    """
     batch = point["batch"]
     rows = sorted({1, max(1, batch // 4), min(8, batch)})
-    return [f"b{n}-grouped" for n in rows] + ([f"b{batch}-grouped-unpadded"] if batch in (2, 4, 8, 16) else [])
+    in_one = batch > 1 and batch * point["length"] <= MOST_IN_ONE_ROW
+    return [f"b{n}-grouped" for n in rows] + [f"b{batch}-grouped-unpadded"] * in_one
 
 
 # ---- which run comes next
