@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 
 from heed.allocator import keep_freed_memory
+from heed.cli.alone import refuse_processes
 from heed.cli.parse import parse
 from heed.cli.settings_of_eval import is_eval
 from heed.cli.usage import overview, usage
@@ -55,8 +56,10 @@ COMMANDS: dict[str, type[Settings]] = {
     "data mend": DataMendSettings,
 }
 """what each command of one word, or of two, is told"""
+TRAINING = ("sft", "reward", "ppo", "dpo", "grpo")
+"""commands that divide their work among the processes that torchrun starts"""
 RUN = {
-    **{name: f"heed.recipes.{name}:run" for name in ("sft", "reward", "ppo", "dpo", "grpo")},
+    **{name: f"heed.recipes.{name}:run" for name in TRAINING},
     **{name: f"heed.cli.{name}:run" for name in ("demo", "show", "chat", "calibrate", "eval", "known", "strange")},
     **{name: f"heed.cli.{name}:run" for name in ("merge", "export", "report", "plan")},
     **{f"data {name}": f"heed.cli.data_{name}:run" for name in ("check", "mend")},
@@ -76,7 +79,7 @@ POSITIONAL = {
 }
 """the option that a word without a flag belongs to"""
 AGAIN = {
-    **dict.fromkeys(("sft", "reward", "ppo", "dpo", "grpo"), "; the same command goes on from the last checkpoint"),
+    **dict.fromkeys(TRAINING, "; the same command goes on from the last checkpoint"),
     **dict.fromkeys(("demo", "eval", "known"), "; the same command goes on from where it was"),
 }
 """what is said of a command that was stopped with Ctrl-C"""
@@ -157,6 +160,8 @@ def _run(command: str, words: Sequence[str]) -> None:
         print(usage(command, cls, columns=columns, topic=said.topic), end="")
         return
     refuse_windows()
+    if command not in TRAINING:
+        refuse_processes(command, words, TRAINING)
     if cls is ShowSettings and said.settings_file is not None and is_eval(said.settings_file):
         from heed.cli.show_eval import show_eval
 
