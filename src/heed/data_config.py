@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -10,9 +10,9 @@ from heed.config import Columns, Sources, TrustRemoteCode, columns_in_data
 from heed.data_faults import KINDS
 from heed.errors import UserError, typed
 from heed.parallel_config import names_in
-from heed.settings import PathText, Settings, Text, Whole, nearest
+from heed.settings import Number, PathText, Settings, Text, Whole, nearest
 
-__all__ = ["DataCheckSettings", "DataMendSettings"]
+__all__ = ["DataCheckSettings", "DataDecontaminateSettings", "DataDedupeSettings", "DataMendSettings"]
 
 Kinds = Annotated[tuple[Text, ...], BeforeValidator(names_in)]
 Workers = Annotated[Whole | None, Field(ge=1, description="processes that look at records [default: one a processor]")]
@@ -91,12 +91,80 @@ class DataMendSettings(Settings):
                 expected="--safe, --guess or --undo CHANGES",
                 fix=f"--{chosen[0]}" + (f" {typed(self.undo)}" if chosen[0] == "undo" and self.undo else ""),
             )
-        if not self.out.endswith(".jsonl"):
-            raise UserError(
-                "the kind of file to write is not known",
-                where="--out",
-                found=self.out,
-                expected="a name that ends in .jsonl",
-                fix=f"--out {typed(self.out.rstrip('/') + '.jsonl')}",
-            )
+        _lines_of_json(self.out, "--out")
         return self
+
+
+class DataDedupeSettings(Settings):
+    """Leave out records that say what another one says, or nearly, and those that stand in held-out data.
+
+    heed data dedupe DATA.jsonl --out UNIQUE.jsonl
+    heed data dedupe A.jsonl B.jsonl --near 0.8 --keep longest --clusters CLUSTERS.jsonl --out UNIQUE.jsonl
+    heed data dedupe TRAIN.jsonl --against TEST.jsonl --out UNIQUE.jsonl
+    """
+
+    data: Sources = Field(min_length=1, description="file, folder or hub name; may be given several times")
+    columns: Columns = Field({})
+    out: PathText = Field(description="file to write, .jsonl: the records that are left, as they stood")
+    near: Number | None = Field(
+        None,
+        ge=0.3,
+        le=1,
+        description="Jaccard similarity of their runs of three words from which on two records are one "
+        "[default: word for word alone]",
+    )
+    against: Sources = Field(
+        (), description="held-out data: what stands there, or asks what is asked there, is left out"
+    )
+    keep: Literal["first", "longest", "best"] = Field(
+        "first", description="which one stays; best: fewest faults by heed data check, then the longest"
+    )
+    by: Literal["record", "prompt", "answer"] = Field("record", description="what of a record is compared")
+    clusters: PathText | None = Field(None, description="file for the clusters, a line of JSON each, .jsonl")
+    workers: Workers = None
+
+    _place_columns = columns_in_data
+
+    @model_validator(mode="after")
+    def _files_of_lines(self) -> DataDedupeSettings:
+        _lines_of_json(self.out, "--out")
+        if self.clusters is not None:
+            _lines_of_json(self.clusters, "--clusters")
+        return self
+
+
+class DataDecontaminateSettings(Settings):
+    """Leave out records that hold questions or answers of evaluation sets, each with the match shown.
+
+    heed data decontaminate DATA.jsonl --against EVALUATION_SETS/ --out CLEAN.jsonl
+    heed data decontaminate DATA.jsonl --against gsm8k.jsonl arc.jsonl --coverage 0.8 --out CLEAN.jsonl
+    """
+
+    data: Sources = Field(min_length=1, description="file, folder or hub name; may be given several times")
+    against: Annotated[tuple[PathText, ...], BeforeValidator(names_in)] = Field(
+        min_length=1, description="evaluation sets: files in any layout, folders of them, or hub names"
+    )
+    out: PathText = Field(
+        description="file to write, .jsonl: the records that are left; the others stand beside it, in .removed.jsonl"
+    )
+    coverage: Number = Field(
+        0.5, gt=0, le=1, description="share of a text's runs of words, from which on a record holds that text"
+    )
+    n: Whole = Field(8, ge=4, le=50, description="words in a run; shorter texts are not looked for")
+    workers: Workers = None
+
+    @model_validator(mode="after")
+    def _file_of_lines(self) -> DataDecontaminateSettings:
+        _lines_of_json(self.out, "--out")
+        return self
+
+
+def _lines_of_json(path: str, option: str) -> None:
+    if not path.endswith(".jsonl"):
+        raise UserError(
+            "the kind of file to write is not known",
+            where=option,
+            found=path,
+            expected="a name that ends in .jsonl",
+            fix=f"{option} {typed(path.rstrip('/') + '.jsonl')}",
+        )

@@ -27,7 +27,7 @@ from heed.config import (
     SftSettings,
     ShowSettings,
 )
-from heed.data_config import DataCheckSettings, DataMendSettings
+from heed.data_config import DataCheckSettings, DataDecontaminateSettings, DataDedupeSettings, DataMendSettings
 from heed.errors import UserError, refuse_windows
 from heed.eval_config import CalibrateSettings, EvalSettings, KnownSettings, StrangeSettings
 from heed.export_config import ExportSettings
@@ -54,6 +54,8 @@ COMMANDS: dict[str, type[Settings]] = {
     "report": ReportSettings,
     "data check": DataCheckSettings,
     "data mend": DataMendSettings,
+    "data dedupe": DataDedupeSettings,
+    "data decontaminate": DataDecontaminateSettings,
 }
 """what each command of one word, or of two, is told"""
 TRAINING = ("sft", "reward", "ppo", "dpo", "grpo")
@@ -62,7 +64,7 @@ RUN = {
     **{name: f"heed.recipes.{name}:run" for name in TRAINING},
     **{name: f"heed.cli.{name}:run" for name in ("demo", "show", "chat", "calibrate", "eval", "known", "strange")},
     **{name: f"heed.cli.{name}:run" for name in ("merge", "export", "report", "plan")},
-    **{f"data {name}": f"heed.cli.data_{name}:run" for name in ("check", "mend")},
+    **{f"data {name}": f"heed.cli.data_{name}:run" for name in ("check", "mend", "dedupe", "decontaminate")},
 }
 """what each command calls with its settings: a recipe, or what prints what a recipe found"""
 POSITIONAL = {
@@ -76,6 +78,8 @@ POSITIONAL = {
     "report": "runs",
     "data check": "data",
     "data mend": "data",
+    "data dedupe": "data",
+    "data decontaminate": "data",
 }
 """the option that a word without a flag belongs to"""
 AGAIN = {

@@ -52,19 +52,26 @@ class Digest:
 
 def digest_of(noun: Noun) -> Digest:
     """A record as it is compared: accents composed, blanks at the ends gone, and nothing else changed."""
+    asked, whole, digests = said_by(noun)
     if isinstance(noun, Document):
-        said = _digest([noun.text])
-        return Digest(noun.origin, said, said, said, (), (), False, (), *_marks([noun.text]))
+        return Digest(noun.origin, asked, asked, whole, (), (), False, (), *_marks([noun.text]))
     prompt, answers = prompt_of(noun), answers_of(noun)
-    asked = _digest(f"{message.role}\0{message.content}" for message in prompt)
     loosely = _digest(f"{message.role}\0{plain(message.content) or message.content}" for message in prompt)
-    digests = tuple(map(_of_answer, answers))
-    verdict = [str(noun.is_desirable).encode()] if isinstance(noun, Judged) else []
-    whole = hashlib.blake2b(b"".join([asked, *digests, *verdict]), digest_size=16).digest()
     lengths = tuple(sum(len(message.content.strip()) for message in answer) for answer in answers)
     scores = noun.scores if isinstance(noun, Ranking) else ()
     marks = _marks([m.content for m in prompt] + [m.content for answer in answers for m in answer])
     return Digest(noun.origin, asked, loosely, whole, digests, lengths, isinstance(noun, Ranking), scores, *marks)
+
+
+def said_by(noun: Noun) -> tuple[bytes, bytes, tuple[bytes, ...]]:
+    """128 bits each of the prompt, of the whole record, and of every answer; of a document, of its text twice."""
+    if isinstance(noun, Document):
+        said = _digest([noun.text])
+        return said, said, ()
+    asked = _digest(f"{message.role}\0{message.content}" for message in prompt_of(noun))
+    digests = tuple(map(_of_answer, answers_of(noun)))
+    verdict = [str(noun.is_desirable).encode()] if isinstance(noun, Judged) else []
+    return asked, hashlib.blake2b(b"".join([asked, *digests, *verdict]), digest_size=16).digest(), digests
 
 
 def _of_answer(answer: Sequence[Message]) -> bytes:

@@ -100,6 +100,20 @@ def files_at(path: str) -> list[Path]:
     return [each for each in (sorted(place.rglob("*")) if place.is_dir() else [place]) if each.is_file()]
 
 
+def record_files_at(path: str) -> tuple[list[str], list[str]]:
+    """(the files of records in a folder, of all splits; those whose kind is not read), or the path as it is.
+
+    Descriptions of a data set are neither.
+    """
+    place = os.path.expanduser(path)
+    if not os.path.isdir(place) or _is_saved(path):
+        return [path], []
+    inside = [file.relative_to(place).as_posix() for file in files_at(path)]
+    seen = [name for name in inside if not _is_about(name) and not any(p.startswith(".") for p in name.split("/"))]
+    read = [os.path.join(path, name) for name in seen if suffix_of(name) in SUFFIXES]
+    return read, [os.path.join(path, name) for name in seen if suffix_of(name) not in SUFFIXES]
+
+
 def _parted(path: str) -> tuple[str, str]:
     """A path and the split named after its last colon, if what stands before it is a place of records."""
     where, colon, split = path.rpartition(":")
