@@ -6,15 +6,31 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from heed.config import Columns, Sources, TrustRemoteCode, columns_in_data
+from heed.config import DEVICE_HELP, Columns, Device, Sources, TrustRemoteCode, columns_in_data
 from heed.data_faults import KINDS
 from heed.errors import UserError, typed
 from heed.parallel_config import names_in
 from heed.settings import Number, PathText, Settings, Text, Whole, nearest
 
-__all__ = ["DataCheckSettings", "DataDecontaminateSettings", "DataDedupeSettings", "DataMendSettings"]
+__all__ = [
+    "DataCheckSettings",
+    "DataDecontaminateSettings",
+    "DataDedupeSettings",
+    "DataMendSettings",
+    "DataSelectSettings",
+]
 
 Kinds = Annotated[tuple[Text, ...], BeforeValidator(names_in)]
+
+
+def numbers_in(value: object) -> object:
+    """Let several whole numbers stand in one text with commas between, and a single one without a list."""
+    names = names_in(str(value) if isinstance(value, int) and not isinstance(value, bool) else value)
+    if isinstance(names, tuple):
+        return tuple(int(name) if name.isdecimal() else name for name in names)
+    return value
+
+
 Workers = Annotated[Whole | None, Field(ge=1, description="processes that look at records [default: one a processor]")]
 
 
@@ -168,3 +184,88 @@ def _lines_of_json(path: str, option: str) -> None:
             expected="a name that ends in .jsonl",
             fix=f"{option} {typed(path.rstrip('/') + '.jsonl')}",
         )
+
+
+Way = Literal["ifd", "longest", "k-center", "deita", "random"]
+ALWAYS: tuple[Way, ...] = ("random", "longest")
+"""beside which every way of choosing stands on a curve"""
+NEED_MODEL = ("ifd", "k-center", "deita")
+
+
+class DataSelectSettings(Settings):
+    """Choose the records that are worth most for tuning, and measure whether a choice is better than one at random.
+
+    heed data select DATA.jsonl --model MODEL --budget 500 --by ifd --out CHOSEN.jsonl
+    heed data select DATA.jsonl --budget 500 --by longest --out CHOSEN.jsonl
+    heed data select DATA.jsonl --model MODEL --by ifd,k-center --curve --eval-data TEST.jsonl --out CURVE
+    """
+
+    common: ClassVar = "data model budget by out curve eval_data seed"
+
+    data: Sources = Field(min_length=1, description="file, folder or hub name; may be given several times")
+    columns: Columns = Field({})
+    out: PathText = Field(description="file to write, .jsonl, scores beside it; with --curve a folder")
+    model: PathText | None = Field(None, description="model whose losses, states or tokens decide")
+    template: PathText | None = Field(None, description="chat template [default: the model's, or alpaca]")
+    budget: Whole = Field(500, ge=1, description="records to choose; with --curve at most")
+    by: Annotated[tuple[Way, ...], BeforeValidator(names_in), Field(min_length=1)] = Field(
+        ("ifd",), description="ifd, longest, k-center, deita or random; several with --curve, as ifd,deita"
+    )
+    threshold: Number = Field(
+        0.9, gt=-1, le=1, description="of deita: the cosine above which records are too much alike"
+    )
+    seed: Whole = Field(0, ge=0, description="of random; with --curve the first of --seeds")
+    all_scores: PathText | None = Field(None, description="file for the scores of all records, a line of JSON each")
+    max_tokens: Whole | None = Field(
+        None, ge=1, description="tokens per forward, for memory alone [default: enough to keep the device busy]"
+    )
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="of the model's weights and activations")
+    device: Device = Field("auto", description=DEVICE_HELP)
+    workers: Workers = None
+    trust_remote_code: TrustRemoteCode = False
+    curve: bool = Field(False, title="Curve", description="tune on growing choices by each way and measure the models")
+    eval_data: Sources = Field((), description="held-out data that tuned models are measured on")
+    budgets: Annotated[tuple[Annotated[Whole, Field(ge=1)], ...], BeforeValidator(numbers_in)] = Field(
+        (), description="records of each choice, as 50,100,200 [default: five up to --budget, each twice the last]"
+    )
+    seeds: Whole = Field(3, ge=2, description="tunings of each choice, which differ in seed")
+    steps: Whole = Field(100, ge=1, description="optimiser steps of every tuning, whatever the number of records")
+    tuning: PathText | None = Field(None, description="YAML of heed sft settings for the tunings, in place of --steps")
+    print_json: bool = Field(False, alias="json", description="print one JSON object, and nothing else")
+
+    _place_columns = columns_in_data
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> DataSelectSettings:
+        if self.curve and not self.eval_data:
+            raise UserError(
+                "a curve needs held-out data",
+                where="--curve",
+                found="no --eval-data",
+                expected="records that are not chosen from, to measure the tuned models on",
+                fix="--eval-data TEST.jsonl",
+            )
+        if len(self.by) > 1 and not self.curve:
+            raise UserError(
+                "one way chooses at a time",
+                where="--by",
+                found=", ".join(self.by),
+                expected="one way; several are for --curve, which compares them",
+                fix=f"--by {self.by[0]}",
+            )
+        needy = "--curve" if self.curve else next((f"--by {way}" for way in self.by if way in NEED_MODEL), None)
+        if needy and self.model is None:
+            raise UserError(
+                "this needs a model",
+                where=needy,
+                found="no --model",
+                expected="a model folder, a run or a hub name",
+                fix="--model MODEL" + ("" if self.curve else "; --by longest and --by random do without"),
+            )
+        return self
+
+    def sizes(self) -> tuple[int, ...]:
+        """Records of each choice of a curve, rising."""
+        if self.budgets:
+            return tuple(sorted(set(self.budgets)))
+        return tuple(sorted({max(1, self.budget // 2**halvings) for halvings in range(5)}))

@@ -27,7 +27,13 @@ from heed.config import (
     SftSettings,
     ShowSettings,
 )
-from heed.data_config import DataCheckSettings, DataDecontaminateSettings, DataDedupeSettings, DataMendSettings
+from heed.data_config import (
+    DataCheckSettings,
+    DataDecontaminateSettings,
+    DataDedupeSettings,
+    DataMendSettings,
+    DataSelectSettings,
+)
 from heed.errors import UserError, refuse_windows
 from heed.eval_config import CalibrateSettings, EvalSettings, KnownSettings, StrangeSettings
 from heed.export_config import ExportSettings
@@ -56,6 +62,7 @@ COMMANDS: dict[str, type[Settings]] = {
     "data mend": DataMendSettings,
     "data dedupe": DataDedupeSettings,
     "data decontaminate": DataDecontaminateSettings,
+    "data select": DataSelectSettings,
 }
 """what each command of one word, or of two, is told"""
 TRAINING = ("sft", "reward", "ppo", "dpo", "grpo")
@@ -64,7 +71,7 @@ RUN = {
     **{name: f"heed.recipes.{name}:run" for name in TRAINING},
     **{name: f"heed.cli.{name}:run" for name in ("demo", "show", "chat", "calibrate", "eval", "known", "strange")},
     **{name: f"heed.cli.{name}:run" for name in ("merge", "export", "report", "plan")},
-    **{f"data {name}": f"heed.cli.data_{name}:run" for name in ("check", "mend", "dedupe", "decontaminate")},
+    **{f"data {name}": f"heed.cli.data_{name}:run" for name in ("check", "mend", "dedupe", "decontaminate", "select")},
 }
 """what each command calls with its settings: a recipe, or what prints what a recipe found"""
 POSITIONAL = {
@@ -80,6 +87,7 @@ POSITIONAL = {
     "data mend": "data",
     "data dedupe": "data",
     "data decontaminate": "data",
+    "data select": "data",
 }
 """the option that a word without a flag belongs to"""
 AGAIN = {

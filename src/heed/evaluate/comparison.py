@@ -131,6 +131,9 @@ def compare_means(measure: str, first: Sequence[Sequence[float]], second: Sequen
         return DifferenceRow(measure, middle, None, None, count, num_clusters, None, None, why=why)
     found = clustered_mean(d)
     error = (found.high - found.mean) / student_reach(LEVEL, num_clusters - 1)
+    if error == 0:
+        why = "all clusters differ by the same, so that their spread is not known"
+        return DifferenceRow(measure, middle, None, None, count, num_clusters, None, None, why=why)
     return _by_student(measure, found.mean, error, count, num_clusters, num_clusters - 1)
 
 
