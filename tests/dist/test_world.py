@@ -188,6 +188,8 @@ def test_without_torchrun_a_process_is_alone(monkeypatch):
         ({"RANK": "one", "WORLD_SIZE": "2"}, "RANK='one'"),
         ({"RANK": "2", "WORLD_SIZE": "2"}, "RANK=2, WORLD_SIZE=2"),
         ({"RANK": "0", "WORLD_SIZE": "2"}, "no MASTER_ADDR and no MASTER_PORT"),
+        ({"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "http"}, "MASTER_PORT='http'"),
+        ({"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "70000"}, "MASTER_PORT=70000"),
     ],
 )
 def test_surroundings_that_make_no_sense_are_named(monkeypatch, variables, found):

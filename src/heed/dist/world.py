@@ -14,10 +14,10 @@ from typing import Any, Self, TypeVar
 import torch
 import torch.distributed as distributed
 from torch import Tensor
-from torch.distributed.rendezvous import rendezvous
 
+from heed.dist.meeting import met
 from heed.dist.together import Together
-from heed.dist.watch import GRACE, TO_MEET, Watch
+from heed.dist.watch import GRACE, Watch
 from heed.errors import UserError
 
 Item = TypeVar("Item")
@@ -74,10 +74,12 @@ class World:
             return cls(local_rank=local_rank)
         if init_method == "env://" and (missing := [n for n in ("MASTER_ADDR", "MASTER_PORT") if n not in os.environ]):
             raise _bad_environment(f"no {' and no '.join(missing)}", "the address at which the processes meet")
+        if init_method == "env://" and not 0 < _integer("MASTER_PORT") < 2**16:
+            raise _bad_environment(f"MASTER_PORT={os.environ['MASTER_PORT']}", "a port from 1 to 65535")
         on_gpu = torch.device(device).type == "cuda"
         if on_gpu:
             torch.cuda.set_device(local_rank)
-        store = _met(init_method, rank, size)
+        store = met(init_method, rank, size)
         backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
         distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
         host = os.environ.get("MASTER_ADDR", "localhost") if init_method == "env://" else "localhost"
@@ -287,28 +289,6 @@ class _Outcome:
         if self.failure is not None:
             raise RuntimeError(f"the first process failed: {self.failure}")
         return self.result
-
-
-def _met(init_method: str, rank: int, size: int) -> Any:
-    """The store that all processes have come to.
-
-    Raises:
-        UserError: some have not, after minutes; what follows would wait for them for a day.
-    """
-    wait = timedelta(seconds=TO_MEET)
-    try:
-        store = next(rendezvous(init_method, rank, size, timeout=wait))[0]
-        store.set(f"heed/{rank}", "here")
-        store.wait([f"heed/{other}" for other in range(size)], wait)
-    except RuntimeError as error:
-        raise UserError(
-            "the processes that train together did not all come",
-            where=f"process {rank + 1} of {size}, after at most {TO_MEET:.0f} seconds",
-            found=str(error).splitlines()[0],
-            expected=f"{size} processes",
-            fix="look at what the others said, and start all of them again",
-        ) from error
-    return store
 
 
 def _buckets(gradients: Iterable[Tensor]) -> Iterable[list[Tensor]]:
