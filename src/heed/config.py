@@ -31,7 +31,7 @@ __all__ = [
 DEFAULT_EPOCHS = 2
 
 
-def _sources(value: object) -> object:
+def sources_in(value: object) -> object:
     """Let a data set be a path, and a single one stand without a list."""
     if isinstance(value, (str, Mapping)):
         value = [value]
@@ -64,7 +64,7 @@ def _with_columns(cls: type, given: object) -> object:
     columns = _pairs(given["columns"])
     placed = {}
     for key in given.keys() & {"data", "eval_data"}:
-        sources = _sources(given[key])
+        sources = sources_in(given[key])
         if isinstance(sources, tuple):
             placed[key] = [
                 {**item, "columns": item.get("columns") or columns} if isinstance(item, Mapping) else item
@@ -96,7 +96,7 @@ class DataSource(Settings):
     )
 
 
-Sources = Annotated[tuple[DataSource, ...], BeforeValidator(_sources)]
+Sources = Annotated[tuple[DataSource, ...], BeforeValidator(sources_in)]
 PositiveNumber = Annotated[Number, Field(gt=0)]
 Names = Annotated[tuple[Text, ...], BeforeValidator(names_in), Field(min_length=1)]
 Alpha = Annotated[Number | None, Field(gt=0, description="scale of the adapter is alpha / rank [default: 2 x rank]")]

@@ -69,13 +69,13 @@ def test_in_the_lab_a_curve_is_against_truth(write, tmp_path):
     tasks = [as_record(task) for task in training_tasks(make_world(), seed=0, count=140)]
     out = tmp_path / "curve"
     words = ["data", "select", str(write(tasks[:100])), "--model", str(BASE_MODEL), "--by", "ifd", "--curve"]
-    words += ["--steps", "6", "--budgets", "40", "--seeds", "2", "--device", "cpu"]
+    words += ["--steps", "6", "--budgets", "10,40", "--seeds", "2", "--device", "cpu"]
     assert main([*words, "--eval-data", str(write(tasks[100:], "held.jsonl")), "--out", str(out)]) == 0
     drawn = json.loads((out / "curve.json").read_text(encoding="utf-8"))
     assert drawn["measure"] == "accuracy"
     assert drawn["num_held_out"] == 40
-    assert len(drawn["points"]) == 3
+    assert len(drawn["points"]) == 6
     for point in drawn["points"]:
         assert 0 <= point["value"] <= 1
-    assert len(list((out / "points").iterdir())) == 6
+    assert len(list((out / "points").iterdir())) == 12
     assert any("not better than random" in note for note in drawn["notes"])

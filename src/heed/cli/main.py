@@ -34,6 +34,7 @@ from heed.data_config import (
     DataMendSettings,
     DataSelectSettings,
 )
+from heed.data_mix_config import DataMixSettings
 from heed.errors import UserError, refuse_windows
 from heed.eval_config import CalibrateSettings, EvalSettings, KnownSettings, StrangeSettings
 from heed.export_config import ExportSettings
@@ -63,6 +64,7 @@ COMMANDS: dict[str, type[Settings]] = {
     "data dedupe": DataDedupeSettings,
     "data decontaminate": DataDecontaminateSettings,
     "data select": DataSelectSettings,
+    "data mix": DataMixSettings,
 }
 """what each command of one word, or of two, is told"""
 TRAINING = ("sft", "reward", "ppo", "dpo", "grpo")
@@ -71,7 +73,8 @@ RUN = {
     **{name: f"heed.recipes.{name}:run" for name in TRAINING},
     **{name: f"heed.cli.{name}:run" for name in ("demo", "show", "chat", "calibrate", "eval", "known", "strange")},
     **{name: f"heed.cli.{name}:run" for name in ("merge", "export", "report", "plan")},
-    **{f"data {name}": f"heed.cli.data_{name}:run" for name in ("check", "mend", "dedupe", "decontaminate", "select")},
+    **{f"data {name}": f"heed.cli.data_{name}:run" for name in ("check", "mend", "dedupe", "decontaminate")},
+    **{f"data {name}": f"heed.cli.data_{name}:run" for name in ("select", "mix")},
 }
 """what each command calls with its settings: a recipe, or what prints what a recipe found"""
 POSITIONAL = {
@@ -88,6 +91,7 @@ POSITIONAL = {
     "data dedupe": "data",
     "data decontaminate": "data",
     "data select": "data",
+    "data mix": "data",
 }
 """the option that a word without a flag belongs to"""
 AGAIN = {

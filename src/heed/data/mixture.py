@@ -87,11 +87,17 @@ def draw_order(shares: Sequence[DatasetShare], seed: int, epoch: int) -> tuple[n
         over all epochs together, the visits of a data set's records never differ by more than 1.
         nothing but the arguments matters, so training resumes anywhere without replaying what came before.
     """
-    draws = draws_per_epoch(shares)
-    dataset = np.repeat(np.arange(len(shares), dtype=np.int32), draws)
+    return ordered([share.num_records for share in shares], draws_per_epoch(shares), seed, epoch)
+
+
+def ordered(
+    num_records: Sequence[int], draws: Sequence[int], seed: int, epoch: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """As `draw_order`, where it is known how often each data set is drawn: `draws[m]` times."""
+    dataset = np.repeat(np.arange(len(draws), dtype=np.int32), draws)
     np.random.default_rng([SHUFFLE_OF_EPOCH, seed, epoch, 0]).shuffle(dataset)
     stretches = [
-        _stretch(share.num_records, m, seed, epoch * draws[m], (epoch + 1) * draws[m]) for m, share in enumerate(shares)
+        _stretch(count, m, seed, epoch * draws[m], (epoch + 1) * draws[m]) for m, count in enumerate(num_records)
     ]
     # The i-th place that the shuffle gave to a data set takes the i-th record of its stretch.
     places = np.argsort(dataset, kind="stable")
