@@ -34,7 +34,7 @@ from heed.data_config import (
     DataMendSettings,
     DataSelectSettings,
 )
-from heed.data_mix_config import DataMixSettings
+from heed.data_mix_config import DataCardSettings, DataMixSettings
 from heed.errors import UserError, refuse_windows
 from heed.eval_config import CalibrateSettings, EvalSettings, KnownSettings, StrangeSettings
 from heed.export_config import ExportSettings
@@ -65,6 +65,7 @@ COMMANDS: dict[str, type[Settings]] = {
     "data decontaminate": DataDecontaminateSettings,
     "data select": DataSelectSettings,
     "data mix": DataMixSettings,
+    "data card": DataCardSettings,
 }
 """what each command of one word, or of two, is told"""
 TRAINING = ("sft", "reward", "ppo", "dpo", "grpo")
@@ -74,7 +75,7 @@ RUN = {
     **{name: f"heed.cli.{name}:run" for name in ("demo", "show", "chat", "calibrate", "eval", "known", "strange")},
     **{name: f"heed.cli.{name}:run" for name in ("merge", "export", "report", "plan")},
     **{f"data {name}": f"heed.cli.data_{name}:run" for name in ("check", "mend", "dedupe", "decontaminate")},
-    **{f"data {name}": f"heed.cli.data_{name}:run" for name in ("select", "mix")},
+    **{f"data {name}": f"heed.cli.data_{name}:run" for name in ("select", "mix", "card")},
 }
 """what each command calls with its settings: a recipe, or what prints what a recipe found"""
 POSITIONAL = {
@@ -92,6 +93,7 @@ POSITIONAL = {
     "data decontaminate": "data",
     "data select": "data",
     "data mix": "data",
+    "data card": "data",
 }
 """the option that a word without a flag belongs to"""
 AGAIN = {
