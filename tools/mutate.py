@@ -35,10 +35,14 @@ UNSHARED_SUM = (
     "  # shards have theirs\n"
 )
 SHARED_SCORE, EXCHANGE, TOGETHER = "models/shared_score.py", "models/attention/exchange.py", "dist/together.py"
+NEAR, CONTAMINATION = "workshop/near.py", "workshop/contamination.py"
 TESTS = {
     SHARED_SCORE: "tests/models/test_shared_score.py",
     EXCHANGE: "tests/models/test_shared_score.py",
     TOGETHER: "tests/models/test_shared_score.py",
+    NEAR: "tests/workshop/test_near.py",
+    "workshop/clusters.py": "tests/workshop/test_near.py tests/recipes/test_data_dedupe.py",
+    CONTAMINATION: "tests/recipes/test_data_decontaminate.py",
     "dist/divided.py": "tests/recipes/test_sharded.py tests/train",
     "forest/build.py": "tests/forest",
     "forest/plan.py": "tests/forest/test_plan.py",
@@ -222,6 +226,15 @@ SHOWN, CONFIDENCE, BROWSER = "report/eval_results.py", "report/eval_confidence.p
 COMPARED, FOREST = "report/eval_differences.py", "report/forest.py"
 
 MUTATIONS = [
+    M(NEAR, "one first element too few", ".astype(np.int64) + 1\n", ".astype(np.int64)\n"),
+    M(NEAR, "the border is not near", "is_near = similarity >= threshold", "is_near = similarity > threshold"),
+    M(NEAR, "answers need not be near", "np.minimum(jaccard(shared,", "np.maximum(jaccard(shared,"),
+    M(NEAR, "partners too small", "size[row] / threshold, rest", "size[row], rest"),
+    M(NEAR, "what is left of one set alone", "rest / of_both - size[row]", "rest - size[row]"),
+    M("workshop/clusters.py", "held-out data link others", "left[held_out[left] == NONE]", "left[:]"),
+    M(CONTAMINATION, "boilerplate counts", "is_in = is_new[text] & counts", "is_in = is_new[text]"),
+    M(CONTAMINATION, "the border is out", "(covered >= coverage)", "(covered > coverage)"),
+    M(CONTAMINATION, "a few words are a match", "np.minimum(num_runs, ENOUGH - self.n + 1)", "1"),
     M(SHARED_SCORE, "a part of the loss for the whole", "share.forest.weight * together.size", "share.forest.weight"),
     M(SHARED_SCORE, "sources of the whole buffer", "forest.source[entries] - own.start", "forest.source[entries] - 0"),
     M(SHARED_SCORE, "log p of this process alone", "return self.together.total(of_own.", "return (of_own."),

@@ -70,8 +70,10 @@ def test_short_answers_titles_and_boilerplate_are_no_contamination(tmp_path):
     boilerplate = "Read what follows with care and then answer as well and as shortly as you can"
     title = "The Hitchhiker's Guide to the Galaxy by Douglas Adams"
     questions = [f"{boilerplate}: {' '.join(f'q{n}x{k}' for k in range(9))}" for n in range(20)]
+    questions.append("Which of the following is not a common mineral?")
     sets = written(tmp_path / "e.jsonl", [{"prompt": each, "answer": title} for each in questions])
-    innocent = [{"prompt": f"{boilerplate}: who are you?", "completion": f"I like {title}."}]
+    innocent = [{"prompt": "Which of the following is not a common fruit?", "completion": "Stone."}]
+    innocent += [{"prompt": f"{boilerplate}: who are you?", "completion": f"I like {title}."}]
     leaked = [{"prompt": questions[3].rpartition(": ")[2], "completion": "No."}]
     left, removed = cleaned(tmp_path, written(tmp_path / "d.jsonl", innocent + leaked), "--against", sets)
     assert left == innocent

@@ -3,7 +3,9 @@
 The Jaccard similarity of two sets is J(A, B) = |A & B| / |A | B|. Where it is at least t, they share at least
 t max(|A|, |B|) elements. So, whatever order the elements are put in, the first |A| - ceil(t |A|) + 1 of one and the
 first |B| - ceil(t |B|) + 1 of the other have one in common (prefix filtering: Chaudhuri, Ganti, Kaushik 2006; Bayardo,
-Ma, Srikant 2007). Put the rare ones first, and few pairs share one that are not near. Unlike MinHash with bands, which
+Ma, Srikant 2007). Put the rare ones first, and few pairs share one that are not near. And where the first element that
+they share leaves r_A and r_B from there on, they share min(r_A, r_B) at most, which must be t / (1 + t) (|A| + |B|) or
+more (positional filtering: Xiao, Wang, Lin, Yu 2008). Unlike MinHash with bands, which
 finds a pair of similarity s with probability 1 - (1 - s^r)^b, this finds every pair.
 
 Sets lie on the disk; in memory are some numbers for each, and a part of the first elements at a time.
@@ -27,7 +29,7 @@ BUCKETS = 24
 """bits of the table in which elements are counted"""
 AT_ONCE = 1 << 20
 """elements looked at in one go"""
-ENTRIES = 1 << 22
+ENTRIES = 1 << 21
 """first elements sorted in one go"""
 
 
@@ -70,6 +72,7 @@ class Sets:
             end = max(int(np.searchsorted(ends, base + AT_ONCE, "right")), begin + 1)
             found[begin:end] = self._similarity(a[begin:end], b[begin:end])
             begin = end
+            self.forget()
         return found
 
     def _similarity(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -147,24 +150,26 @@ def near_pairs(
         folder: for files on the way.
     """
     size = sets.size
-    for row, token in _first_elements(sets, rows[size[rows] > 0], threshold, folder):
-        for a, b in _candidates(row, token, size, threshold, groups):
+    for first in _first_elements(sets, rows[size[rows] > 0], threshold, folder):
+        for a, b in _candidates(first, size, threshold, groups):
             similarity = sets.similarity(a, b)
             is_near = similarity >= threshold
             if is_near.any():
                 yield a[is_near], b[is_near], similarity[is_near]
-        sets.forget()
 
 
-def _first_elements(
-    sets: Sets, rows: np.ndarray, threshold: float, folder: Path
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(set, element) for the rarest elements of every set: all of an element at once, in parts that fit in memory."""
+SET, ELEMENT, REST = 0, 1, 2
+"""columns of what is known of a first element: whose it is, itself, and how many there are from it on"""
+
+
+def _first_elements(sets: Sets, rows: np.ndarray, threshold: float, folder: Path) -> Iterator[np.ndarray]:
+    """(E, 3) the rarest elements of every set: all of an element at once, in parts that fit in memory."""
     size = sets.size
     counts = np.zeros(1 << BUCKETS, np.uint32)
     for part in _parts(size[rows]):
         elements, _ = sets._gathered(rows[part])
         np.add.at(counts, elements >> np.uint64(64 - 1 - BUCKETS) & np.uint64((1 << BUCKETS) - 1), np.uint32(1))
+        sets.forget()
     num_first = num_first_of(size[rows], threshold)
     num_parts = max(1, -(-int(num_first.sum()) // ENTRIES))
     paths = [folder / f"first-{number:04d}" for number in range(num_parts)]
@@ -179,16 +184,17 @@ def _first_elements(
         first = num_first[part]
         within = np.arange(first.sum()) - np.repeat(np.cumsum(first) - first, first)
         token = ordered[np.repeat(begins, first) + within] & np.uint64((1 << COUNT_BITS + ELEMENT_BITS) - 1)
-        entries = np.stack([np.repeat(rows[part], first).astype(np.uint64), token], 1)
+        rest = np.repeat(size[rows[part]], first) - within
+        entries = np.stack([np.repeat(rows[part], first), token.view(np.int64), rest], 1)
         which = token % np.uint64(num_parts)
         for number, path in enumerate(paths):
             with path.open("ab") as file:
                 file.write(entries[which == number].tobytes())
         sets.forget()
     for path in paths:
-        entries = np.fromfile(path, np.uint64).reshape(-1, 2)
+        entries = np.fromfile(path, np.int64).reshape(-1, 3)
         path.unlink()
-        yield entries[:, 0].astype(np.int64), entries[:, 1]
+        yield entries
 
 
 def num_first_of(size: np.ndarray, threshold: float) -> np.ndarray:
@@ -209,29 +215,32 @@ def _parts(size: np.ndarray) -> Iterator[slice]:
 
 
 def _candidates(
-    row: np.ndarray, token: np.ndarray, size: np.ndarray, threshold: float, groups: Groups
+    first: np.ndarray, size: np.ndarray, threshold: float, groups: Groups
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Pairs of sets that have an element in common, are not too different in size, and need to be compared."""
-    order = np.argsort(token, kind="stable")
-    row, token = row[order], token[order]
-    is_again = token[1:] == token[:-1]
-    is_repeated = np.zeros(len(token), bool)
+    """Pairs of sets that have a first element in common, may be near by their sizes, and need to be compared."""
+    first = first[np.argsort(first[:, ELEMENT], kind="stable")]
+    is_again = first[1:, ELEMENT] == first[:-1, ELEMENT]
+    is_repeated = np.zeros(len(first), bool)
     is_repeated[1:] |= is_again
     is_repeated[:-1] |= is_again
-    row, token = row[is_repeated], token[is_repeated]
-    order = np.lexsort((row, size[row], token))
-    row, token = row[order], token[order]
+    first = first[is_repeated]
+    first = first[np.lexsort((first[:, SET], size[first[:, SET]], first[:, ELEMENT]))]
+    row, token, rest = first[:, SET], first[:, ELEMENT], first[:, REST]
+    of_both = threshold / (1 + threshold)
+    # The largest partner that a set can be near to, by its size and by what it has from this element on.
+    largest = np.minimum(size[row] / threshold, rest / of_both - size[row]) + 1e-9
     at = np.arange(len(row))
     distance = 1
     while True:
         at = at[at + distance < len(row)]
         at = at[token[at] == token[at + distance]]
-        # Sizes rise within an element: one that is too small for this partner is too small for all after it.
-        at = at[size[row[at]] >= threshold * size[row[at + distance]] - 1e-9]
+        # Sizes rise within an element: where this partner is too large, all after it are.
+        at = at[size[row[at + distance]] <= largest[at]]
         if not len(at):
             return
         a, b = row[at], row[at + distance]
-        is_open = groups.are_open(a, b)
+        is_open = rest[at + distance] >= of_both * (size[a] + size[b]) - 1e-9
+        is_open &= groups.are_open(a, b)
         if is_open.any():
             pairs = np.unique(np.stack([np.minimum(a, b), np.maximum(a, b)], 1)[is_open], axis=0)
             yield pairs[:, 0], pairs[:, 1]

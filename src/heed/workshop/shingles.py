@@ -55,7 +55,8 @@ def compared(by: By, with_shingles: bool, records: Sequence[Sequence[Noun]]) -> 
     for number, nouns in enumerate(records):
         if not nouns:
             continue
-        unit, prompt = _joined([_unit(by, noun) for noun in nouns]), _joined([said_by(noun)[0] for noun in nouns])
+        digests = [said_by(noun) for noun in nouns]
+        unit, prompt = _joined([_unit(by, *each) for each in digests]), _joined([asked for asked, _, _ in digests])
         said = [each for noun in nouns for each in parts_of(by, noun)]
         length = sum(len(text) for _, text in said)
         rows[number, : LENGTH + 1] = (*_halves(unit), *_halves(prompt), length)
@@ -113,10 +114,9 @@ def _said(messages: Sequence[Message]) -> str:
     return "\n".join([*(message.content.strip() for message in messages), *calls])
 
 
-def _unit(by: By, noun: Noun) -> bytes:
-    prompt, record, answers = said_by(noun)
+def _unit(by: By, asked: bytes, record: bytes, answers: Sequence[bytes]) -> bytes:
     if by == "prompt":
-        return prompt
+        return asked
     return _joined(list(answers)) if by == "answer" and answers else record
 
 

@@ -31,7 +31,7 @@ from heed.recipes.workshop.check import new_lines
 from heed.recipes.workshop.mend import records_of, written
 from heed.recipes.workshop.outputs import batched, nothing_there, refuse_taken
 from heed.train.progress import Progress
-from heed.types import Finding
+from heed.types import Finding, Origin
 from heed.workshop.clusters import NONE, Found, clusters_of
 from heed.workshop.mend import texts_in
 from heed.workshop.near import Sets
@@ -81,6 +81,9 @@ class Seen:
     paths: list[str]
     num_train: int
     sets: Sets
+
+    def stands_at(self, row: int, origin: Origin) -> bool:
+        return bool(self.record[row] == origin.record) and self.paths[self.file[row]] == origin.path
 
     def where(self, row: int) -> dict[str, object]:
         return {"path": self.paths[self.file[row]], "record": int(self.record[row])}
@@ -228,7 +231,7 @@ def write(
             for origin, raw in records_of(source.path):
                 done.num_records += 1
                 progress.update(done.num_records)
-                is_seen = row < seen.num_train and seen.where(row) == {"path": origin.path, "record": origin.record}
+                is_seen = row < seen.num_train and seen.stands_at(row, origin)
                 if not is_seen or (kept[row] == row and found.held_out[row] == NONE):
                     file.write(written(raw, origin) + "\n")
                 if is_seen and is_told is not None and is_told[row]:
