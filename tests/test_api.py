@@ -243,3 +243,36 @@ def test_the_notebook_is_kept_without_what_it_printed():
     notebook = nbformat.read(ROOT / "examples" / "notebook.ipynb", as_version=4)
     nbformat.validate(notebook)
     assert not any(cell.get("outputs") or cell.get("execution_count") for cell in notebook.cells)
+
+
+def test_what_the_commands_of_data_do_is_there_as_functions(tmp_path):
+    bad = [
+        *RECORDS[:4],
+        {"prompt": "What?", "completion": " "},
+        {"prompt": "TÃ´i yÃªu Viá»‡t Nam", "completion": "Có."},
+    ]
+    found = heed.data.check(data=bad, only=["empty-answer", "broken-encoding"])
+    assert {each["kind"]: each["num_records"] for each in found["kinds"]} == {"empty-answer": 1, "broken-encoding": 1}
+    mended = heed.data.mend(data=bad, out=tmp_path / "mended.jsonl")
+    assert json.loads(mended.read_text(encoding="utf-8").splitlines()[5])["prompt"] == "Tôi yêu Việt Nam"
+    unique = heed.data.dedupe(data=[RECORDS, mended], against=RECORDS[:1], out=tmp_path / "unique.jsonl")
+    assert len(unique.read_text(encoding="utf-8").splitlines()) == 5
+    mixed = heed.data.mix(
+        data=[{"records": RECORDS, "share": 0.5}, f"{mended}:50%"], as_="messages", out=tmp_path / "mixed.jsonl"
+    )
+    assert {line[:11] for line in mixed.read_text(encoding="utf-8").splitlines()} == {'{"messages"'}
+    chosen = heed.data.select(data=mixed, by=["longest"], budget=3, out=tmp_path / "chosen.jsonl")
+    assert len(chosen.read_text(encoding="utf-8").splitlines()) == 3
+    assert "mixed" in heed.data.card(data=mixed, out=tmp_path / "README.md").read_text(encoding="utf-8")
+    with pytest.raises(heed.UserError, match="there already"):
+        heed.data.mix(data=RECORDS, out=mixed)
+    with pytest.raises(AttributeError, match="dedup'"):
+        _ = heed.data.dedup
+
+
+def test_functions_of_data_and_the_package_that_reads_go_by_one_name():
+    code = (
+        "import heed; f = heed.data.check; import heed.data.read, heed.recipes.workshop.check, sys\n"
+        "assert heed.data.check is f and callable(f) and 'torch' not in sys.modules and heed.data.read.read"
+    )
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)

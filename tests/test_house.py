@@ -48,6 +48,7 @@ MAY_IMPORT = {
     },
     "cli": {"recipes"},
     "api": {"recipes", "data", "cli"},
+    "api_data": {"recipes", "api"},
     "__main__": {"cli"},
     "lm_eval": {"models", "cli"},
 }
@@ -114,7 +115,7 @@ def broken_rules(package: str, source: str) -> list[str]:
 
 def package_of(path: Path) -> str:
     parts = path.relative_to(ROOT).parts
-    return parts[0] if len(parts) > 1 else path.stem if path.stem in ("api", "__main__") else ""
+    return parts[0] if len(parts) > 1 else path.stem if path.stem in ("api", "api_data", "__main__") else ""
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))

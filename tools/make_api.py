@@ -8,6 +8,7 @@ import copy
 import datetime
 import importlib
 import inspect
+import keyword
 import re
 import textwrap
 from dataclasses import is_dataclass
@@ -17,6 +18,14 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import heed
 from heed.config import DataSource, MergeSettings, SftSettings, ShowSettings
+from heed.data_config import (
+    DataCheckSettings,
+    DataDecontaminateSettings,
+    DataDedupeSettings,
+    DataMendSettings,
+    DataSelectSettings,
+)
+from heed.data_mix_config import DataCardSettings, DataMixSettings, MixSource
 from heed.eval_config import CalibrateSettings, EvalSettings, KnownSettings
 from heed.export_config import ExportSettings
 from heed.plan_config import PlanSettings
@@ -38,10 +47,18 @@ COMMANDS = [
     CalibrateSettings,
     KnownSettings,
     ShowSettings,
+    DataCheckSettings,
+    DataMendSettings,
+    DataDedupeSettings,
+    DataDecontaminateSettings,
+    DataSelectSettings,
+    DataMixSettings,
+    DataCardSettings,
 ]
 LEFT_OUT: dict[type[Settings], tuple[str, ...]] = {
     ShowSettings: ("data", "html"),
     EvalSettings: ("list",),
+    DataCheckSettings: ("strict",),
 }
 """given as the first argument, or for the command line alone, as `json` is everywhere"""
 
@@ -101,7 +118,7 @@ def spelt(annotation: Any) -> str:
             parts.append(f"Literal[{', '.join(repr(each).replace(chr(39), chr(34)) for each in get_args(of))}]")
         elif origin in (tuple, list):
             item = get_args(of)[0]
-            is_data = isinstance(item, type) and issubclass(item, DataSource)
+            is_data = isinstance(item, type) and issubclass(item, DataSource | MixSource)
             parts.append("Data" if is_data else f"Sequence[{spelt(item)}]")
         elif origin is dict or of is dict:
             parts.append("dict[str, Any]")
@@ -133,6 +150,7 @@ def typed_dict(settings: type[Settings], done: dict[str, str]) -> str:
             kind, says = typed_dict(inner, done), (inner.__doc__ or key).splitlines()[0]
         else:
             kind, says = spelt(inner), field.description or ""
+        key = f"{key}_" if keyword.iskeyword(key) else key
         kind = f"Required[{kind}]" if field.is_required() else kind
         text = re.sub(r"\s+", " ", says).replace('"', "'")
         lines += [f"    {key}: {kind}", f'    """{text}"""']
@@ -219,6 +237,9 @@ def page() -> str:
     lines += ["", "## Functions"]
     for name in functions:
         lines += documented(f"heed.{name}", getattr(heed, name), 3)
+    lines += ["", "## Data", "", "As `heed data` does; `import heed` is enough."]
+    for name in heed.data.__all__:
+        lines += documented(f"heed.data.{name}", getattr(heed.data, name), 3)
     lines += ["", "## Classes"]
     for name in classes:
         lines += documented(f"heed.{name}", getattr(heed, name), 3)

@@ -181,7 +181,7 @@ def merge(**settings: Unpack[MergeArguments]) -> Path:
     """Fold an adapter into its base model, as `heed merge` does; returns the folder of the merged model."""
     from heed.recipes import merge as recipe
 
-    chosen = _settings(MergeSettings, settings, Path())
+    chosen = settings_of(MergeSettings, settings, Path())
     recipe.run(chosen, say=lambda line: None)
     return Path(chosen.out)
 
@@ -190,7 +190,7 @@ def export(**settings: Unpack[ExportArguments]) -> Path:
     """Write a tuned model as GGUF or as a folder, as `heed export` does; returns where it is."""
     from heed.recipes import export as recipe
 
-    chosen = _settings(ExportSettings, settings, Path())
+    chosen = settings_of(ExportSettings, settings, Path())
     recipe.run(chosen, say=lambda line: None)
     return Path(chosen.out)
 
@@ -202,7 +202,7 @@ def plan(**settings: Unpack[PlanArguments]) -> dict[str, Any]:
     """
     from heed.recipes import plan as recipe
 
-    return recipe.as_json(*recipe.run(_settings(PlanSettings, settings, Path())))
+    return recipe.as_json(*recipe.run(settings_of(PlanSettings, settings, Path())))
 
 
 def known(**settings: Unpack[KnownArguments]) -> Path:
@@ -213,7 +213,7 @@ def known(**settings: Unpack[KnownArguments]) -> Path:
     from heed.recipes import known as recipe
 
     out = os.path.expanduser(str(settings.get("out", "")))
-    recipe.run(_settings(KnownSettings, settings, Path(f"{out}-data")))
+    recipe.run(settings_of(KnownSettings, settings, Path(f"{out}-data")))
     return Path(out) / recipe.RECORDS
 
 
@@ -227,7 +227,7 @@ def calibrate(**settings: Unpack[CalibrateArguments]) -> dict[str, Any]:
     """
     from heed.recipes import calibrate as recipe
 
-    return dict(recipe.run(_settings(CalibrateSettings, settings, Path())).content)
+    return dict(recipe.run(settings_of(CalibrateSettings, settings, Path())).content)
 
 
 def eval(**settings: Unpack[EvalArguments]) -> dict[str, Any]:
@@ -237,7 +237,7 @@ def eval(**settings: Unpack[EvalArguments]) -> dict[str, Any]:
     """
     from heed.recipes import eval as recipe
 
-    return recipe.run(_settings(EvalSettings, settings, Path()))
+    return recipe.run(settings_of(EvalSettings, settings, Path()))
 
 
 def write_report(*runs: Run | str | os.PathLike[str], out: str | os.PathLike[str] | None = None) -> Path:
@@ -257,7 +257,7 @@ def read(data: Data) -> Iterator[Conversation | Ranking | Judged | Document]:
     from heed.data.read import read as records
 
     with tempfile.TemporaryDirectory() as folder:
-        for source in _sources(data, Path(folder)):
+        for source in sources_of(data, Path(folder)):
             for _, noun in records(str(source["path"]), source.get("columns")):
                 yield noun
 
@@ -270,7 +270,7 @@ def show(data: Data, **settings: Unpack[ShowArguments]) -> ShownRecords:
     from heed.recipes import show as recipe
 
     with tempfile.TemporaryDirectory() as folder:
-        chosen = _settings(ShowSettings, {**settings, "data": data}, Path(folder))
+        chosen = settings_of(ShowSettings, {**settings, "data": data}, Path(folder))
         return ShownRecords(tuple(recipe.run(chosen)))
 
 
@@ -311,18 +311,20 @@ def load(
 
 def _trained(recipe: Any, cls: type[AnySettings], given: Mapping[str, Any]) -> Run:
     out = os.path.expanduser(str(given.get("out", "")))
-    settings = _settings(cls, given, Path(f"{out}-data"))
+    settings = settings_of(cls, given, Path(f"{out}-data"))
     recipe(settings)
     return Run(Path(out))
 
 
-def _settings(cls: type[AnySettings], given: Mapping[str, Any], folder: Path) -> AnySettings:
-    """The settings; records that are held in memory are written to `folder`."""
+def settings_of(
+    cls: type[AnySettings], given: Mapping[str, Any], folder: Path, holds_data: Sequence[str] = HOLDS_DATA
+) -> AnySettings:
+    """The settings; records that are held in memory, under the keys `holds_data`, are written to `folder`."""
     refuse_windows()
     plain: dict[str, Any] = flat(cls, given, "arguments")
     for key, value in plain.items():
-        if key in HOLDS_DATA:
-            plain[key] = _sources(value, folder)
+        if key in holds_data:
+            plain[key] = sources_of(value, folder)
         elif isinstance(value, os.PathLike | Run):
             plain[key] = str(value)
         elif isinstance(value, list | tuple):
@@ -330,7 +332,7 @@ def _settings(cls: type[AnySettings], given: Mapping[str, Any], folder: Path) ->
     return load_settings(cls, None, plain)
 
 
-def _sources(data: Data, folder: Path) -> list[dict[str, Any]]:
+def sources_of(data: Data, folder: Path) -> list[dict[str, Any]]:
     """Data sets as mappings with a path."""
     if isinstance(data, str | os.PathLike) or _is_source(data):
         return [_source(data, folder)]

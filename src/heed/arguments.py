@@ -813,3 +813,188 @@ class ShowArguments(TypedDict, total=False):
     """records to show of each data set; 0 shows all"""
     trust_remote_code: bool
     """run Python code that comes with the model, with all that this account may do"""
+
+
+class DataCheckArguments(TypedDict, total=False):
+    """Find what is wrong in instruction and preference data: broken text, bad answers, duplicates, habits."""
+
+    data: Required[Data]
+    """file, folder or hub name; may be given several times"""
+    columns: dict[str, Any]
+    """NAME=COLUMN ...: which columns of the data are meant, where they have no usual name"""
+    eval_data: Data
+    """held-out data, whose prompts should not be among the others"""
+    model: str | os.PathLike[str] | None
+    """model whose positions the lengths are compared with"""
+    template: str | os.PathLike[str] | None
+    """chat template for the lengths [default: the model's]"""
+    only: Sequence[str | os.PathLike[str]]
+    """kinds to look for, by the names of the table [default: all]"""
+    ignore: Sequence[str | os.PathLike[str]]
+    """kinds not to look for"""
+    examples: int
+    """findings of each kind that are shown"""
+    out: str | os.PathLike[str] | None
+    """file for all findings, a line of JSON each"""
+    html: str | os.PathLike[str] | None
+    """file for the findings as a page"""
+    workers: int | None
+    """processes that look at records [default: one a processor]"""
+    trust_remote_code: bool
+    """run Python code that comes with the model, with all that this account may do"""
+
+
+class DataMendArguments(TypedDict, total=False):
+    """Mend text that is broken for certain, into a new file, with a list of changes that undoes them all."""
+
+    data: Required[str | os.PathLike[str]]
+    """file, folder or hub name"""
+    out: Required[str | os.PathLike[str]]
+    """file to write, .jsonl; the changes are listed beside it, in .changes.jsonl"""
+    safe: bool
+    """what is certain: encodings, composed accents, control characters [default]"""
+    guess: bool
+    """what is certain, and letters of which a byte was lost, as likely"""
+    undo: str | os.PathLike[str] | None
+    """changes that are to be taken back"""
+    workers: int | None
+    """processes that look at records [default: one a processor]"""
+
+
+class DataDedupeArguments(TypedDict, total=False):
+    """Leave out records that say what another one says, or nearly, and those that stand in held-out data."""
+
+    data: Required[Data]
+    """file, folder or hub name; may be given several times"""
+    columns: dict[str, Any]
+    """NAME=COLUMN ...: which columns of the data are meant, where they have no usual name"""
+    out: Required[str | os.PathLike[str]]
+    """file to write, .jsonl: the records that are left, as they stood"""
+    near: float | None
+    """Jaccard similarity of their runs of three words from which on two records are one [default: word for word alone]"""
+    against: Data
+    """held-out data: what stands there, or asks what is asked there, is left out"""
+    keep: Literal["first", "longest", "best"]
+    """which one stays; best: fewest faults by heed data check, then the longest"""
+    by: Literal["record", "prompt", "answer"]
+    """what of a record is compared"""
+    clusters: str | os.PathLike[str] | None
+    """file for the clusters, a line of JSON each, .jsonl"""
+    workers: int | None
+    """processes that look at records [default: one a processor]"""
+
+
+class DataDecontaminateArguments(TypedDict, total=False):
+    """Leave out records that hold questions or answers of evaluation sets, each with the match shown."""
+
+    data: Required[Data]
+    """file, folder or hub name; may be given several times"""
+    against: Required[Sequence[str | os.PathLike[str]]]
+    """evaluation sets: files in any layout, folders of them, or hub names"""
+    out: Required[str | os.PathLike[str]]
+    """file to write, .jsonl: the records that are left; the others stand beside it, in .removed.jsonl"""
+    coverage: float
+    """share of a text's runs of words, from which on a record holds that text"""
+    n: int
+    """words in a run; shorter texts are not looked for"""
+    workers: int | None
+    """processes that look at records [default: one a processor]"""
+
+
+class DataSelectArguments(TypedDict, total=False):
+    """Choose the records that are worth most for tuning, and measure whether a choice is better than one at random."""
+
+    data: Required[Data]
+    """file, folder or hub name; may be given several times"""
+    columns: dict[str, Any]
+    """NAME=COLUMN ...: which columns of the data are meant, where they have no usual name"""
+    out: Required[str | os.PathLike[str]]
+    """file to write, .jsonl, scores beside it; with --curve a folder"""
+    model: str | os.PathLike[str] | None
+    """model whose losses, states or tokens decide"""
+    template: str | os.PathLike[str] | None
+    """chat template [default: the model's, or alpaca]"""
+    budget: int
+    """records to choose; with --curve at most"""
+    by: Sequence[Literal["ifd", "longest", "k-center", "deita", "random"]]
+    """ifd, longest, k-center, deita or random; several with --curve, as ifd,deita"""
+    threshold: float
+    """of deita: the cosine above which records are too much alike"""
+    seed: int
+    """of random; with --curve the first of --seeds"""
+    all_scores: str | os.PathLike[str] | None
+    """file for the scores of all records, a line of JSON each"""
+    max_tokens: int | None
+    """tokens per forward, for memory alone [default: enough to keep the device busy]"""
+    dtype: Literal["float32", "bfloat16"]
+    """of the model's weights and activations"""
+    device: str | os.PathLike[str]
+    """auto, cpu, cuda or cuda:N; auto takes the GPU if there is one"""
+    workers: int | None
+    """processes that look at records [default: one a processor]"""
+    trust_remote_code: bool
+    """run Python code that comes with the model, with all that this account may do"""
+    curve: bool
+    """tune on growing choices by each way and measure the models"""
+    eval_data: Data
+    """held-out data that tuned models are measured on"""
+    budgets: Sequence[int]
+    """records of each choice, as 50,100,200 [default: five up to --budget, each twice the last]"""
+    seeds: int
+    """tunings of each choice, which differ in seed"""
+    steps: int
+    """optimiser steps of every tuning, whatever the number of records"""
+    tuning: str | os.PathLike[str] | None
+    """YAML of heed sft settings for the tunings, in place of --steps"""
+
+
+class DataMixArguments(TypedDict, total=False):
+    """Mix data sets by weights or shares, into one file or Parquet shards, the same for the same seed."""
+
+    data: Required[Data]
+    """file, folder or hub name, each with a weight behind a colon, as A.jsonl:0.5, or a share of the mixture, as A.jsonl:50%"""
+    columns: dict[str, Any]
+    """NAME=COLUMN ...: which columns of the data are meant, where they have no usual name"""
+    out: Required[str | os.PathLike[str]]
+    """file to write, .jsonl, or a folder for Parquet; what was drawn stands beside it, in .mixture.yaml"""
+    size: int | None
+    """records of the mixture [default: as the weights say; with shares as many as can be]"""
+    cap: int | None
+    """records of each data set that count at most, unless it says so"""
+    repeat: bool
+    """draw records again where a data set has fewer than its part of --size"""
+    as_: Literal["messages", "alpaca", "preference"] | None
+    """shape that all records are written in [default: each as it stands]"""
+    shards: str | os.PathLike[str] | None
+    """size of the Parquet files in the folder, as 200MB [default: 500MB]"""
+    seed: int
+    """of the order, and of what is drawn where not all is"""
+    workers: int | None
+    """processes that look at records [default: one a processor]"""
+
+
+class DataCardArguments(TypedDict, total=False):
+    """Write a README for the hub: counts, languages, findings, where the records come from, examples."""
+
+    data: Required[Data]
+    """file, folder or hub name; may be given several times"""
+    columns: dict[str, Any]
+    """NAME=COLUMN ...: which columns of the data are meant, where they have no usual name"""
+    eval_data: Data
+    """held-out data, the split `test`"""
+    out: Required[str | os.PathLike[str]]
+    """file to write, .md; README.md is what the hub shows"""
+    licence: str | os.PathLike[str] | None
+    """of the data, as cc-by-4.0 [default: not said]"""
+    name: str | os.PathLike[str] | None
+    """of the data set [default: the first file's]"""
+    languages: Sequence[str | os.PathLike[str]]
+    """codes of ISO 639, as vi,en [default: as found]"""
+    examples: int
+    """records that are shown"""
+    model: str | os.PathLike[str] | None
+    """model whose tokens are counted [default: characters alone]"""
+    workers: int | None
+    """processes that look at records [default: one a processor]"""
+    trust_remote_code: bool
+    """run Python code that comes with the model, with all that this account may do"""

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from heed.data.check import check, in_held_out
 from heed.data.read import read
+from heed.data.soundness import check, in_held_out
 from heed.errors import UserError
 from heed.types import Conversation, Labelled, Message, Origin, Ranking
 

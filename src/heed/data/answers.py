@@ -25,12 +25,12 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from heed.data.chat import masked
-from heed.data.check import check, check_answer, check_prompt, check_ranking, in_held_out, is_empty, said
 from heed.data.left_out import LeftOut
 from heed.data.prepare import Preparation, fitted
 from heed.data.rendering.render import ChatTemplate
 from heed.data.rendering.special_text import noticed
 from heed.data.shapes.asked import as_context
+from heed.data.soundness import check, check_answer, check_prompt, check_ranking, in_held_out, is_empty, said
 from heed.data.tokens import tokenise
 from heed.types import Conversation, Finding, Judged, Message, Origin, Ranking, Rendered, Tokens
 

@@ -15,7 +15,6 @@ from typing import Any, Literal
 import numpy as np
 
 from heed.data.chat import masked
-from heed.data.check import check, check_imitation, in_held_out
 from heed.data.documents import cut, rendered_document
 from heed.data.left_out import LeftOut, LeftOuts, of_finding
 from heed.data.parallel import map_in_processes
@@ -23,6 +22,7 @@ from heed.data.read import read_labelled, read_nouns, summary
 from heed.data.rendering.render import ChatTemplate
 from heed.data.rendering.special_text import noticed
 from heed.data.shapes.recognise import Noun
+from heed.data.soundness import check, check_imitation, in_held_out
 from heed.data.store import StoreWriter, TokenStore
 from heed.data.tokens import Tokenizer, tokenise
 from heed.data.wordings import Wordings, load_wordings, say

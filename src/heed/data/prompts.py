@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 
 from heed.data.chat import asked
-from heed.data.check import check_prompt, in_held_out
 from heed.data.left_out import LeftOut, LeftOuts, of_finding
 from heed.data.parallel import map_in_processes
 from heed.data.prepare import Account, Preparation, histogram, refuse_findings, refuse_too_long
 from heed.data.read import counted, read_prompts
 from heed.data.rendering.render import ChatTemplate
 from heed.data.rendering.special_text import noticed
+from heed.data.soundness import check_prompt, in_held_out
 from heed.data.store import StoreWriter, TokenStore
 from heed.data.tokens import tokenise
 from heed.types import Conversation, Finding, Message, Origin, Prompt, Rendered, Tokens

@@ -27,7 +27,6 @@ from heed.data.answers import (
     up_to_last_trained,
 )
 from heed.data.chat import masked
-from heed.data.check import check, check_ranking
 from heed.data.documents import rendered_document
 from heed.data.prepare import conversations_of
 from heed.data.prompts import prompt_text
@@ -36,6 +35,7 @@ from heed.data.rendering.choice import choose_template, with_new_tokens
 from heed.data.rendering.render import ChatTemplate
 from heed.data.rendering.special_text import noticed
 from heed.data.shapes.recognise import UNKNOWN_SHAPE, Noun
+from heed.data.soundness import check, check_ranking
 from heed.data.tokens import Tokenizer, fit_template, tokenise
 from heed.data.wordings import Wordings, load_wordings
 from heed.errors import UserError

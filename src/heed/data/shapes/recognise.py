@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from heed.data.check import BOOKKEEPING
 from heed.data.shapes.asked import Raw
 from heed.data.shapes.names import NOT_PLAIN, PAIRS, PROMPT_NAMES, truth_of
 from heed.data.shapes.rankings import completions, preference, ranked
@@ -21,6 +20,7 @@ from heed.data.shapes.supervised import (
     seed_task,
     with_judgement,
 )
+from heed.data.soundness import BOOKKEEPING
 from heed.errors import UserError, typed
 from heed.types import Conversation, Document, Judged, Origin, Prompt, Ranking
 

@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from heed.data.check import BOOKKEEPING
 from heed.data.shapes.asked import BESIDE
 from heed.data.shapes.names import PROMPT_NAMES
 from heed.data.shapes.rankings import SCORES_OF_PAIRS
+from heed.data.soundness import BOOKKEEPING
 from heed.types import Conversation, Document, Judged, Message, Ranking
 
 READ = frozenset(

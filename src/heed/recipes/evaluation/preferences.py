@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from heed.data.answers import comparable_answers
-from heed.data.check import check_ranking
 from heed.data.read import read_comparable_with_fields
+from heed.data.soundness import check_ranking
 from heed.errors import UserError
 from heed.evaluate.annotators import Choice, Judgement, choices_of, figures_of_raters, raters
 from heed.evaluate.clustered import clustered_share

@@ -15,7 +15,6 @@ import numpy as np
 
 from heed.config import DataSource
 from heed.data.chat import masked
-from heed.data.check import check, check_imitation
 from heed.data.documents import cut, rendered_document
 from heed.data.parallel import map_in_processes
 from heed.data.prepare import imitated
@@ -23,6 +22,7 @@ from heed.data.read import read_nouns
 from heed.data.rendering.choice import missing_tokens
 from heed.data.rendering.render import ChatTemplate
 from heed.data.shapes.recognise import Noun
+from heed.data.soundness import check, check_imitation
 from heed.data.tokens import Tokenizer, fit_template, tokenise
 from heed.errors import UserError, typed
 from heed.train.progress import Progress

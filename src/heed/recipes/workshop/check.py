@@ -18,11 +18,11 @@ from typing import Any, TextIO
 from heed import files
 from heed.config import DataSource
 from heed.data.chat import masked
-from heed.data.check import check_ranking
 from heed.data.parallel import map_in_processes
 from heed.data.read import read_comparable_with_fields
 from heed.data.rendering.choice import choose_template, with_new_tokens
 from heed.data.rendering.render import ChatTemplate
+from heed.data.soundness import check_ranking
 from heed.data.tokens import Tokenizer, fit_template, tokenise
 from heed.data_config import DataCheckSettings
 from heed.data_faults import KINDS, LEVELS, Fault
