@@ -131,6 +131,7 @@ def test_clusters_are_those_of_comparing_all_with_all(tmp_path):
 def test_every_similarity_is_the_exact_one_and_no_pair_is_told_twice(tmp_path, monkeypatch):
     monkeypatch.setattr("heed.workshop.near.ENTRIES", 50)  # many parts
     monkeypatch.setattr("heed.workshop.near.AT_ONCE", 100)
+    monkeypatch.setattr("heed.workshop.near.COMPARED", 100)
     rng = random.Random(2)
     records = [said(" ".join(rng.choices("abcdefgh", k=5)), " ".join(rng.choices("abc", k=6))) for _ in range(80)]
     _, sets = sets_of(records)

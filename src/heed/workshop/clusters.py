@@ -41,14 +41,14 @@ def clusters_of(rows: np.ndarray, num_train: int, threshold: float | None, sets:
     held_out, similarity = _same_as_held_out(rows, num_train, is_compared)
     left = np.flatnonzero(is_compared[:num_train] & (held_out == NONE))
     first = np.arange(num_train)
-    first[left] = left[_first_of(rows[left][:, UNIT])]
+    first[left] = left[_first_of(rows[:, UNIT][left])]
     if threshold is None:
         return Found(first, held_out, similarity)
     distinct = np.unique(first[left])
     theirs = num_train + np.flatnonzero(is_compared[num_train:])
     if len(theirs):
         groups = Groups(np.where(np.arange(len(rows)) < num_train, 0, num_train), np.zeros(len(rows), bool))
-        both = np.concatenate([distinct, theirs[np.unique(_first_of(rows[theirs][:, UNIT]))]])
+        both = np.concatenate([distinct, theirs[np.unique(_first_of(rows[:, UNIT][theirs]))]])
         for a, b, near in near_pairs(sets, both, threshold, groups, folder):
             rising = np.argsort(near, kind="stable")
             ours, other = np.minimum(a, b)[rising], np.maximum(a, b)[rising]
@@ -70,7 +70,7 @@ def _same_as_held_out(rows: np.ndarray, num_train: int, is_compared: np.ndarray)
     for columns in (UNIT, PROMPT):
         order = np.concatenate([np.arange(num_train, len(rows)), np.arange(num_train)])
         order = order[is_compared[order]]
-        first = order[_first_of(rows[order][:, columns])]
+        first = order[_first_of(rows[:, columns][order])]
         is_held_out = (order < num_train) & (first >= num_train)
         found[order[is_held_out]] = first[is_held_out]
     return found, np.where(found == NONE, 0.0, 1.0)

@@ -29,6 +29,8 @@ BUCKETS = 24
 """bits of the table in which elements are counted"""
 AT_ONCE = 1 << 20
 """elements looked at in one go"""
+COMPARED = 1 << 17
+"""elements of pairs that are compared in one go: they lie here and there, and with each come 64 kB of its file"""
 ENTRIES = 1 << 21
 """first elements sorted in one go"""
 
@@ -69,7 +71,7 @@ class Sets:
         begin = 0
         while begin < len(a):
             base = ends[begin - 1] if begin else 0
-            end = max(int(np.searchsorted(ends, base + AT_ONCE, "right")), begin + 1)
+            end = max(int(np.searchsorted(ends, base + COMPARED, "right")), begin + 1)
             found[begin:end] = self._similarity(a[begin:end], b[begin:end])
             begin = end
             self.forget()
