@@ -12,7 +12,7 @@ from itertools import pairwise
 from heed.data_faults import Fault
 from heed.types import Conversation, Document, Judged, Message, Ranking
 from heed.workshop.language import language_of
-from heed.workshop.text_faults import excerpt, faults_in
+from heed.workshop.text_faults import errors_in, excerpt, faults_in
 
 Noun = Conversation | Ranking | Judged | Document
 Messages = Sequence[Message]
@@ -68,6 +68,22 @@ def faults_of(noun: Noun) -> Iterator[Fault]:
         return
     for where, kind, found in _of_messages(noun):
         yield Fault(kind, noun.origin, where, found)
+
+
+def certain_faults(noun: Noun) -> Iterator[Fault]:
+    """The errors among them that are cheap to find and that a reader of records does not refuse itself.
+
+    Text that is broken, pairs of one answer, and pairs whose answers are to different prompts.
+    """
+    for where, text in texts_of(noun):
+        for kind, found in errors_in(text):
+            yield Fault(kind, noun.origin, where, found)
+    if isinstance(noun, Ranking):
+        said = [_said(answer) for answer in noun.answers]
+        if len(set(said)) < len(said):
+            yield Fault("identical-answers", noun.origin, "", repr(said[0][:80]))
+        if any(_turn_inside(answer) is not None for answer in noun.answers):
+            yield Fault("different-prompts", noun.origin, "", repr(said[0][:80]))
 
 
 _faults_in = lru_cache(maxsize=1_024)(lambda text: tuple(faults_in(text)))

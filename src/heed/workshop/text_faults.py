@@ -50,10 +50,9 @@ IBAN_LENGTHS = {
 
 def faults_in(text: str) -> Iterator[tuple[str, str]]:
     """(kind, what shows it) of everything that one text shows to be wrong, each kind once."""
+    yield from errors_in(text)
     if not text.isascii():
-        yield from _faults_of_encoding(text)
-    if (control := CONTROL.search(text)) is not None:
-        yield "control-characters", f"U+{ord(control[0]):04X} in {excerpt(text, control)}"
+        yield from _faults_of_form(text)
     if (special := SPECIAL.search(text)) is not None:
         yield "special-token-text", excerpt(text, special)
     if "&" in text and (entity := _entity(text)) is not None:
@@ -62,6 +61,14 @@ def faults_in(text: str) -> Iterator[tuple[str, str]]:
         yield "placeholder", excerpt(text, placeholder)
     if MAY_BE_PERSONAL.search(text) is not None:
         yield from personal_data(text)
+
+
+def errors_in(text: str) -> Iterator[tuple[str, str]]:
+    """(kind, what shows it) of what cannot be right in any text."""
+    if not text.isascii():
+        yield from _faults_of_encoding(text)
+    if (control := CONTROL.search(text)) is not None:
+        yield "control-characters", f"U+{ord(control[0]):04X} in {excerpt(text, control)}"
 
 
 def _faults_of_encoding(text: str) -> Iterator[tuple[str, str]]:
@@ -73,6 +80,9 @@ def _faults_of_encoding(text: str) -> Iterator[tuple[str, str]]:
         )
     if (lost := shows_lost_bytes(right.text if right else text)) is not None:
         yield "lost-bytes", excerpt(right.text if right else text, lost)
+
+
+def _faults_of_form(text: str) -> Iterator[tuple[str, str]]:
     composed = unicodedata.normalize("NFC", text)
     if composed != text:
         yield "not-composed", first_difference(text, composed)

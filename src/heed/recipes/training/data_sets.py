@@ -37,6 +37,7 @@ from heed.recipes.training.content import (
     words_content,
     write_content,
 )
+from heed.recipes.training.first_look import first_look
 from heed.recipes.training.measured import MeasuredRecords, measured_records
 from heed.recipes.training.setup import Opened
 from heed.recipes.training.splits import Sides, sides_of
@@ -300,6 +301,7 @@ def prepare_all(plan: Plan, folder: Path, settings: str, prepare_one: Prepare, t
             account = prepare_one(source, target, preparation, mark, progress.update)
             if source.path in told:
                 account.noticed[told[source.path]] = 1
+            account.notes += first_look(source)
         for line in account.lines(preparation.max_length, preparation.too_long):
             progress.say(line)
         files.write_lines(target / LEFT_OUT, left_out_lines(account))
