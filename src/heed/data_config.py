@@ -34,6 +34,11 @@ def numbers_in(value: object) -> object:
 Workers = Annotated[Whole | None, Field(ge=1, description="processes that look at records [default: one a processor]")]
 
 
+def _several(value: object) -> object:
+    """Let a single path stand without a list; a comma may be part of it."""
+    return [value] if isinstance(value, str) else value
+
+
 def _known(kinds: tuple[str, ...], option: str) -> None:
     for kind in kinds:
         if kind not in KINDS:
@@ -157,7 +162,7 @@ class DataDecontaminateSettings(Settings):
     """
 
     data: Sources = Field(min_length=1, description="file, folder or hub name; may be given several times")
-    against: Annotated[tuple[PathText, ...], BeforeValidator(names_in)] = Field(
+    against: Annotated[tuple[PathText, ...], BeforeValidator(_several)] = Field(
         min_length=1, description="evaluation sets: files in any layout, folders of them, or hub names"
     )
     out: PathText = Field(

@@ -95,7 +95,7 @@ def test_scripts_without_blanks_and_other_ways_to_compose_accents_are_read(tmp_p
 
 
 def test_every_file_of_a_folder_is_read_whatever_its_split_and_layout(tmp_path, capsys):
-    folder = tmp_path / "sets"
+    folder = tmp_path / "sets, all"
     words = [" ".join(f"set{n}word{k}" for k in range(10)) for n in range(4)]
     written(folder / "train-a.jsonl", [{"question": words[0]}])
     (folder / "test.csv").write_text(f"id,Question\n1,{words[1]}\n", encoding="utf-8")

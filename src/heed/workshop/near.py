@@ -13,10 +13,13 @@ Sets lie on the disk; in memory are some numbers for each, and a part of the fir
 
 from __future__ import annotations
 
+import contextlib
 import mmap
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -33,6 +36,8 @@ COMPARED = 1 << 17
 """elements of pairs that are compared in one go: they lie here and there, and with each come 64 kB of its file"""
 ENTRIES = 1 << 21
 """first elements sorted in one go"""
+MOST_PARTS = 256
+"""files that are open at once"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,10 +178,21 @@ def _first_elements(sets: Sets, rows: np.ndarray, threshold: float, folder: Path
         np.add.at(counts, elements >> np.uint64(64 - 1 - BUCKETS) & np.uint64((1 << BUCKETS) - 1), np.uint32(1))
         sets.forget()
     num_first = num_first_of(size[rows], threshold)
-    num_parts = max(1, -(-int(num_first.sum()) // ENTRIES))
-    paths = [folder / f"first-{number:04d}" for number in range(num_parts)]
-    for path in paths:
-        path.write_bytes(b"")
+    num_parts = min(max(1, -(-int(num_first.sum()) // ENTRIES)), MOST_PARTS)
+    with contextlib.ExitStack() as stack:
+        # Files without a name: whoever kills this process need not clear them away.
+        files = [stack.enter_context(tempfile.TemporaryFile(dir=folder)) for _ in range(num_parts)]
+        _deal(sets, rows, counts, num_first, files)
+        for file in files:
+            file.seek(0)
+            entries = np.frombuffer(file.read(), np.int64).reshape(-1, 3)
+            file.truncate(0)
+            yield entries
+
+
+def _deal(sets: Sets, rows: np.ndarray, counts: np.ndarray, num_first: np.ndarray, files: Sequence[BinaryIO]) -> None:
+    """Write the first elements of all sets into files, each element into one of them."""
+    size = sets.size
     for part in _parts(size[rows]):
         elements, owner = sets._gathered(rows[part])
         count = np.minimum(counts[elements >> np.uint64(64 - 1 - BUCKETS) & np.uint64((1 << BUCKETS) - 1)], 4095)
@@ -188,15 +204,10 @@ def _first_elements(sets: Sets, rows: np.ndarray, threshold: float, folder: Path
         token = ordered[np.repeat(begins, first) + within] & np.uint64((1 << COUNT_BITS + ELEMENT_BITS) - 1)
         rest = np.repeat(size[rows[part]], first) - within
         entries = np.stack([np.repeat(rows[part], first), token.view(np.int64), rest], 1)
-        which = token % np.uint64(num_parts)
-        for number, path in enumerate(paths):
-            with path.open("ab") as file:
-                file.write(entries[which == number].tobytes())
+        which = token % np.uint64(len(files))
+        for number, file in enumerate(files):
+            file.write(entries[which == number].tobytes())
         sets.forget()
-    for path in paths:
-        entries = np.fromfile(path, np.int64).reshape(-1, 3)
-        path.unlink()
-        yield entries
 
 
 def num_first_of(size: np.ndarray, threshold: float) -> np.ndarray:

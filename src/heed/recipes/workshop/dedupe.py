@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import mmap
-import shutil
+import tempfile
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -101,12 +101,10 @@ def run(settings: DataDedupeSettings) -> Deduped:
     if settings.clusters is not None:
         refuse_taken("--clusters", Path(settings.clusters))
     with new_lines(settings.clusters) as listed, files.new_files(out.absolute().parent, [out.name]) as folder:
-        work = folder / "work"
-        work.mkdir()
-        seen = seen_in(settings, work, done)
+        seen = seen_in(settings, folder, done)
         if not seen.num_train:
             raise nothing_there([source.path for source in settings.data])
-        found = clusters_of(seen.rows, seen.num_train, settings.near, seen.sets, work)
+        found = clusters_of(seen.rows, seen.num_train, settings.near, seen.sets, folder)
         kept = kept_of(settings, seen, found)
         count(seen, found, kept, done)
         is_told = (found.held_out != NONE) | (np.bincount(kept, minlength=len(kept)) > 1)[kept]
@@ -115,17 +113,15 @@ def run(settings: DataDedupeSettings) -> Deduped:
         if listed is not None:
             for line in clusters_in(seen, found, kept, is_told, excerpts, settings.near is not None):
                 listed.write(json.dumps(line, ensure_ascii=False) + "\n")
-        shutil.rmtree(work)
     return done
 
 
-def seen_in(settings: DataDedupeSettings, work: Path, done: Deduped) -> Seen:
-    """Look at every record once; its shingles go to the disk."""
+def seen_in(settings: DataDedupeSettings, folder: Path, done: Deduped) -> Seen:
+    """Look at every record once; its shingles go to the disk, into a file without a name."""
     rows, place = [np.zeros((0, WIDTH), np.uint64)], array("q")
     paths: dict[str, int] = {}
     num_train = 0
-    shingles = work / "shingles"
-    with shingles.open("wb") as file, Progress("comparing", unit="records") as progress:
+    with tempfile.TemporaryFile(dir=folder) as file, Progress("comparing", unit="records") as progress:
         for number, source in enumerate((*settings.data, *settings.against)):
             if number >= len(settings.data) and not source.columns:
                 source = source.model_copy(update={"columns": settings.columns})
@@ -136,12 +132,12 @@ def seen_in(settings: DataDedupeSettings, work: Path, done: Deduped) -> Seen:
                 file.write(found.shingles.tobytes())
                 num_train += len(found.rows) if number < len(settings.data) else 0
                 progress.update(len(place) // 2)
-    kept = np.concatenate(rows)
-    start = np.concatenate([np.zeros(1, np.int64), np.cumsum(kept[:, SIZE].astype(np.int64))])
+        kept = np.concatenate(rows)
+        start = np.concatenate([np.zeros(1, np.int64), np.cumsum(kept[:, SIZE].astype(np.int64))])
+        file.flush()
+        shingles = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if start[-1] else b""
     where = np.frombuffer(place, np.int64).reshape(-1, 2) if place else np.zeros((0, 2), np.int64)
-    with shingles.open("rb") as file:
-        held = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if start[-1] else b""
-    sets = Sets(held, start, kept[:, NUM_IN_ANSWERS].astype(np.int64))
+    sets = Sets(shingles, start, kept[:, NUM_IN_ANSWERS].astype(np.int64))
     return Seen(kept, where[:, 0], where[:, 1], list(paths), num_train, sets)
 
 
