@@ -245,11 +245,13 @@ def test_a_path_may_start_in_the_home_folder_in_every_setting_that_names_one(com
     cls = COMMANDS[command]
     given = {option.key: "~/x" for option in options(cls) if option.key in names or option.required}
     given |= {"to": "folder"} if command == "export" else {}  # a file's name would have an ending
-    given |= {"out": "~/x.jsonl"} if command.startswith("data ") else {}
+    given |= {"out": "~/x.md" if command == "data card" else "~/x.jsonl"} if command.startswith("data ") else {}
+    if command == "plan":
+        del given["reward"]  # what kind of reward, and no path
     settings = load_settings(cls, None, {key: ["~/x"] if key == "runs" else value for key, value in given.items()})
     for name in names & given.keys():
         value = getattr(settings, name)
-        assert (value[0] if isinstance(value, tuple) else value).removesuffix(".jsonl") == "/home/somebody/x", name
+        assert (value[0] if isinstance(value, tuple) else value).removesuffix(".jsonl").removesuffix(".md") == "/home/somebody/x", name
 
 
 def test_a_home_folder_of_nobody_is_refused():
