@@ -251,7 +251,8 @@ def test_a_path_may_start_in_the_home_folder_in_every_setting_that_names_one(com
     settings = load_settings(cls, None, {key: ["~/x"] if key == "runs" else value for key, value in given.items()})
     for name in names & given.keys():
         value = getattr(settings, name)
-        assert (value[0] if isinstance(value, tuple) else value).removesuffix(".jsonl").removesuffix(".md") == "/home/somebody/x", name
+        path = value[0] if isinstance(value, tuple) else value
+        assert path.removesuffix(".jsonl").removesuffix(".md") == "/home/somebody/x", name
 
 
 def test_a_home_folder_of_nobody_is_refused():
