@@ -61,6 +61,11 @@ def test_a_curve_that_was_stopped_goes_on_and_tunes_nothing_twice(base, colours,
     too_many = ["2,99" if word == "2,4" else str(tmp_path / "new") if word == str(out) else word for word in words]
     assert main(too_many) == 2
     assert "fix:      --budgets 24" in capsys.readouterr().err
+    empty = write([*colours[:3], {"prompt": "A?", "completion": " "}], "empty.jsonl")
+    new = [str(tmp_path / "new") if word == str(out) else word for word in words]
+    assert main([*new[:-1], str(empty)]) == 2  # before anything is tuned
+    assert "empty response" in capsys.readouterr().err
+    assert len(num_tuned) == 9
     assert not (tmp_path / "new").exists()
 
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +37,7 @@ from heed.evaluate.comparison import DifferenceRow, compare_means
 from heed.models.load import choose_device
 from heed.recipes import sft
 from heed.recipes.library.model import open_model
-from heed.recipes.workshop.answered import Answered, open_words, records_of, template_without_new_tokens
+from heed.recipes.workshop.answered import Answered, Words, open_words, records_of, template_without_new_tokens
 from heed.recipes.workshop.select import Scores, opened, order_of, raw_lines, refuse_too_few, scored
 from heed.train.environment import environment
 from heed.train.run import open_run
@@ -97,6 +98,8 @@ def run(settings: DataSelectSettings, say: Callable[[str], None] = lambda line: 
         marked = questions_of_lab(settings.eval_data)
         chosen = out / "chosen"
         if not chosen.is_dir():
+            if not marked:
+                held_out(open_words(settings.model or "", settings.template, settings.trust_remote_code), settings)
             known = scored(settings, settings.data, ways, say)
             write_choices(chosen, known, ways, settings)
     seeds = range(settings.seed, settings.seed + settings.seeds)
@@ -202,11 +205,21 @@ def columns_of(sources: Sequence[DataSource]) -> dict[str, str]:
 def losses(tuned: Path, settings: DataSelectSettings, say: Callable[[str], None]) -> list[float]:
     """Mean NLL of the answers' tokens of every held-out record, in nats."""
     words = open_words(str(tuned), None, settings.trust_remote_code)
+    records = held_out(words, settings)
+    asked = opened(settings, str(tuned), words, say)
+    return [each.after_prompt for each in asked.nll(records, with_alone=False)]
+
+
+def held_out(words: Words, settings: DataSelectSettings) -> list[Answered]:
+    """All held-out records.
+
+    Raises:
+        UserError: there are none, or one cannot be used: what is held out is measured, all of it.
+    """
     records = []
-    for item in records_of(settings.eval_data, words, 1, Scores().notes):
+    for item in records_of(settings.eval_data, words, 1, Counter()):
         if isinstance(item, Finding):
-            raise item.error()  # which is the same for all points: what is held out is measured, all of it
-        assert isinstance(item, Answered)
+            raise item.error()
         records.append(item)
     if not records:
         raise UserError(
@@ -216,8 +229,7 @@ def losses(tuned: Path, settings: DataSelectSettings, say: Callable[[str], None]
             expected="records with answers",
             fix="--eval-data TEST.jsonl",
         )
-    asked = opened(settings, str(tuned), words, say)
-    return [each.after_prompt for each in asked.nll(records, with_alone=False)]
+    return records
 
 
 def accuracies(tuned: Path, marked: Sequence[Marked], settings: DataSelectSettings) -> list[float]:
