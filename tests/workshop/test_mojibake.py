@@ -2,7 +2,7 @@ import json
 import unicodedata
 
 import pytest
-from damage import PAGES, read_as, vietnamese_lines
+from code_pages import PAGES, read_as, vietnamese_lines
 from hypothesis import given
 from hypothesis import strategies as st
 

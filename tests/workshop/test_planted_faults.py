@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Callable
 
 import pytest
-from damage import read_as
+from code_pages import read_as
 
 from heed.data.read import read_comparable_with_fields
 from heed.data_faults import KINDS
