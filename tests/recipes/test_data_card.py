@@ -53,7 +53,7 @@ def test_splits_of_different_shapes_are_tables_of_their_own(folder):
 
 
 def test_text_of_others_is_text_on_the_card(folder):
-    name = "<img src=x onerror=alert(3)> [y](javascript:alert(4)) *b* http://e.vil"
+    name = "<img src=x onerror=alert(3)> [y](javascript:alert(4)) <b>c</b> *b* http://e.vil"
     records = [{"prompt": HOSTILE, "completion": HOSTILE}, {"prompt": "A?", "completion": "B."}]
     written(folder / "a|b](x).jsonl", records)
     assert main(["data", "card", "a|b](x).jsonl", "--name", name, "--licence", "My own\n---", "--out", "R.md"]) == 0
@@ -62,10 +62,13 @@ def test_text_of_others_is_text_on_the_card(folder):
     assert card.data.pretty_name == name
     assert (card.data.license, card.data.to_dict()["license_name"]) == ("other", "my-own")
     drawn = MarkdownIt("gfm-like", {"html": True, "linkify": False}).render(card.text)
-    for tag in ("<script", "<img", "<a ", "<em"):
+    for tag in ("<script", "<img", "<a ", "<em", "<b>"):
         assert tag not in drawn, tag
     assert drawn.count("<h1>") == 1
-    assert "&lt;img src=x onerror=alert(3)&gt; [y](javascript:alert(4)) *b* http://e.vil</h1>" in drawn
+    assert (
+        "&lt;img src=x onerror=alert(3)&gt; [y](javascript:alert(4)) &lt;b&gt;c&lt;/b&gt; *b* http://e.vil</h1>"
+        in drawn
+    )
     assert "\u202e" not in text
     assert "\\u202e" in text
 

@@ -74,6 +74,8 @@ def test_a_settings_file_says_the_same_as_the_command_line(folder):
 
 def test_parquet_keeps_fields_that_come_late_and_heed_reads_the_same_records(folder, capsys):
     many = [{"prompt": f"p{n}", "completion": "x" * 2_000, **({"late": n} if n > 2_500 else {})} for n in range(2_600)]
+    for n in range(20):
+        many[n] |= {f"once{n}": n}  # of which some are met after any number of rows
     written(folder / "d.jsonl", many)
     assert main(["data", "mix", "d.jsonl", "c.jsonl", "b.jsonl", "--out", "tables", "--shards", "0.001MB"]) == 0
     assert "late: " in capsys.readouterr().out
@@ -85,6 +87,7 @@ def test_parquet_keeps_fields_that_come_late_and_heed_reads_the_same_records(fol
     assert {"late", "messages", "score"} <= set(schemas[0].names)
     rows = [row for file in files for row in pyarrow.parquet.read_table(file).to_pylist()]
     assert sum(row["late"] is not None for row in rows) == 99 + 9
+    assert all([row[f"once{n}"] for row in rows].count(n) == 1 for n in range(20))
     shapes = Counter(shape for shape, _ in read("tables"))
     assert shapes == {
         "prompt/completion": 2600,

@@ -43,9 +43,7 @@ def fenced(record: Any) -> str:
     """A record as a block of JSON that nothing in it can end, its long texts shortened and nothing in it invisible."""
     written = json.dumps(_shortened(record), ensure_ascii=False, indent=2, default=str)
     shown = "".join(_escaped(character) for character in written)
-    longest = max((len(run) for run in re.findall("`+", shown)), default=0)
-    fence = "`" * max(3, longest + 1)
-    return f"{fence}json\n{shown}\n{fence}"
+    return f"```json\n{shown}\n```"  # a line of JSON begins with no backtick, for its line ends are escaped
 
 
 def _shortened(value: Any) -> Any:
