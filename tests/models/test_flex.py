@@ -79,13 +79,40 @@ def test_forward_and_backward_are_those_of_plain_attention(window, softcap, with
     sinks = torch.linspace(-1, 3, 4, dtype=dtype).requires_grad_() if with_sinks else None
     learning = tensors if sinks is None else [*tensors, sinks]
     how = {"scale": 0.3, "window": window, "softcap": softcap, "sinks": sinks}
-    tolerance = 1e-10 if dtype == torch.float64 else 1e-4
+    tolerance = 1e-14 if dtype == torch.float64 else 4e-6
     found = flex.flex_tree_attention(*tensors, ForestLayout.of(FOREST, CPU), **how)
     expected = plain_tree_attention(*tensors, ForestLayout.of(FOREST, CPU), **how)
     torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
     right = torch.autograd.grad(expected, learning, grad)
     for got, one in zip(torch.autograd.grad(found, learning, grad), right, strict=True):
         torch.testing.assert_close(got, one, rtol=tolerance, atol=tolerance * float(one.abs().max()))
+
+
+@pytest.mark.parametrize(("size", "value_size"), [(8, 8), (20, 8), (8, 24)])
+def test_heads_that_are_too_small_for_the_kernels_reach_them_padded(monkeypatch, size, value_size):
+    """The kernels refuse heads of fewer than 16 numbers."""
+    generator = torch.Generator().manual_seed(0)
+    sizes = [(4, size), (2, size), (2, value_size), (4, value_size)]
+    *tensors, grad = (
+        torch.randn(1, h, FOREST.num_tokens, d, generator=generator, dtype=torch.float64) for h, d in sizes
+    )
+    tensors = [x.requires_grad_() for x in tensors]
+    seen = []
+    attend = flex.attend
+
+    def noting(*of_attention, **how):
+        seen.append([x.shape[-1] for x in of_attention])
+        return attend(*of_attention, **how)
+
+    monkeypatch.setattr(flex, "attend", noting)
+    how = {"scale": 0.3, "window": None, "softcap": None, "sinks": None}
+    found = flex.flex_tree_attention(*tensors, ForestLayout.of(FOREST, CPU), **how)
+    expected = plain_tree_attention(*tensors, ForestLayout.of(FOREST, CPU), **how)
+    assert seen == [[max(16, size), max(16, size), max(16, value_size)]]
+    torch.testing.assert_close(found, expected, rtol=1e-13, atol=1e-13)
+    right = torch.autograd.grad(expected, tensors, grad)
+    for got, one in zip(torch.autograd.grad(found, tensors, grad), right, strict=True):
+        torch.testing.assert_close(got, one, rtol=1e-12, atol=1e-12)
 
 
 def test_any_lengths_up_to_16384_have_eleven_sizes_and_none_grows_by_more_than_a_half():

@@ -23,6 +23,9 @@ from heed.models.attention.layout import ForestLayout
 SMALLEST = 512
 """tokens of the smallest padded buffer"""
 
+SMALLEST_HEAD = 16
+"""numbers of a head: the fused kernels take no smaller ones, so those are padded with zeros, which change no product"""
+
 BLOCK = 128
 """tokens of a block of the mask, which is kept, skipped or looked into"""
 
@@ -44,9 +47,8 @@ def flex_tree_attention(
     sinks: Tensor | None,
 ) -> Tensor:
     """What `plain_tree_attention` computes; the same arguments."""
-    length = query.shape[2]
-    padding = padded_length(length) - length
-    query, key, value = (torch.nn.functional.pad(x, (0, 0, 0, padding)) for x in (query, key, value))
+    length, size = query.shape[2], value.shape[3]
+    query, key, value = (padded(x, padded_length(length)) for x in (query, key, value))
 
     def capped(score: Tensor, batch: Tensor, head: Tensor, row: Tensor, column: Tensor) -> Tensor:
         return score if softcap is None else softcap * torch.tanh(score / softcap)
@@ -63,8 +65,13 @@ def flex_tree_attention(
     )
     if sinks is not None:  # exp(score of the sink) joins the denominator: out * sum / (sum + exp(sink))
         out = out * torch.sigmoid(extra.lse - sinks.to(extra.lse.dtype)[None, :, None]).unsqueeze(-1).to(out.dtype)
-    kept: Tensor = out[:, :, :length]
+    kept: Tensor = out[:, :, :length, :size]
     return kept
+
+
+def padded(x: Tensor, length: int) -> Tensor:
+    """(1, heads, T, head size) with zeros behind: `length` tokens, and heads that the fused kernels take."""
+    return torch.nn.functional.pad(x, (0, max(0, SMALLEST_HEAD - x.shape[3]), 0, length - x.shape[2]))
 
 
 def attend(query: Tensor, *others: Any, **how: Any) -> Any:

@@ -93,8 +93,10 @@ class Drawing:
         tokens, logp = draw(logits, uniform, self.sampling)
         tempered = logp if temperature in (0, 1) else logp_at(logits, tokens, temperature)
         over = []
-        drawn = zip(answers, tokens.tolist(), logp.tolist(), tempered.tolist(), strict=True)
-        for row, (answer, token, *of_token) in enumerate(drawn):
+        # One copy from the device for all three: on a GPU each is waited for. Float64 holds them as they are.
+        columns = torch.stack([tokens.double(), logp.double(), tempered.double()]).tolist()
+        for row, (answer, token_id, *of_token) in enumerate(zip(answers, *columns, strict=True)):
+            token = int(token_id)
             if not isfinite(of_token[0]):
                 raise not_finite(of_token[0], len(answer.ids) + 1)
             answer.ids.append(token)
