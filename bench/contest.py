@@ -33,6 +33,7 @@ def bench_parser(description: str | None) -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--shared", type=Path, default=SHARED, help="folder of the real data and tokenizers")
     add("--threads", type=int, default=2)
+    add("--device", choices=("cpu", "cuda"), default="cpu", help="where both sides compute")
     add("--layers", type=int, default=12)
     add("--width", type=int, default=768, help="a multiple of 64, the size of a head")
     add("--seed", type=int, default=0)
@@ -87,7 +88,7 @@ def run_process(script: str, spec: dict[str, Any], folder: Path, threads: int, t
     try:
         done = subprocess.run(
             [sys.executable, str(HERE / script), str(folder / "spec.json")],
-            env=process_environment(threads),
+            env=process_environment(threads, spec.get("device", "cpu")),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -108,6 +109,7 @@ def result_of(script: str, spec: dict[str, Any], folder: Path, threads: int, tim
     path.unlink(missing_ok=True)
     run_process(script, spec | {"result": str(path)}, folder, threads, timeout)
     result: Run = read_json(path)
+    result["seconds"] = result["wall_seconds" if spec.get("device", "cpu") == "cuda" else "cpu_seconds"]
     return result
 
 
@@ -131,6 +133,7 @@ def run_side(script: str, own: dict[str, Any], options: argparse.Namespace, fold
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         spec = {
             "model": str(folder / "model"),
+            "device": options.device,
             "scratch": scratch,
             "warmup": options.warmup,
             "steps_measured": options.search_steps if phase == "search" else options.steps,

@@ -66,6 +66,7 @@ def bench(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
             "folder": str(folder),
             "model": str(folder / "model"),
             "backend": name,
+            "device": options.device,
             "batch_size": int(rows or 1),
             "shots": shots,
             "limit": limit,
@@ -78,7 +79,7 @@ def bench(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
     say(f"searching, {options.search_questions} questions each")
     search, failed = try_each([f"hf-{rows}" for rows in options.rows], lambda name: run(name, options.search_questions))
-    best = min(search, key=lambda name: search[name]["cpu_seconds"], default=None)
+    best = min(search, key=lambda name: search[name]["seconds"], default=None)
     names = ["heed"] if best is None else ["heed", best]
     runs = alternate(options, names, lambda name: run(name, options.questions))
     beside = {}
@@ -89,6 +90,7 @@ def bench(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     measured = compared(runs, best)
     return {
         "bench": "eval",
+        "device": options.device,
         **measured,
         "beside": beside,
         "hf_best": best,

@@ -28,7 +28,7 @@ def run(spec: dict[str, Any]) -> dict[str, Any]:
     from eval_task import task_of
     from lm_eval.tasks import TaskManager
 
-    arguments = {"pretrained": spec["model"], "dtype": "float32", "device": "cpu"}
+    arguments = {"pretrained": spec["model"], "dtype": "float32", "device": spec.get("device", "cpu")}
     if spec["backend"] == "hf":
         from lm_eval.models.huggingface import HFLM
 

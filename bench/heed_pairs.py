@@ -66,7 +66,13 @@ def opened_and_chosen(
 def dpo(spec: dict[str, Any], place: Place, steps: Sequence[Step], clock: Clock) -> tuple[list[Any], Batches, LossOf]:
     """What learns, and how; the reference's pass over the measured steps runs under the clock."""
     settings = DpoSettings(
-        model=spec["model"], data="pairs", out="run", template="plain", max_tokens=spec["max_tokens"], beta=BETA["dpo"]
+        model=spec["model"],
+        data="pairs",
+        out="run",
+        template="plain",
+        max_tokens=spec["max_tokens"],
+        device=spec.get("device", "cpu"),
+        beta=BETA["dpo"],
     )
     opened, chosen = opened_and_chosen(settings, place, steps)
     max_tokens = tokens_per_forward(settings.max_tokens, place.device.type, opened.loaded.width)
@@ -98,7 +104,13 @@ def reward_model(
 ) -> tuple[list[Any], Batches, LossOf]:
     """What learns, and how."""
     settings = RewardSettings(
-        model=spec["model"], data="pairs", out="run", template="plain", max_tokens=spec["max_tokens"], centring=0.0
+        model=spec["model"],
+        data="pairs",
+        out="run",
+        template="plain",
+        max_tokens=spec["max_tokens"],
+        device=spec.get("device", "cpu"),
+        centring=0.0,
     )
     opened, chosen = opened_and_chosen(settings, place, steps)
     batching = MicroBatching(lean_forward(settings.max_tokens, opened.loaded), chosen.shares_prefixes, place.world)
@@ -151,7 +163,7 @@ def main(spec: dict[str, Any]) -> None:
     steps = [[ranked(pair, number) for number, pair in enumerate(step)] for step in read_json(spec["steps"])]
     world = World()
     with open_run(Path(spec["scratch"]) / "heed-run", "bench: true\n", {}, world=world) as folder:
-        place = Place(folder, torch.device("cpu"), world, Progress("", shown=False))
+        place = Place(folder, torch.device(spec.get("device", "cpu")), world, Progress("", shown=False))
         result = run_heed(spec, place, steps)
     result |= {
         "peak_memory_bytes": peak_memory_bytes(),

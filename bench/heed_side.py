@@ -84,8 +84,10 @@ def lowered(nll: Callable[..., Any], dtype: str) -> Callable[..., Any]:
 def run_heed(spec: dict[str, Any], steps: list[list[Tokens]]) -> dict[str, Any]:
     """The model made ready as the recipe does it, and its steps."""
     torch.set_num_threads(spec["threads"])
-    model = load_model(spec["model"], torch.device("cpu"))
-    max_tokens = tokens_per_forward(spec["max_tokens"], "cpu", model.get_input_embeddings().weight.shape[1])
+    model = load_model(spec["model"], torch.device(spec.get("device", "cpu")))
+    max_tokens = tokens_per_forward(
+        spec["max_tokens"], spec.get("device", "cpu"), model.get_input_embeddings().weight.shape[1]
+    )
     keep_freed_memory()
     speed_up(model)
     prepare_training(model, activations="keep")

@@ -20,19 +20,35 @@ class Clock:
         self.cpu_seconds = self.wall_seconds = float("nan")
 
     def start(self) -> None:
+        wait_for_device()
         self.cpu_start, self.wall_start = time.process_time(), time.perf_counter()
 
     def stop(self) -> None:
+        wait_for_device()
         self.cpu_seconds = time.process_time() - self.cpu_start
         self.wall_seconds = time.perf_counter() - self.wall_start
 
 
+def uses_gpu() -> bool:
+    """Whether this process has given a GPU something to do."""
+    torch = sys.modules.get("torch")
+    return torch is not None and bool(torch.cuda.is_initialized())
+
+
+def wait_for_device() -> None:
+    """Let a GPU finish what it was given: calls return before it has."""
+    if uses_gpu():
+        sys.modules["torch"].cuda.synchronize()
+
+
 def peak_memory_bytes() -> int:
-    """The most resident memory this process has held since it began.
+    """The most resident memory this process has held since it began; of a GPU, where one is used, what tensors took.
 
     Where there is one, the kernel's high-water mark of this address space: `ru_maxrss` on Linux also counts
     what the parent held at the moment it started the process.
     """
+    if uses_gpu():
+        return int(sys.modules["torch"].cuda.max_memory_allocated())
     status = Path("/proc/self/status")
     if status.exists():
         for line in status.read_text().splitlines():
@@ -42,19 +58,23 @@ def peak_memory_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def process_environment(threads: int) -> dict[str, str]:
-    """The environment of every measured process, the same for both sides: threads, no network, no GPU."""
-    return os.environ | {
-        "OMP_NUM_THREADS": str(threads),
-        "MKL_NUM_THREADS": str(threads),
-        "OPENBLAS_NUM_THREADS": str(threads),
-        "RAYON_NUM_THREADS": str(threads),
-        "TOKENIZERS_PARALLELISM": "false",
-        "CUDA_VISIBLE_DEVICES": "",
-        "HF_HUB_OFFLINE": "1",
-        "HF_DATASETS_OFFLINE": "1",
-        "PYTHONHASHSEED": "0",
-    }
+def process_environment(threads: int, device: str = "cpu") -> dict[str, str]:
+    """The environment of every measured process, the same for both sides: threads, no network, a GPU if asked for."""
+    hidden = {"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {}
+    return (
+        os.environ
+        | hidden
+        | {
+            "OMP_NUM_THREADS": str(threads),
+            "MKL_NUM_THREADS": str(threads),
+            "OPENBLAS_NUM_THREADS": str(threads),
+            "RAYON_NUM_THREADS": str(threads),
+            "TOKENIZERS_PARALLELISM": "false",
+            "HF_HUB_OFFLINE": "1",
+            "HF_DATASETS_OFFLINE": "1",
+            "PYTHONHASHSEED": "0",
+        }
+    )
 
 
 def versions(names: Sequence[str]) -> dict[str, str]:

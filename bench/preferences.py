@@ -102,7 +102,7 @@ def search(options: argparse.Namespace, kind: str, folder: Path) -> tuple[dict[s
 
 
 def fastest(results: dict[str, dict[str, Any]]) -> str:
-    return min(results, key=lambda name: float(results[name]["cpu_seconds"]))
+    return min(results, key=lambda name: float(results[name]["seconds"]))
 
 
 def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -133,6 +133,7 @@ def bench(options: argparse.Namespace, kind: str, folder: Path) -> dict[str, Any
     heed, trl = runs["heed"], runs.get(str(best))
     return {
         "bench": kind,
+        "device": options.device,
         "cpu_ratio": ratio("cpu_seconds", trl, heed),
         "memory_ratio": ratio("peak_memory_bytes", heed, trl),
         "heed": summary(heed),

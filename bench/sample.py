@@ -39,23 +39,24 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="file that the JSON line is added to")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     arguments = parser.parse_args()
     if MEASURED not in os.environ:
-        environment = process_environment(arguments.threads) | {MEASURED: "1"}
+        environment = process_environment(arguments.threads, arguments.device) | {MEASURED: "1"}
         raise SystemExit(subprocess.run([sys.executable, *sys.argv], env=environment).returncode)
-    line = json.dumps(measured(arguments.repeats, arguments.threads))
+    line = json.dumps(measured(arguments.repeats, arguments.threads, arguments.device))
     print(line)
     if arguments.out:
         with arguments.out.open("a", encoding="utf-8") as out:
             out.write(line + "\n")
 
 
-def measured(repeats: int, threads: int) -> dict[str, Any]:
+def measured(repeats: int, threads: int, device: str) -> dict[str, Any]:
     """Every case, both sides in turns."""
     import torch
 
     torch.set_num_threads(threads)
-    model, theirs, prompts, stop_ids = prepare()
+    model, theirs, prompts, stop_ids = prepare(device)
     few = prompts[:NUM_PROMPTS]
     copies = NUM_SEQUENCES // NUM_PROMPTS
     grouped = [prompt for prompt in few for _ in range(copies)]
@@ -73,6 +74,7 @@ def measured(repeats: int, threads: int) -> dict[str, Any]:
     lengths = [len(prompt) for prompt in prompts]
     return {
         "bench": "sample",
+        "device": device,
         "tokens_per_second_ratio": min(case["tokens_per_second_ratio"] for case in found.values()),
         "cpu_ratio": min(case["cpu_ratio"] for case in found.values()),
         "sequences": NUM_SEQUENCES,
@@ -86,7 +88,7 @@ def measured(repeats: int, threads: int) -> dict[str, Any]:
     }
 
 
-def prepare() -> tuple[Any, Any, Answers, list[int]]:
+def prepare(device: str) -> tuple[Any, Any, Answers, list[int]]:
     """The model as heed has it and as transformers has it, the prompts, and the stop token."""
     import torch
     from transformers import AutoModelForCausalLM
@@ -98,11 +100,12 @@ def prepare() -> tuple[Any, Any, Answers, list[int]]:
     from heed.models.kernels.speed import speed_up
     from heed.models.load import add_tokens, load_model, load_tokenizer
 
-    model, tokenizer = load_model(str(BASE_MODEL), torch.device("cpu")), load_tokenizer(str(BASE_MODEL))
+    model, tokenizer = load_model(str(BASE_MODEL), torch.device(device)), load_tokenizer(str(BASE_MODEL))
     add_tokens(model, tokenizer, ["<|im_end|>", "<|im_start|>"], seed=0)
     theirs = AutoModelForCausalLM.from_pretrained(BASE_MODEL, dtype=torch.float32).eval()
     theirs.resize_token_embeddings(model.get_input_embeddings().weight.shape[0], mean_resizing=False)
     theirs.load_state_dict(model.state_dict())
+    theirs.to(device)
     theirs.generation_config.update(eos_token_id=None, bos_token_id=None)  # stops are given by call, or there are none
     keep_freed_memory()
     speed_up(model)
@@ -136,8 +139,8 @@ def generated(model: Any, prompts: Answers, temperature: float, stop_ids: list[i
     import torch
 
     longest = max(map(len, prompts))
-    ids = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in prompts])
-    mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+    ids = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in prompts], device=model.device)
+    mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=model.device)
     drawing = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0} if temperature else {"do_sample": False}
     with torch.no_grad():
         found = model.generate(

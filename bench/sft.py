@@ -127,7 +127,7 @@ def bench(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     facts = make_workload("workload.py", own, options, folder)
     say(json.dumps(facts))
     found, failed = search(options, folder)
-    best = min(found, key=lambda name: found[name]["cpu_seconds"]) if found else None
+    best = min(found, key=lambda name: found[name]["seconds"]) if found else None
     leanest = min(found, key=lambda name: found[name]["peak_memory_bytes"]) if found else None
     contestants = ["heed", *(name for name in found if name in (best, DEFAULT_SETTING))]
     runs = alternate(options, contestants, lambda name: measure(options, folder, "measured", name))
@@ -143,6 +143,7 @@ def bench(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     }
     return {
         "bench": "sft",
+        "device": options.device,
         "data": options.data,
         "dtype": options.dtype,
         "cpu_ratio_vs_trl_best": ratio("cpu_seconds", of_best, heed),

@@ -86,7 +86,7 @@ def configuration(spec: dict[str, Any], rows: int) -> dict[str, Any]:
         "weight_decay": 0.0,
         "optim": "adamw_torch_fused",
         "bf16": spec.get("dtype") == "bfloat16",
-        "use_cpu": True,
+        "use_cpu": spec.get("device", "cpu") == "cpu",
         "dataloader_pin_memory": False,
         "eval_strategy": "no",
         "save_strategy": "no",
