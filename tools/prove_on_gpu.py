@@ -42,8 +42,11 @@ from heed.models.attention.tree_attention import plain_tree_attention  # noqa: E
 from heed.models.score import autocast, forest_logp, forest_score, plain_logp, plain_score  # noqa: E402
 
 PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
-BOUNDS = {"float32": 2e-4, "bfloat16": 0.1}
-"""largest relative difference of a gradient: of two orders of float32 sums, and of 8 bits of mantissa"""
+BOUND = 2e-4
+"""largest relative difference of a gradient, and of a loss: of two orders of float32 sums"""
+TIMES, MOST = 2.0, 0.5
+"""in bfloat16 both may be apart by so many times what the model's own forward loses against itself in float32: two
+independent roundings; and never by more than half, for families in which a rounding sends a token elsewhere"""
 LARGE = ("--layers", "18", "--width", "2048")
 """GPT-2's shape with a billion parameters"""
 SMALL = ("--layers", "1", "--width", "64", "--pool", "64", "--repeats", "1", "--threads", "1")
@@ -122,7 +125,7 @@ def failed(part: str, case: str, error: Exception) -> Row:
 def forest_cases(options: argparse.Namespace) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
     """Every family's gradient by the forest and by its own forward, in both precisions."""
     for family in options.families or families.FOREST:
-        for dtype in BOUNDS:
+        for dtype in ("float32", "bfloat16"):
             yield f"{family}, {dtype}", lambda family=family, dtype=dtype: forest_against_plain(options, family, dtype)
 
 
@@ -136,7 +139,11 @@ def forest_against_plain(options: argparse.Namespace, family: str, dtype: str) -
     apart = build(families.branching_sequences(), share=False)
     ours = scored(model, lambda: forest_score(model, forest)[0], dtype)
     theirs = scored(model, lambda: plain_score(model, apart, max_tokens=1)[0], dtype)
-    return compared(ours, theirs, dtype)
+    if dtype == "float32":
+        return compared(ours, theirs, BOUND)
+    exact = scored(model, lambda: plain_score(model, apart, max_tokens=1)[0], "float32")
+    lost = families.difference(theirs[1], exact[1])
+    return compared(ours, theirs, min(MOST, TIMES * lost)) | {"lost by rounding": lost}
 
 
 def scored(model: Any, loss_of: Callable[[], torch.Tensor], dtype: str) -> tuple[float, families.Gradient]:
@@ -148,13 +155,13 @@ def scored(model: Any, loss_of: Callable[[], torch.Tensor], dtype: str) -> tuple
     return loss.item(), {name: gradient.cpu() for name, gradient in families.gradient_of(model).items()}
 
 
-def compared(ours: tuple[float, Any], theirs: tuple[float, Any], dtype: str) -> dict[str, Any]:
+def compared(ours: tuple[float, Any], theirs: tuple[float, Any], bound: float) -> dict[str, Any]:
     """How far losses and gradients are apart; beyond the bound it is a failure."""
     loss = abs(ours[0] - theirs[0]) / abs(theirs[0])
     gradient = families.difference(ours[1], theirs[1])
-    assert loss <= BOUNDS[dtype], f"losses are {loss:.1e} apart, gradients {gradient:.1e}"
-    assert gradient <= BOUNDS[dtype], f"gradients are {gradient:.1e} apart; the bound is {BOUNDS[dtype]:g}"
-    return {"loss apart": loss, "gradient apart": gradient, "bound": BOUNDS[dtype]}
+    assert loss <= bound, f"losses are {loss:.1e} apart, gradients {gradient:.1e}; the bound is {bound:.1e}"
+    assert gradient <= bound, f"gradients are {gradient:.1e} apart; the bound is {bound:.1e}"
+    return {"loss apart": loss, "gradient apart": gradient, "bound": bound}
 
 
 LOSSES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
@@ -178,7 +185,7 @@ def against_cpu(options: argparse.Namespace, family: str, loss: str) -> dict[str
     forest, apart = (build(families.branching_sequences(), share=share) for share in (True, False))
     ours = scored(here, lambda: LOSSES[loss](forest_logp(here, forest).logp), "float32")
     theirs = scored(there, lambda: LOSSES[loss](plain_logp(there, apart).logp), "float32")
-    return compared(ours, theirs, "float32")
+    return compared(ours, theirs, BOUND)
 
 
 # ---- compiled kernels

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import ModuleType
 
@@ -44,13 +45,40 @@ def test_a_family_is_proved_and_what_needs_a_gpu_says_so(prove, tmp_path):
 
 
 def test_a_part_that_fails_is_a_row_and_the_rest_goes_on(prove, tmp_path, monkeypatch):
-    monkeypatch.setitem(prove.BOUNDS, "float32", 1e-12)
+    monkeypatch.setattr(prove, "BOUND", 1e-12)
     status, found, table = run(prove, tmp_path, "--parts", "forest", "--families", "llama", "no such family")
     assert status == 1
     assert [row["status"] for row in found["rows"]] == ["failed", "passed", "failed", "failed"]
-    assert "the bound is 1e-12" in found["rows"][0]["why"] or "apart" in found["rows"][0]["why"]
+    assert "the bound is 1.0e-12" in found["rows"][0]["why"]
     assert "KeyError: 'no such family'" in found["rows"][2]["why"]
     assert "3 failed" in table
+    assert found["finished"] is True
+
+
+def test_what_an_interrupted_proof_measured_stays_and_says_that_it_is_not_all(prove, tmp_path, monkeypatch):
+    def parts(options):
+        yield "measured", lambda: {"apart": 0.0}
+        yield "interrupted", interrupt
+
+    def interrupt():
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(prove.PARTS, "forest", parts)
+    with pytest.raises(KeyboardInterrupt):
+        run(prove, tmp_path, "--parts", "forest")
+    found = json.loads((tmp_path / "proofs.json").read_text())
+    assert found["finished"] is False
+    assert [row["case"] for row in found["rows"]] == ["measured"]
+    assert "1 passed, 0 failed, 0 skipped; not finished" in (tmp_path / "proofs.md").read_text()
+
+
+def test_a_program_that_takes_too_long_is_ended_with_all_that_it_started(prove):
+    child = "import time; time.sleep(60)"
+    program = f"import subprocess, sys; print('begun', flush=True); subprocess.run([sys.executable, '-c', '{child}'])"
+    began = time.monotonic()
+    status, said, _ = prove.run_to_end([sys.executable, "-c", program], limit=1.0)
+    assert (status, time.monotonic() - began < 30) == (None, True)
+    assert said in ("begun\n", "")  # a busy machine may not have come to it
 
 
 def test_without_a_gpu_the_command_says_how_to_try_it(tmp_path):
