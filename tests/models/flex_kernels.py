@@ -151,7 +151,7 @@ def forest_and_inputs(case: dict[str, Any]) -> tuple[Any, list[Any], Any, dict[s
         ids = np.concatenate([root[: 30 if number % 2 else 12], rng.integers(3, 97, int(rng.integers(40, 60)))])
         sequences.append(Tokens(ids.astype(np.int32), (np.arange(len(ids)) > 0).astype(np.float32)))
     forest = build(sequences)
-    (heads, key_heads), size = case.get("heads", (4, 2)), case.get("head_size", 16)
+    (heads, key_heads), size = case.get("heads", (2, 1)), case.get("head_size", 16)
     dtype = getattr(torch, case.get("dtype", "float32"))
     generator = torch.Generator().manual_seed(0)
     query, key, value, grad = (
