@@ -22,7 +22,7 @@ class Kind:
     means: str
     """in one line, for whoever reads the table"""
     todo: str
-    """what to type, or to do, about it; {files} stands for the files that were checked"""
+    """what to type, or to do, about it; {files} stands for the files that were checked, {file} for one that shows it"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +43,11 @@ class Fault:
         return {"kind": self.kind, "level": level, **place, "found": self.found}
 
 
-SAFE = "heed data mend {files} --safe --out MENDED.jsonl"
-GUESS = "heed data mend {files} --guess --out MENDED.jsonl"
+OF_ALL = frozenset(["length-decides", "annotator-habit", "tone-marks"])
+"""kinds that no single record shows"""
+
+SAFE = "heed data mend {file} --safe --out MENDED.jsonl"
+GUESS = "heed data mend {file} --guess --out MENDED.jsonl"
 DEDUPE = "heed data dedupe {files} --out UNIQUE.jsonl"
 CORRECT = "correct or remove the records; --out FINDINGS.jsonl lists them all"
 
@@ -82,7 +85,11 @@ KINDS: Mapping[str, Kind] = {
     "duplicate": Kind("warning", "records that stood before, word for word", DEDUPE),
     "too-long": Kind("warning", "records longer than the model's positions", "tune with --too-long drop"),
     "length-decides": Kind("warning", "preferences that length alone tells", "look at short preferred answers"),
-    "annotator-habit": Kind("warning", "annotators who prefer a side or a length", "heed reward reports them, too"),
+    "annotator-habit": Kind(
+        "warning",
+        "annotators who take longer, or shorter, answers more than the others do",
+        "look at what they chose; heed eval --model REWARD_MODEL --task pairs={file} tells habits from competence",
+    ),
     # ---- what is worth knowing
     "entities": Kind("note", "HTML entities in text that is no HTML", CORRECT),
     "email": Kind("note", "addresses of e-mail", CORRECT),

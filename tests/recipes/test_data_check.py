@@ -60,6 +60,17 @@ def test_all_findings_are_listed_and_the_table_names_what_to_type(tmp_path, caps
     ]
 
 
+def test_of_several_files_the_one_that_shows_a_fault_is_named_in_what_to_type(tmp_path, capsys):
+    clean = written(tmp_path / "clean.jsonl", [{"prompt": "What is this?", "completion": "A file."}])
+    bad = written(tmp_path / "bad.jsonl", [{"prompt": "And this?", "completion": "TÃ´i yÃªu Viá»‡t Nam"}])
+    assert main(["data", "check", str(clean), str(bad)]) == 0
+    command = f"heed data mend {bad} --safe --out MENDED.jsonl"
+    assert f"broken-encoding: {command}\n" in capsys.readouterr().out
+    words = command.replace("MENDED.jsonl", str(tmp_path / "mended.jsonl")).split()[1:]
+    assert main(words) == 0
+    assert "Tôi yêu Việt Nam" in (tmp_path / "mended.jsonl").read_text(encoding="utf-8")
+
+
 def test_strict_ends_with_1_where_there_are_errors_and_with_0_where_there_are_none(tmp_path, capsys):
     bad = written(tmp_path / "bad.jsonl", [{"prompt": "What?", "completion": " "}])
     good = written(tmp_path / "good.jsonl", [{"prompt": "What is new?", "completion": "I cannot say, sorry."}])
@@ -130,7 +141,7 @@ def test_an_empty_file_and_an_unwritable_folder_are_told_in_five_parts(tmp_path,
 
 def test_every_kind_says_what_to_do_with_files_in_its_place():
     for kind, about in KINDS.items():
-        assert about.todo.format(files="x"), kind
+        assert about.todo.format(files="x", file="y"), kind
         assert about.means, kind
 
 

@@ -11,6 +11,7 @@ import pytest
 from code_pages import read_as
 
 from heed.data.read import read_comparable_with_fields
+from heed.data.shapes.names import annotator_of
 from heed.data_faults import KINDS
 from heed.recipes.workshop.check import look
 from heed.types import Finding
@@ -145,7 +146,7 @@ def test_a_fault_planted_into_preferences_is_found(preferences, write, kind):
 def kinds_by_record(path) -> list[set[str]]:
     found = []
     for item in read_comparable_with_fields(str(path)):
-        (_, faults), _ = look(None, item if isinstance(item, Finding) else item[0])
+        (_, faults), _ = look(None, item if isinstance(item, Finding) else (item[0], None))
         found.append({fault.kind for fault in faults})
     return found
 
@@ -175,7 +176,7 @@ def test_among_clean_records_hardly_any_is_called_an_error(shared, write):
 def of_all(path) -> list[tuple[str, int]]:
     corpus = Corpus()
     for item in read_comparable_with_fields(str(path)):
-        _, digest = look(None, item[0])
+        _, digest = look(None, (item[0], annotator_of(item[1])))
         corpus.add(digest)
     return [(fault.kind, fault.origin.record) for fault in corpus.faults()]
 
@@ -205,6 +206,20 @@ def test_a_preference_that_length_alone_tells_is_told_with_its_share(write):
     assert of_all(write(records)) == [("length-decides", 1)]
     mixed = [r if n % 2 else {**r, "chosen": r["rejected"], "rejected": r["chosen"]} for n, r in enumerate(records)]
     assert of_all(write(mixed)) == []
+
+
+def test_an_annotator_who_likes_length_more_than_the_others_is_told_and_one_like_the_others_is_not(write):
+    def choice(n: int, who: str, takes_longer: bool) -> Record:
+        answers = [f"long {'words ' * (3 + n % 5)}{n}", f"short {n}"]
+        chosen, rejected = answers if takes_longer else answers[::-1]
+        return {"prompt": f"Question {n}", "chosen": chosen, "rejected": rejected, "annotator": who}
+
+    fair = [choice(n, who, n % 2 == 0) for n, who in enumerate(["an", "binh", "chi"] * 40)]
+    eager = [choice(200 + n, "dung", n % 10 != 0) for n in range(40)]
+    assert of_all(write(fair)) == []
+    assert ("annotator-habit", 121) in of_all(write([*fair, *eager]))
+    assert [kind for kind, _ in of_all(write([*fair, *eager]))].count("annotator-habit") == 1
+    assert of_all(write([*fair, *eager[:15]])) == []  # too few to say
 
 
 def test_tone_marks_in_both_places_are_a_note(write):

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from heed import files
-from heed.cli.data_page import counted, fix_of, page, place_of
+from heed.cli.data_page import counted, fix_of, page, place_of, share_of
 from heed.data_config import DataCheckSettings
 from heed.data_faults import KINDS, Fault
 from heed.recipes.workshop import check as recipe
@@ -47,12 +47,12 @@ def told(checked: recipe.Checked, settings: DataCheckSettings, paths: list[str])
         table.add_column("what it is")
         for kind in kinds:
             level, count = KINDS[kind].level, checked.num_bad_records[kind]
-            share = f"{100 * count / checked.num_records:.2f}%"
-            table.add_row(f"[{COLOURS[level]}]{kind}[/]", f"{count:,}", share, f"{level}: {KINDS[kind].means}")
+            row = (f"{count:,}", share_of(kind, checked), f"{level}: {KINDS[kind].means}")
+            table.add_row(f"[{COLOURS[level]}]{kind}[/]", *row)
         lines.append(table)
     for kind in kinds:
         if checked.examples.get(kind):
-            lines.append(f"\n[{COLOURS[KINDS[kind].level]}]{kind}[/]: {escape(fix_of(kind, paths))}")
+            lines.append(f"\n[{COLOURS[KINDS[kind].level]}]{kind}[/]: {escape(fix_of(kind, checked, paths))}")
             lines += [f"  {escape(line_of(fault, len(paths) > 1))}" for fault in checked.examples[kind]]
     levels = [KINDS[kind].level for kind in kinds]
     counts = ", ".join(counted(levels, level) for level in COLOURS if level in levels)

@@ -6,7 +6,7 @@ import html
 from collections.abc import Sequence
 
 from heed.cli.page import STYLE, visible
-from heed.data_faults import KINDS, LEVELS, Fault
+from heed.data_faults import KINDS, LEVELS, OF_ALL, Fault
 from heed.errors import typed
 from heed.recipes.workshop.check import Checked
 
@@ -24,6 +24,8 @@ code { font: .875em ui-monospace, "DejaVu Sans Mono", Menlo, Consolas, monospace
 article p { color: var(--quiet); } article pre { margin: .25rem 0 0; }
 a { color: inherit; }
 .wide { overflow-x: auto; }
+h1 { overflow-wrap: anywhere; }
+@media (max-width: 40rem) { .bars { display: none; } }
 """
 
 
@@ -56,18 +58,18 @@ def _row(kind: str, checked: Checked, most: int) -> str:
     count, level = checked.num_bad_records[kind], KINDS[kind].level
     return (
         f'<tr class="{level}"><td><a class="level" href="#{kind}">{kind}</a></td><td class="n">{count:,}</td>'
-        f'<td class="n">{100 * count / checked.num_records:.2f}%</td>'
-        f'<td><span class="bar" style="width: {100 * count / most:.1f}%"></span></td>'
+        f'<td class="n">{share_of(kind, checked)}</td>'
+        f'<td class="bars"><span class="bar" style="width: {100 * count / most:.1f}%"></span></td>'
         f"<td>{level}: {html.escape(KINDS[kind].means)}</td></tr>\n"
     )
 
 
 def _section(kind: str, checked: Checked, paths: Sequence[str]) -> str:
-    level = KINDS[kind].level
+    level, todo = KINDS[kind].level, html.escape(fix_of(kind, checked, paths))
     examples = "\n".join(map(_example, checked.examples.get(kind, [])))
     return (
         f'<section class="{level}"><h2 class="level" id="{kind}">{kind}</h2>\n'
-        f"<p>{html.escape(KINDS[kind].means)}. What to do: <code>{html.escape(fix_of(kind, paths))}</code></p>\n"
+        f"<p>{html.escape(KINDS[kind].means)}. What to do: <code>{todo}</code></p>\n"
         f"{examples}\n</section>"
     )
 
@@ -95,11 +97,17 @@ def counted(levels: Sequence[str], level: str) -> str:
     return f"{count} {'kind' if count == 1 else 'kinds'} of {level}s"
 
 
+def share_of(kind: str, checked: Checked) -> str:
+    """The share of records that show a kind; a dash for what only all of them show together."""
+    return "-" if kind in OF_ALL else f"{100 * checked.num_bad_records[kind] / checked.num_records:.2f}%"
+
+
 def place_of(fault: Fault) -> str:
     """Where an example stands, in words."""
     return f"{fault.origin}{', ' if fault.where else ''}{fault.where}"
 
 
-def fix_of(kind: str, paths: Sequence[str]) -> str:
+def fix_of(kind: str, checked: Checked, paths: Sequence[str]) -> str:
     """What to type about a kind, with the files in their places."""
-    return KINDS[kind].todo.format(files=" ".join(map(typed, paths)))
+    showing = [fault.origin.path for fault in checked.examples.get(kind, [])] or paths
+    return KINDS[kind].todo.format(files=" ".join(map(typed, paths)), file=typed(showing[0]))

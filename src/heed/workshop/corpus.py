@@ -11,7 +11,7 @@ import math
 import re
 import unicodedata
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -48,9 +48,10 @@ class Digest:
     scores: tuple[float, ...]
     num_old_marks: int
     num_new_marks: int
+    annotator: str | None = None
 
 
-def digest_of(noun: Noun) -> Digest:
+def digest_of(noun: Noun, annotator: str | None = None) -> Digest:
     """A record as it is compared: accents composed, blanks at the ends gone, and nothing else changed."""
     asked, whole, digests = said_by(noun)
     if isinstance(noun, Document):
@@ -60,7 +61,9 @@ def digest_of(noun: Noun) -> Digest:
     lengths = tuple(sum(len(message.content.strip()) for message in answer) for answer in answers)
     scores = noun.scores if isinstance(noun, Ranking) else ()
     marks = _marks([m.content for m in prompt] + [m.content for answer in answers for m in answer])
-    return Digest(noun.origin, asked, loosely, whole, digests, lengths, isinstance(noun, Ranking), scores, *marks)
+    return Digest(
+        noun.origin, asked, loosely, whole, digests, lengths, isinstance(noun, Ranking), scores, *marks, annotator
+    )
 
 
 def said_by(noun: Noun) -> tuple[bytes, bytes, tuple[bytes, ...]]:
@@ -96,6 +99,15 @@ def _halves(digest: bytes) -> tuple[int, int]:
     return int.from_bytes(digest[:8], "big"), int.from_bytes(digest[8:], "big")
 
 
+@dataclass(slots=True)
+class Habit:
+    """How often an annotator took the longer of two answers of unequal length."""
+
+    first: Origin
+    num_longer: int = 0
+    num_choices: int = 0
+
+
 PROMPT, RECORD, ASKED, ANSWER, PLACE, HAS_ANSWER, WIDTH = (0, 1), (2, 3), (4, 5), 6, 7, 8, 9
 """columns of what is kept of a record; the last one is 1 where it has one answer, which is not ranked"""
 EDGE_PROMPT, BETTER, WORSE, EDGE_PLACE, EDGE_WIDTH = (0, 1), 2, 3, 4, 5
@@ -113,6 +125,7 @@ class Corpus:
     _paths: dict[str, int] = field(default_factory=dict)
     _num_old_marks: int = 0
     _num_new_marks: int = 0
+    _habits: dict[str, Habit] = field(default_factory=dict)
 
     def add(self, seen: Digest) -> None:
         """Take in a record."""
@@ -132,6 +145,10 @@ class Corpus:
                 difference = seen.lengths[better] - seen.lengths[worse]
                 self._differences.append(max(1 - 2**31, min(difference, 2**31 - 1)))
                 self._edges.extend((*_halves(seen.prompt), a, b, place))
+                if seen.annotator is not None and difference:
+                    habit = self._habits.setdefault(seen.annotator, Habit(seen.origin))
+                    habit.num_longer += difference > 0
+                    habit.num_choices += 1
 
     def faults(self, held_out: Corpus | None = None) -> Iterator[Fault]:
         """What all records together show, kind by kind, in the order of the records.
@@ -184,6 +201,12 @@ class Corpus:
             interval = f"{share:.1%} [{low:.1%}, {high:.1%}] of {len(self._differences):,} pairs"
             told = f"the {word} answer is preferred in {interval}"
             yield Fault("length-decides", first, "all records", told)
+        for annotator, habit, of_others in habits_of(self._habits):
+            share = habit.num_longer / habit.num_choices
+            found = (
+                f"{annotator} took the longer answer in {share:.1%} of {habit.num_choices:,}, others in {of_others:.1%}"
+            )
+            yield Fault("annotator-habit", habit.first, "all records", found)
         if self._num_old_marks and self._num_new_marks:
             found = f"{self._num_old_marks:,} syllables as in hòa, {self._num_new_marks:,} as in hoà"
             yield Fault("tone-marks", first, "all records", found)
@@ -238,6 +261,35 @@ def leads(edges: dict[Edge, int], start: int, goal: int) -> int | None:
 MIN_PAIRS = 20
 LENGTH_TELLS = 0.6
 """area under the curve of a predictor by length alone, from which on it is told"""
+
+
+def habits_of(found: Mapping[str, Habit]) -> Iterator[tuple[str, Habit, float]]:
+    """(annotator, what it did, share of the longer answers that the others took) of those who differ by no chance.
+
+    The test of two proportions: with shares p of n choices and q of the others' m, and r that of all,
+
+        z = (p - q) / sqrt(r (1 - r) (1 / n + 1 / m)),      P = erfc(|z| / sqrt(2)) times the number of annotators
+
+    which is below 5% (Bonferroni). Better answers are often longer, so it is the others that one is compared with; an
+    annotator who was given other prompts may differ for that.
+    """
+    longer, choices = (sum(getattr(each, name) for each in found.values()) for name in ("num_longer", "num_choices"))
+    for annotator, habit in sorted(found.items()):
+        others = choices - habit.num_choices
+        if min(habit.num_choices, others) < MIN_PAIRS:
+            continue
+        share, of_others, of_all = (
+            habit.num_longer / habit.num_choices,
+            (longer - habit.num_longer) / others,
+            longer / choices,
+        )
+        spread = math.sqrt(of_all * (1 - of_all) * (1 / habit.num_choices + 1 / others))
+        if spread and math.erfc(abs(share - of_others) / spread / math.sqrt(2)) * len(found) < LEVEL:
+            yield annotator, habit, of_others
+
+
+LEVEL = 0.05
+"""chance that any annotator at all is named where none has a habit"""
 
 
 def strict_pairs(seen: Digest) -> Iterator[tuple[int, int]]:

@@ -102,3 +102,12 @@ TRUTHS = {
     **dict.fromkeys(["true", "t", "yes", "y", "1", "1.0"], True),
     **dict.fromkeys(["false", "f", "no", "n", "0", "0.0"], False),
 }
+
+
+ANNOTATOR = ("annotator", "annotator_id", "rater", "rater_id", "worker", "worker_id")
+"""fields that say who judged, the first that a record has"""
+
+
+def annotator_of(raw: Mapping[str, Any]) -> str | None:
+    """Who judged a record's answers; None where it does not say."""
+    return next((str(raw[name]) for name in ANNOTATOR if raw.get(name) is not None), None)

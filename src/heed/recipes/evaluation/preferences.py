@@ -16,6 +16,7 @@ import numpy as np
 
 from heed.data.answers import comparable_answers
 from heed.data.read import read_comparable_with_fields
+from heed.data.shapes.names import annotator_of
 from heed.data.soundness import check_ranking
 from heed.errors import UserError
 from heed.evaluate.annotators import Choice, Judgement, choices_of, figures_of_raters, raters
@@ -27,8 +28,6 @@ from heed.evaluate.probe_texts import Text
 from heed.evaluate.ranked import length_correlation
 from heed.types import Conversation, Finding, Message, Ranking
 
-ANNOTATOR = ("annotator", "annotator_id", "rater", "rater_id", "worker", "worker_id")
-"""fields that say who chose, the first that a record has"""
 POSITION = ("chosen_position", "position_of_chosen", "chosen_side")
 """fields that say where the chosen answer stood when it was chosen"""
 LEFT, RIGHT = frozenset(["left", "first", "a", "0"]), frozenset(["right", "second", "b", "1"])
@@ -56,7 +55,7 @@ class Ranked:
     @property
     def annotator(self) -> str | None:
         """Who ranked the answers."""
-        return next((str(self.fields[name]) for name in ANNOTATOR if self.fields.get(name) is not None), None)
+        return annotator_of(self.fields)
 
     @property
     def chosen_was_left(self) -> bool | None:

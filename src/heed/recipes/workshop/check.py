@@ -22,11 +22,12 @@ from heed.data.parallel import map_in_processes
 from heed.data.read import read_comparable_with_fields
 from heed.data.rendering.choice import choose_template, with_new_tokens
 from heed.data.rendering.render import ChatTemplate
+from heed.data.shapes.names import annotator_of
 from heed.data.soundness import check_ranking
 from heed.data.tokens import Tokenizer, fit_template, tokenise
 from heed.data_config import DataCheckSettings
 from heed.data_faults import KINDS, LEVELS, Fault
-from heed.errors import UserError
+from heed.recipes.workshop.outputs import nothing_there
 from heed.train.progress import Progress
 from heed.types import Conversation, Document, Finding, Judged, Ranking
 from heed.workshop.corpus import Corpus, Digest, digest_of
@@ -155,13 +156,7 @@ def _check(
                     corpus.add(digest)
             tell(iter(faults))
     if not checked.num_records:
-        raise UserError(
-            "there are no records to check",
-            where=", ".join(source.path for source in settings.data),
-            found="a data set that is empty",
-            expected="instructions with answers, conversations, ranked or judged answers, or text",
-            fix="heed show DATA.jsonl shows what heed reads of a data set",
-        )
+        raise nothing_there([source.path for source in settings.data])
     tell(corpus.faults(held_out if held_out.num_records else None))
 
 
@@ -172,7 +167,7 @@ Seen = tuple[tuple[str, tuple[Fault, ...]], Digest | None]
 def seen_in(source: DataSource, checked: Checked, workers: int | None, lengths: Lengths | None) -> Iterator[Seen]:
     """Every record of a data set as it was seen, in order."""
     records = (
-        item if isinstance(item, Finding) else item[0]
+        item if isinstance(item, Finding) else (item[0], annotator_of(item[1]))
         for item in read_comparable_with_fields(source.path, source.columns, checked.notes)
     )
     last = ""
@@ -185,18 +180,19 @@ def seen_in(source: DataSource, checked: Checked, workers: int | None, lengths: 
             yield seen
 
 
-def look(lengths: Lengths | None, item: Noun | Finding) -> Seen:
-    """What one record shows by itself."""
+def look(lengths: Lengths | None, item: tuple[Noun, str | None] | Finding) -> Seen:
+    """What one record, and who judged it, shows by itself."""
     if isinstance(item, Finding):
         kind = OF_A_FINDING.get(item.problem, "unreadable")
         return (str(item.origin), (Fault(kind, item.origin, "", f"{item.problem}: {item.found}"[:200]),)), None
-    faults = list(faults_of(item))
-    if isinstance(item, Ranking) and (broken := check_ranking(item)) is not None and broken.problem in OF_A_FINDING:
-        faults.append(Fault(OF_A_FINDING[broken.problem], item.origin, "", broken.found[:200]))
-    if lengths is not None and (num_tokens := longest(item, lengths)) > lengths.num_positions:
+    noun, annotator = item
+    faults = list(faults_of(noun))
+    if isinstance(noun, Ranking) and (broken := check_ranking(noun)) is not None and broken.problem in OF_A_FINDING:
+        faults.append(Fault(OF_A_FINDING[broken.problem], noun.origin, "", broken.found[:200]))
+    if lengths is not None and (num_tokens := longest(noun, lengths)) > lengths.num_positions:
         found = f"{num_tokens:,} tokens, where the model has {lengths.num_positions:,} positions"
-        faults.append(Fault("too-long", item.origin, "", found))
-    return (str(item.origin), tuple(faults)), digest_of(item)
+        faults.append(Fault("too-long", noun.origin, "", found))
+    return (str(noun.origin), tuple(faults)), digest_of(noun, annotator)
 
 
 def longest(noun: Noun, lengths: Lengths) -> int:

@@ -20,7 +20,8 @@ from heed.data.files.json_stream import Unusable
 from heed.data.files.places import raws_at
 from heed.data.parallel import map_in_processes
 from heed.data_config import DataMendSettings
-from heed.errors import UserError, typed
+from heed.errors import UserError
+from heed.recipes.workshop.outputs import refuse_taken
 from heed.train.progress import Progress
 from heed.types import Finding, Origin
 from heed.workshop.lost_bytes import shows_lost_bytes
@@ -62,15 +63,7 @@ def run(settings: DataMendSettings, say: Callable[[str], None] = lambda line: No
     """
     out = Path(settings.out)
     done = Mending(out, changes_beside(out))
-    for path in (out, done.changes):
-        if path.exists() and not (settings.undo and path == done.changes):
-            raise UserError(
-                "the file is there already",
-                where="--out",
-                found=str(path),
-                expected="a name that is free: nothing is written over",
-                fix=f"--out {typed(out.with_name(out.stem + '-2.jsonl'))}",
-            )
+    refuse_taken("--out", out, *([] if settings.undo else [done.changes]))
     if settings.undo:
         with files.new_files(out.absolute().parent, [out.name]) as folder:
             _take_back(settings.data, Path(settings.undo), folder / out.name, done)
