@@ -21,6 +21,7 @@ from heed.data_config import (
     DataSelectSettings,
 )
 from heed.data_mix_config import DataCardSettings, DataMixSettings
+from heed.errors import UserError
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -57,8 +58,16 @@ def mend(**settings: Unpack[DataMendArguments]) -> Path:
 
     given: dict[str, Any] = dict(settings)
     if not isinstance(given.get("data", ""), str | os.PathLike):
-        [source] = sources_of(given["data"], _beside(given))
-        given["data"] = source["path"]
+        sources = sources_of(given["data"], _beside(given))
+        if len(sources) != 1:
+            raise UserError(
+                "several data sets cannot be mended into one file",
+                where="data",
+                found=f"{len(sources):,} data sets",
+                expected="one, so that every change can be taken back",
+                fix="call heed.data.mend once for each",
+            )
+        given["data"] = sources[0]["path"]
     return recipe.run(settings_of(DataMendSettings, given, Path(), holds_data=())).out
 
 

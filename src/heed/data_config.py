@@ -158,7 +158,7 @@ class DataDecontaminateSettings(Settings):
     """Leave out records that hold questions or answers of evaluation sets, each with the match shown.
 
     heed data decontaminate DATA.jsonl --against EVALUATION_SETS/ --out CLEAN.jsonl
-    heed data decontaminate DATA.jsonl --against gsm8k.jsonl arc.jsonl --coverage 0.8 --out CLEAN.jsonl
+    heed data decontaminate DATA.jsonl --against gsm8k.jsonl --against arc.jsonl --coverage 0.8 --out CLEAN.jsonl
     """
 
     data: Sources = Field(min_length=1, description="file, folder or hub name; may be given several times")

@@ -47,6 +47,7 @@ OF_ALL = frozenset(["length-decides", "annotator-habit", "tone-marks"])
 """kinds that no single record shows"""
 
 SAFE = "heed data mend {file} --safe --out MENDED.jsonl"
+SAFE_CONTROL = f"{SAFE}; those from U+0080 to U+009F may be what is left of letters, and stay"
 GUESS = "heed data mend {file} --guess --out MENDED.jsonl"
 DEDUPE = "heed data dedupe {files} --out UNIQUE.jsonl"
 CORRECT = "correct or remove the records; --out FINDINGS.jsonl lists them all"
@@ -57,7 +58,7 @@ KINDS: Mapping[str, Kind] = {
     "broken-encoding": Kind("error", "UTF-8 that was read as another code page", SAFE),
     "doubled-encoding": Kind("error", "UTF-8 that was read as another code page twice or more", SAFE),
     "lost-bytes": Kind("error", "letters of which a byte was lost in another code page", GUESS),
-    "control-characters": Kind("error", "characters that no one types and no reader shows", SAFE),
+    "control-characters": Kind("error", "characters that no one types and no reader shows", SAFE_CONTROL),
     "empty-answer": Kind("error", "answers that say nothing", CORRECT),
     "empty-prompt": Kind("error", "prompts that ask nothing", CORRECT),
     "identical-answers": Kind("error", "pairs of one and the same answer", CORRECT),
@@ -69,7 +70,7 @@ KINDS: Mapping[str, Kind] = {
     "in-held-out": Kind("error", "records that stand in the held-out data, too", DEDUPE + " --against HELD_OUT.jsonl"),
     # ---- what probably is not
     "not-composed": Kind("warning", "accents written apart from their letters (not NFC)", SAFE),
-    "zero-width": Kind("warning", "characters without width, or that turn the writing direction", SAFE),
+    "zero-width": Kind("warning", "characters without width, or that turn the writing direction", CORRECT),
     "identical-but-for-form": Kind("warning", "pairs that differ in case, blanks and punctuation alone", CORRECT),
     "near-identical-answers": Kind("warning", "pairs that are the same but for a few characters", CORRECT),
     "prompt-in-answer": Kind("warning", "answers that begin with their prompt", CORRECT),

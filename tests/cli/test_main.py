@@ -22,6 +22,14 @@ def errors_of(capsys, words):
     return err
 
 
+def test_a_word_after_a_list_is_not_taken_for_what_the_command_works_on(capsys):
+    words = ["data", "decontaminate", "train.jsonl", "--against", "one.jsonl", "two.jsonl", "--out", "clean.jsonl"]
+    assert main(words) == 2
+    told = capsys.readouterr().err
+    assert "it is not clear what 'two.jsonl' belongs to" in told
+    assert "fix:      --against two.jsonl, or --data two.jsonl" in told
+
+
 def test_help_names_every_command(capsys):
     assert main(["--help"]) == 0
     text = capsys.readouterr().out

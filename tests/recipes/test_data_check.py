@@ -71,6 +71,40 @@ def test_of_several_files_the_one_that_shows_a_fault_is_named_in_what_to_type(tm
     assert "Tôi yêu Việt Nam" in (tmp_path / "mended.jsonl").read_text(encoding="utf-8")
 
 
+def test_data_are_not_written_over_by_what_was_found_in_them(tmp_path, capsys):
+    data = written(tmp_path / "d.jsonl", [{"prompt": "What is this?", "completion": "A file."}])
+    before = data.read_bytes()
+    for option in ("--out", "--html"):
+        assert main(["data", "check", str(data), option, str(data)]) == 2
+        assert f"{option}" in capsys.readouterr().err
+    assert data.read_bytes() == before
+
+
+def test_half_of_a_surrogate_pair_is_found_and_neither_mended_nor_a_traceback(tmp_path, capsys):
+    data = tmp_path / "d.jsonl"
+    data.write_text('{"prompt": "What is this?", "completion": "half \\ud83d of it"}\n', encoding="utf-8")
+    assert found_in(capsys, data) == {"records": 1, "unreadable": 1}
+    assert main(["data", "mend", str(data), "--out", str(tmp_path / "m.jsonl")]) == 2
+    assert "half of a surrogate pair, \\ud83d" in capsys.readouterr().err
+
+
+def test_a_number_that_is_none_is_null_in_a_mended_file(tmp_path):
+    data = tmp_path / "d.jsonl"
+    data.write_text('{"prompt": "What?", "completion": "Viá»‡t", "score": NaN}\n', encoding="utf-8")
+    assert main(["data", "mend", str(data), "--out", str(tmp_path / "m.jsonl")]) == 0
+    told = json.loads((tmp_path / "m.jsonl").read_text(encoding="utf-8"))
+    assert told == {"prompt": "What?", "completion": "Việt", "score": None}
+
+
+def test_changes_with_line_ends_of_unicode_in_them_are_taken_back(tmp_path):
+    damaged = "Ã\x85rhus, Ã\x85land\u2028Viá»‡t"
+    data = written(tmp_path / "d.jsonl", [{"prompt": "Where?", "completion": damaged}])
+    assert main(["data", "mend", str(data), "--out", str(tmp_path / "m.jsonl")]) == 0
+    words = ["data", "mend", str(tmp_path / "m.jsonl"), "--undo", str(tmp_path / "m.changes.jsonl")]
+    assert main([*words, "--out", str(tmp_path / "back.jsonl")]) == 0
+    assert json.loads((tmp_path / "back.jsonl").read_text(encoding="utf-8"))["completion"] == damaged
+
+
 def test_strict_ends_with_1_where_there_are_errors_and_with_0_where_there_are_none(tmp_path, capsys):
     bad = written(tmp_path / "bad.jsonl", [{"prompt": "What?", "completion": " "}])
     good = written(tmp_path / "good.jsonl", [{"prompt": "What is new?", "completion": "I cannot say, sorry."}])

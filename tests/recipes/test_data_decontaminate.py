@@ -80,6 +80,18 @@ def test_short_answers_titles_and_boilerplate_are_no_contamination(tmp_path):
     assert removed[0]["match"] == leaked[0]["prompt"]
 
 
+@pytest.mark.parametrize("order", ["ab", "ba"])
+def test_a_text_that_is_too_short_as_an_answer_is_looked_for_where_it_is_asked(tmp_path, order):
+    short = " ".join(f"word{n}" for n in range(10))
+    written(tmp_path / "a.jsonl", [{"question": "What did the man on the bridge say to us?", "answer": short}])
+    written(tmp_path / "b.jsonl", [{"question": short}])
+    data = written(tmp_path / "d.jsonl", [{"prompt": "p", "completion": f"So it was: {short}"}])
+    words = [word for name in order for word in ("--against", tmp_path / f"{name}.jsonl")]
+    left, removed = cleaned(tmp_path, data, *words)
+    assert left == []
+    assert len(removed) == 1
+
+
 def test_scripts_without_blanks_and_other_ways_to_compose_accents_are_read(tmp_path):
     chinese = "小明有十二个苹果，他给了妹妹五个，又从市场买了三个，请问他现在一共有多少个苹果？"
     vietnamese = "Một người nông dân mang chín con ngỗng ra chợ và bán bốn con, hỏi còn lại bao nhiêu con?"

@@ -58,6 +58,9 @@ def test_shares_are_kept_and_what_has_too_few_records_is_told_or_repeated(folder
     assert kinds == {"instruction": 50, "messages": 30, "prompt": 20}
     assert main(["data", "mix", "a.jsonl:50%", "b.jsonl:50%", "--cap", "20", "--out", "o.jsonl"]) == 0
     assert len(lines(folder / "o.jsonl")) == 40
+    capped = ["data", "mix", "a.jsonl:50%", "b.jsonl:50%", "--cap", "20", "--size", "60"]
+    assert main([*capped, "--out", "p.jsonl"]) == 0
+    assert len({json.dumps(record) for record in lines(folder / "p.jsonl") if "input" in record}) == 20
 
 
 def test_a_settings_file_says_the_same_as_the_command_line(folder):
@@ -132,6 +135,18 @@ def test_records_of_one_shape_say_what_they_said(folder, capsys):
     assert found == {("best", "good"): 1, ("best", "bad"): 1, ("good", "bad"): 11}
     assert main([*words, "preference", "--out", "none.jsonl"]) == 2
     assert "no record of a data set can be written as preference" in capsys.readouterr().err
+
+
+def test_a_tie_prefers_neither(folder):
+    written(folder / "t.jsonl", [{"prompt": "q", "answers": ["first", "equal", "worse"], "scores": [2, 2, 1]}])
+    assert main(["data", "mix", "t.jsonl", "--as", "preference", "--out", "pairs.jsonl"]) == 0
+    found = [(noun.answers[0][0].content, noun.answers[1][0].content) for _, noun in read("pairs.jsonl")]
+    assert sorted(found) == [("equal", "worse"), ("first", "worse")]
+
+
+def test_a_file_called_as_nothing_else_is_takes_any_name(folder):
+    assert main(["data", "mix", "a.jsonl", "--out", "records"]) == 0
+    assert sorted(path.suffix for path in (folder / "records").iterdir()) == [".parquet"]
 
 
 CALL = {"type": "function", "function": {"name": "f", "arguments": {"x": 1}}}

@@ -9,7 +9,7 @@ import unicodedata
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_array
 
@@ -126,6 +126,29 @@ def test_clusters_are_those_of_comparing_all_with_all(tmp_path):
         assert found.root.tolist() == components(len(records), pairs)
         assert (found.held_out == NONE).all()
         assert len(pairs) >= at_least
+
+
+@given(st.integers(0, 10_000))
+@settings(max_examples=25)
+def test_many_noisy_copies_of_a_few_texts_are_clustered_as_by_comparing_all_with_all(tmp_path_factory, seed):
+    """Frequent elements that sets of several clusters share, which is where places of elements matter."""
+    rng = random.Random(seed)
+    bases = [[f"b{base}w{n}" for n in range(20)] for base in range(6)]
+    texts = []
+    for _ in range(80):
+        words = list(rng.choice(bases))
+        for _ in range(rng.randint(0, 7)):
+            words[rng.randrange(20)] = f"x{rng.randrange(30)}"
+        texts.append(" ".join(words))
+    records = [said("", text) for text in texts]
+    rows, sets = sets_of(records)
+    pairs = [
+        (a, b)
+        for a, b in itertools.combinations(range(len(records)), 2)
+        if plain_similarity(records[a], records[b]) >= 0.6
+    ]
+    found = clusters_of(rows, len(records), 0.6, sets, tmp_path_factory.mktemp("near"))
+    assert found.root.tolist() == components(len(records), pairs)
 
 
 def test_every_similarity_is_the_exact_one_and_no_pair_is_told_twice(tmp_path, monkeypatch):

@@ -16,6 +16,7 @@ from heed.data_faults import KINDS
 from heed.recipes.workshop.check import look
 from heed.types import Finding
 from heed.workshop.corpus import Corpus
+from heed.workshop.language import language_of
 
 PLANTED = 100
 CONJUNCTIONS = ("and the", "because of", "with the")
@@ -163,6 +164,32 @@ def kinds_by_record(path) -> list[set[str]]:
 def test_turns_in_an_order_that_no_conversation_has_are_found(write, order):
     messages = [{"role": role, "content": f"words of the {role}, number {place}"} for place, role in enumerate(order)]
     assert "role-order" in kinds_by_record(write([{"messages": messages}]))[0]
+
+
+def test_letters_that_differ_in_their_marks_are_no_same_answer(write):
+    pairs = [("यह राम की किताब है", "यह राम का किताब है"), ("ก่อนหน้านี้ดี", "กอนหนานดี")]
+    records = [{"prompt": f"Question {a}?", "chosen": a, "rejected": b} for a, b in pairs]
+    assert [each & {"identical-but-for-form"} for each in kinds_by_record(write(records))] == [set(), set()]
+
+
+@pytest.mark.parametrize(
+    ("language", "text"),
+    [
+        ("ro", "Președintele României a declarat astăzi că situația economică a țării este bună și că va crește"),
+        ("fr", "Être maître de soi-même, c'est être prêt à connaître la forêt, la fenêtre et la tête du bâtiment"),
+        ("pt", "Você não pôde ver o avô e a avó, três português têm ânimo e ciência às câmaras econômicas da Amazônia"),
+        ("vi", VIETNAMESE),
+    ],
+)
+def test_letters_that_others_have_too_make_no_text_vietnamese(language, text):
+    assert language_of(text) in {language, None} | ({"gl"} if language == "pt" else set())
+
+
+def test_a_number_whose_checksum_is_wrong_is_nobodys_card(write):
+    right = luhn("411111123456789")
+    wrong = right[:-1] + str((int(right[-1]) + 1) % 10)
+    records = [{"prompt": "Which number?", "completion": f"It is {number} and no other."} for number in (right, wrong)]
+    assert ["card-number" in each for each in kinds_by_record(write(records))] == [True, False]
 
 
 def test_among_clean_records_hardly_any_is_called_an_error(shared, write):

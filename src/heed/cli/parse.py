@@ -79,6 +79,8 @@ def parse(
                 _put(words, option, rest.pop(0))
                 while option.kind == "pairs" and rest and PAIR.match(rest[0]):
                     _put(words, option, rest.pop(0))
+                if option.kind == "list" and positional not in (None, option.key) and rest and _is_value(rest[0]):
+                    raise _whose(rest[0], option, flag(str(positional)))
             else:
                 raise _needs_a_value(option, rest)
         elif word.endswith((".yaml", ".yml")) and words.settings_file is None:
@@ -88,6 +90,21 @@ def parse(
         else:
             raise _stray(word, by_key)
     return words
+
+
+def _is_value(word: str) -> bool:
+    return not word.startswith("--") and not word.endswith((".yaml", ".yml"))
+
+
+def _whose(word: str, option: Option, positional: str) -> UserError:
+    """The error for a word after a list's first value: another value to some, the command's own word to others."""
+    return UserError(
+        f"it is not clear what '{word}' belongs to",
+        where=f"command line, after {option.flag}",
+        found=word,
+        expected=f"{option.flag} before each of its values, and what belongs to {positional} before the options",
+        fix=f"{option.flag} {typed(word)}, or {positional} {typed(word)}",
+    )
 
 
 def _put(words: Words, option: Option, value: object) -> None:

@@ -151,19 +151,25 @@ class IndexBuilder:
         numbers: dict[tuple[int, ...], int] = {}
         units = np.array([numbers.setdefault(unit, len(numbers)) for _, unit, _, _ in found], np.int64)
         counts = ~_near_frequent(_are_frequent(runs, units[text]), text, n)
-        is_new = np.array([self._is_new(each) for each in texts], bool)
         line = _lines(words, texts)
         has_lines = np.zeros(len(texts), bool)
         has_lines[words.text[1:][(line[1:] != line[:-1]) & (words.text[1:] == words.text[:-1])]] = True
         enough = np.array([n if is_asked or unit[0] not in asks else ENOUGH for _, unit, _, is_asked in found], int)
+        # Once each, unless it was too short, or boilerplate, where it stood before.
+        first_of = {key: place for place, key in reversed(list(enumerate(zip(texts, enough.tolist(), strict=True))))}
+        is_new = np.zeros(len(texts), bool)
+        is_new[[place for (each, _), place in first_of.items() if hash(each) not in self._seen]] = True
         num_words = np.where(words.is_alone, 0.5, 1.0)
         of_line = line[first] == line[first + n - 1]
         in_text = np.bincount(words.text, num_words)[text] if len(text) else text
         in_line = np.bincount(line, num_words)[line[first]] if len(text) else text
         places = [place for place, _, _, _ in found]
         is_in = is_new[text] & counts
-        self._take(places, text, text, runs, is_in & (in_text >= enough[text]))
-        self._take(places, line[first], text, runs, is_in & of_line & has_lines[text] & (in_line >= ENOUGH))
+        is_taken = is_in & (in_text >= enough[text])
+        self._take(places, text, text, runs, is_taken)
+        are_lines_taken = is_in & of_line & has_lines[text] & (in_line >= ENOUGH)
+        self._take(places, line[first], text, runs, are_lines_taken)
+        self._seen.update(hash(texts[each]) for each in np.unique(text[is_taken | are_lines_taken]).tolist())
         # Of every text that is long enough: whether anything of it counts.
         self.num_boilerplate += len(np.setdiff1d(text[is_new[text]], text[counts]))
 
@@ -179,12 +185,6 @@ class IndexBuilder:
         self._item.append(np.repeat(np.arange(len(begins)), num_runs) + len(self.places))
         self._num_runs.append(num_runs)
         self.places += [places[each] for each in chosen[begins, 1].tolist()]
-
-    def _is_new(self, text: str) -> bool:
-        key = hash(text)
-        is_new = key not in self._seen
-        self._seen.add(key)
-        return is_new
 
     def index(self) -> Index:
         """What was taken in, for records to be looked up."""

@@ -301,9 +301,10 @@ def strict_pairs(seen: Digest) -> Iterator[tuple[int, int]]:
 
 
 def auc_of_length(differences: Sequence[int]) -> tuple[float, float, float]:
-    """P(the preferred answer is the longer one) + P(both are as long) / 2, with Wilson's 95% interval.
+    """P(the preferred answer is the longer one) + P(both are as long) / 2, with its 95% interval.
 
     A predictor that prefers the longer answer, on pairs: the area under its curve is the share of pairs it gets right.
+    The interval is Wilson's (1927, "Probable inference", J. Am. Stat. Assoc. 22).
     """
     n = len(differences)
     if not n:

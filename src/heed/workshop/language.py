@@ -1,6 +1,8 @@
 """Which language a text is in, where that can be told.
 
-The letters that Vietnamese alone has come first: with an eighth of them a text is Vietnamese, whatever else says so.
+The letters that Vietnamese alone has come first (ơ, ư and those with a tone beside another mark; ă, â, ê, ô and đ are
+Romanian, French, Portuguese or Croatian, too): with one in 25 of them a text is Vietnamese, whatever else says so. Of
+3,544 real Vietnamese answers 99% have as many, half of them one in six.
 Otherwise py3langid (Lui & Baldwin 2012, "langid.py"; Barbaresi's retrained fork) is asked, and believed from
 `MIN_LETTERS` letters on, unless its first two choices are too near to one another.
 """
@@ -18,8 +20,8 @@ MARGIN = 10.0
 """nats by which the first language must be likelier than the second"""
 MOST_CHARACTERS = 1_000
 """of a text that are looked at"""
-VIETNAMESE_SHARE = 0.08
-OF_VIETNAMESE_ALONE = re.compile("[ăâđêôơưĂÂĐÊÔƠƯ\u1ea0-\u1ef9]")
+VIETNAMESE_SHARE = 0.04
+OF_VIETNAMESE_ALONE = re.compile("[ơưƠƯ\u1ea0-\u1ef9]")
 ENGLISH_WORDS = """
 the of and to is that it for was with this are which be by have from you not they can your has their will would there
 been when what who its these should how

@@ -70,17 +70,18 @@ def pages_that_explain(text: str) -> list[Read]:
     if DAMAGED.search(text) is None:
         return []
     found: list[Read] = []
+    words = WORDS.findall(text)
+    damaged = [word for word in words if DAMAGED.search(word)]
     for name in PAGES:
         page = page_named(name)
-        damaged = [word for word in WORDS.findall(text) if DAMAGED.search(word)]
         could = sum(all(c < "\x80" or c == LOST or c in page.byte_of for c in word) for word in damaged)
         if found and could < found[0].num_explained:
             continue
+        pieces = joined(words, page)
         readings = [
             (tuple(readings_of(piece, name, MOST_TIMES)) if DAMAGED.search(piece) else ()) or (piece,)
-            for piece in joined(WORDS.findall(text), page)
+            for piece in pieces
         ]
-        pieces = joined(WORDS.findall(text), page)
         explained = sum(options != (piece,) for options, piece in zip(readings, pieces, strict=True))
         if not explained or (found and explained < found[0].num_explained):
             continue
@@ -140,7 +141,7 @@ def joined(pieces: list[str], page: Page) -> list[str]:
         if found and piece.startswith(" ") and _wants_more(found[-1], page):
             found[-1] += " "
             piece = piece[1:]
-        if (found and found[-1].endswith(" ") and found[-1] != " " and not piece.isspace() and piece) or piece:
+        if piece:
             found.append(piece)
     return found
 

@@ -43,6 +43,7 @@ LIST_ITEM = re.compile(r"\s*(?:[-*•+–—>|#]|\(?\d+[.):]|\(?[a-zA-Z][.)]\s|\
 ENDS_OPEN = re.compile(
     r"[,;(\[{–—]$|\b(?:and|or|the|a|an|of|to|with|for|in|và|hoặc|của|là|cho|với|các|những|một)$", re.IGNORECASE
 )
+ASCII_WORD = re.compile(r"[a-z0-9]+")
 SYSTEM = ("system", "developer")
 MIN_CUT_CHARACTERS, MIN_CUT_WORDS = 200, 8
 """of an answer and of its last line, below which an end without a mark says nothing"""
@@ -249,9 +250,12 @@ def first_words(a: str, b: str) -> str:
 
 @lru_cache(maxsize=256)
 def plain(text: str) -> str:
-    """Letters and digits alone, composed and in lower case, one blank between words."""
-    words = re.findall(r"[^\W_]+", unicodedata.normalize("NFC", text).casefold())
-    return " ".join(words)
+    """Letters, digits and the marks of letters alone, composed and in lower case, one blank between words."""
+    folded = unicodedata.normalize("NFC", text).casefold()
+    if folded.isascii():
+        return " ".join(ASCII_WORD.findall(folded))
+    said = (c if c.isalnum() or unicodedata.category(c)[0] == "M" else " " for c in folded)
+    return " ".join("".join(said).split())
 
 
 def is_nearly(a: str, b: str) -> bool:

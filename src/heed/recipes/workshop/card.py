@@ -21,13 +21,14 @@ import yaml
 from heed import files
 from heed.config import DataSource
 from heed.data.files.json_stream import Unusable
-from heed.data.files.places import files_at, raws_at
+from heed.data.files.places import files_at, raws_at, record_files_at
 from heed.data.parallel import map_in_processes
 from heed.data.read import read_comparable
 from heed.data.tokens import Tokenizer
 from heed.data_config import DataCheckSettings
 from heed.data_faults import KINDS
 from heed.data_mix_config import DataCardSettings
+from heed.errors import UserError, typed
 from heed.recipes.workshop import check
 from heed.recipes.workshop.decontaminate import removed_beside
 from heed.recipes.workshop.mend import changes_beside
@@ -207,10 +208,10 @@ def _configs(data_files: Sequence[Mapping[str, Any]], splits: Sequence[Split]) -
 
 def _inside(path: str, folder: Path) -> list[str]:
     """The paths of a data set as the hub sees them beside the card; none where it lies elsewhere."""
-    found = [file.absolute() for file in files_at(path)]
+    found = [Path(file).expanduser().absolute() for file in record_files_at(path)[0]]
     if not found or not all(file.is_relative_to(folder) for file in found):
         return []
-    return [file.relative_to(folder).as_posix() for file in found if file.suffix not in (".md", ".yaml")]
+    return [file.relative_to(folder).as_posix() for file in found]
 
 
 def _counts(settings: DataCardSettings, splits: Sequence[Split]) -> str:
@@ -278,8 +279,8 @@ def _provenance(settings: DataCardSettings) -> Iterator[str]:
 def _history(path: Path) -> Iterator[str]:
     """What the commands of `heed data` that wrote a file left beside it."""
     if (ledger := ledger_beside(path)).is_file():
-        told = yaml.safe_load(ledger.read_text(encoding="utf-8"))
-        yield f"{inert(path.name)} was mixed by `heed data mix`, seed {told['seed']}:"
+        told = _ledger_in(ledger)
+        yield f"{inert(path.name)} was mixed by `heed data mix`, seed {inert(str(told['seed']))}:"
         rows = [_mixed_row(each) for each in told["sources"]]
         yield table(["file", "drawn", "of", "share", "SHA-256"], rows, numbers=(1, 2, 3))
         lost = [
@@ -296,6 +297,27 @@ def _history(path: Path) -> Iterator[str]:
         yield f"{_num_lines(removed):,} records were left out of {inert(path.name)} by `heed data decontaminate`, " + (
             f"because they hold questions or answers of evaluation sets; each stands in {inert(removed.name)}."
         )
+
+
+def _ledger_in(ledger: Path) -> Mapping[str, Any]:
+    """What `heed data mix` left.
+
+    Raises:
+        UserError: a file of that name is no such ledger.
+    """
+    try:
+        told = yaml.safe_load(ledger.read_text(encoding="utf-8"))
+        for each in told["sources"]:
+            _mixed_row(each), each["left_out"].items()
+        return {"seed": told["seed"], "sources": told["sources"]}
+    except (yaml.YAMLError, UnicodeDecodeError, LookupError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            "the ledger of a mixture cannot be read",
+            where=str(ledger),
+            found=f"{type(error).__name__}: {error}"[:200],
+            expected="what heed data mix wrote beside the data",
+            fix=f"move it away: mv {typed(ledger)} {typed(ledger.with_suffix('.other'))}",
+        ) from error
 
 
 def _mixed_row(each: Mapping[str, Any]) -> list[str]:

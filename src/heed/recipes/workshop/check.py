@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -23,15 +23,15 @@ from heed.data.read import read_comparable_with_fields
 from heed.data.rendering.choice import choose_template, with_new_tokens
 from heed.data.rendering.render import ChatTemplate
 from heed.data.shapes.names import annotator_of
-from heed.data.soundness import check_ranking
+from heed.data.soundness import check_ranking, check_text
 from heed.data.tokens import Tokenizer, fit_template, tokenise
 from heed.data_config import DataCheckSettings
 from heed.data_faults import KINDS, LEVELS, Fault
-from heed.recipes.workshop.outputs import nothing_there
+from heed.recipes.workshop.outputs import nothing_there, refuse_one_name, refuse_taken
 from heed.train.progress import Progress
-from heed.types import Conversation, Document, Finding, Judged, Ranking
+from heed.types import Conversation, Document, Finding, Judged, Message, Ranking
 from heed.workshop.corpus import Corpus, Digest, digest_of
-from heed.workshop.record_faults import Noun, faults_of
+from heed.workshop.record_faults import Noun, answers_of, faults_of, prompt_of
 
 OF_A_FINDING = {
     "the scores contradict the order of the answers": "contradicting-scores",
@@ -93,6 +93,11 @@ def run(settings: DataCheckSettings, say: Callable[[str], None] = lambda line: N
     Raises:
         UserError: a file cannot be read, or nothing is in it.
     """
+    if settings.out is not None:
+        refuse_taken("--out", Path(settings.out))
+    for source in (*settings.data, *settings.eval_data):
+        if settings.html is not None:  # which may be there, as a report may, but is no data
+            refuse_one_name(("--data", Path(source.path)), ("--html", Path(settings.html)))
     wanted = frozenset(settings.only or KINDS) - frozenset(settings.ignore)
     checked = Checked()
     held_out = Corpus()
@@ -186,6 +191,8 @@ def look(lengths: Lengths | None, item: tuple[Noun, str | None] | Finding) -> Se
         kind = OF_A_FINDING.get(item.problem, "unreadable")
         return (str(item.origin), (Fault(kind, item.origin, "", f"{item.problem}: {item.found}"[:200]),)), None
     noun, annotator = item
+    if (found := no_text_in(noun)) is not None:
+        return (str(noun.origin), (Fault("unreadable", noun.origin, "", found),)), None
     faults = list(faults_of(noun))
     if isinstance(noun, Ranking) and (broken := check_ranking(noun)) is not None and broken.problem in OF_A_FINDING:
         faults.append(Fault(OF_A_FINDING[broken.problem], noun.origin, "", broken.found[:200]))
@@ -193,6 +200,16 @@ def look(lengths: Lengths | None, item: tuple[Noun, str | None] | Finding) -> Se
         found = f"{num_tokens:,} tokens, where the model has {lengths.num_positions:,} positions"
         faults.append(Fault("too-long", noun.origin, "", found))
     return (str(noun.origin), tuple(faults)), digest_of(noun, annotator)
+
+
+def no_text_in(noun: Noun) -> str | None:
+    """What of a record is no Unicode text, such as half of a surrogate pair; None where all of it is."""
+    if isinstance(noun, Document):
+        messages = [Message("user", noun.text)]
+    else:
+        messages = [*prompt_of(noun), *chain.from_iterable(answers_of(noun))]
+    finding = check_text(messages, noun.origin)
+    return finding.found if finding is not None else None
 
 
 def longest(noun: Noun, lengths: Lengths) -> int:

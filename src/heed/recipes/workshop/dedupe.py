@@ -29,7 +29,7 @@ from heed.data_faults import KINDS
 from heed.errors import UserError
 from heed.recipes.workshop.check import new_lines
 from heed.recipes.workshop.mend import records_of, written
-from heed.recipes.workshop.outputs import batched, nothing_there, refuse_taken
+from heed.recipes.workshop.outputs import batched, nothing_there, refuse_one_name, refuse_taken
 from heed.train.progress import Progress
 from heed.types import Finding, Origin
 from heed.workshop.clusters import NONE, Found, clusters_of
@@ -100,6 +100,7 @@ def run(settings: DataDedupeSettings) -> Deduped:
     refuse_taken("--out", out)
     if settings.clusters is not None:
         refuse_taken("--clusters", Path(settings.clusters))
+        refuse_one_name(("--out", out), ("--clusters", Path(settings.clusters)))
     with new_lines(settings.clusters) as listed, files.new_files(out.absolute().parent, [out.name]) as folder:
         seen = seen_in(settings, folder, done)
         if not seen.num_train:

@@ -105,27 +105,45 @@ def mended_line(syllables: Syllables | None, item: tuple[Origin, Mapping[str, An
 
 
 def written(record: Any, origin: Origin) -> str:
-    """A record as a line of JSON.
+    """A record as a line of JSON, which has no NaN: null stands for it, as everywhere in heed.
 
     Raises:
-        UserError: it holds what JSON has no word for, such as a date or bytes of a table.
+        UserError: it holds what JSON has no word for, such as a date, bytes or infinity, or what is no text.
     """
     try:
-        return json.dumps(record, ensure_ascii=False, default=_plain_number)
+        line = json.dumps(_without_nan(record), ensure_ascii=False, default=_plain_number, allow_nan=False)
+        line.encode()
+    except UnicodeEncodeError as error:
+        raise _no_json(origin, f"half of a surrogate pair, \\u{ord(error.object[error.start]):04x}") from error
     except (TypeError, ValueError) as error:
-        raise UserError(
-            "a record cannot be written as JSON",
-            where=str(origin),
-            found=str(error),
-            expected="texts, numbers, true, false, null, and lists and mappings of these",
-            fix="write that column as text first, or leave it out",
-        ) from error
+        raise _no_json(origin, str(error)) from error
+    return line
+
+
+def _no_json(origin: Origin, found: str) -> UserError:
+    return UserError(
+        "a record cannot be written as JSON",
+        where=str(origin),
+        found=found,
+        expected="Unicode text, finite numbers, true, false, null, and lists and mappings of these",
+        fix="write that field as text first, or leave it out",
+    )
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, float) and math.isnan(value):
+        return None
+    if isinstance(value, Mapping):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    return value
 
 
 def _plain_number(value: Any) -> Any:
     """A number of numpy's, as tables have them."""
     if hasattr(value, "item") and not isinstance(found := value.item(), type(value)):
-        return found if not isinstance(found, float) or not math.isnan(found) else None
+        return _without_nan(found)
     raise TypeError(f"a value of type {type(value).__name__}")
 
 
@@ -175,16 +193,20 @@ def _take_back(data: str, log: Path, out: Path, done: Mending) -> None:
 
 def _changes_in(log: Path) -> Iterator[tuple[int, Change]]:
     try:
-        lines = log.read_text(encoding="utf-8").splitlines()
+        with log.open(encoding="utf-8", newline="\n") as lines:
+            for number, line in enumerate(lines, 1):
+                yield _change_in(line, number, log)
     except (OSError, UnicodeDecodeError) as error:
         raise _no_changes(log, str(error)) from error
-    for number, line in enumerate(lines, 1):
-        try:
-            told = json.loads(line)
-            steps = tuple(told["steps"])
-            yield told["record"], Change(steps, tuple(told["kinds"]), told["is_certain"], told["before"], told["after"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise _no_changes(log, f"line {number:,}: {line[:80]!r}") from error
+
+
+def _change_in(line: str, number: int, log: Path) -> tuple[int, Change]:
+    try:
+        told = json.loads(line)
+        steps, kinds = tuple(told["steps"]), tuple(told["kinds"])
+        return told["record"], Change(steps, kinds, told["is_certain"], told["before"], told["after"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise _no_changes(log, f"line {number:,}: {line[:80]!r}") from error
 
 
 def _no_changes(log: Path, found: str) -> UserError:

@@ -38,7 +38,7 @@ from heed.workshop.shares import Part, planned
 
 LINES = 1_000
 """records that are held at a time"""
-SPOOL = "records"
+SPOOL = ".spool"
 
 
 @dataclass(slots=True)

@@ -41,6 +41,7 @@ from heed.errors import UserError, typed
 from heed.recipes.workshop.answered import Answered, open_words, records_of
 from heed.recipes.workshop.check import new_lines
 from heed.recipes.workshop.mend import written
+from heed.recipes.workshop.outputs import refuse_one_name, refuse_taken
 from heed.types import Finding, Origin
 from heed.workshop.choosing import Indices, at_random, farthest_first, highest_first, unlike_first
 
@@ -147,15 +148,11 @@ def run(settings: DataSelectSettings, say: Callable[[str], None] = lambda line: 
             fix=f"--out {typed(settings.out.rstrip('/') + '.jsonl')}",
         )
     beside = out.with_name(f"{out.name.removesuffix('.jsonl')}.scores.jsonl")
-    for path, option in ((out, "--out"), (beside, "--out"), (settings.all_scores, "--all-scores")):
-        if path is not None and Path(path).exists():
-            raise UserError(
-                "the file is there already",
-                where=option,
-                found=str(path),
-                expected="a name that is free: nothing is written over",
-                fix=f"{option} {typed(out.with_name(out.stem + '-2.jsonl'))}",
-            )
+    refuse_taken("--out", out, beside)
+    if settings.all_scores is not None:
+        refuse_taken("--all-scores", Path(settings.all_scores))
+        for each in (out, beside):
+            refuse_one_name(("--out", each), ("--all-scores", Path(settings.all_scores)))
     files.refuse_unwritable(out)
     known = scored(settings, settings.data, (way,), say)
     refuse_too_few(known, settings.budget, settings)
