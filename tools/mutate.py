@@ -40,6 +40,11 @@ TESTS = {
     SHARED_SCORE: "tests/models/test_shared_score.py",
     EXCHANGE: "tests/models/test_shared_score.py",
     TOGETHER: "tests/models/test_shared_score.py",
+    "dist/meeting.py": "tests/dist/test_meeting.py",
+    "workshop/text_faults.py": "tests/workshop/test_planted_faults.py",
+    "workshop/corpus.py": "tests/workshop/test_planted_faults.py",
+    "workshop/language.py": "tests/workshop/test_planted_faults.py",
+    "models/pieces.py": "tests/models/test_pieces.py",
     NEAR: "tests/workshop/test_near.py",
     "workshop/clusters.py": "tests/workshop/test_near.py tests/recipes/test_data_dedupe.py",
     "workshop/shares.py": "tests/recipes/test_data_mix.py",
@@ -230,6 +235,23 @@ SHOWN, CONFIDENCE, BROWSER = "report/eval_results.py", "report/eval_confidence.p
 COMPARED, FOREST = "report/eval_differences.py", "report/forest.py"
 
 MUTATIONS = [
+    M(NEAR, "places before the element", 'searchsorted(begins, at, "right") - 1', 'searchsorted(begins, at, "left")'),
+    M(
+        CONTAMINATION,
+        "what was not taken is seen",
+        "texts[each]) for each in np.unique(text[is_taken | are_lines_taken])",
+        "texts[each]) for each in np.unique(text)",
+    ),
+    M("dist/meeting.py", "one look at a port", "if was_open and is_open:", "if is_open:"),
+    M(
+        "workshop/text_faults.py",
+        "any number a card",
+        "len(digits) in (15, 16) and sum(doubled) % 10 == 0",
+        "len(digits) in (15, 16)",
+    ),
+    M("workshop/corpus.py", "habits of all together", "longer - habit.num_longer", "longer"),
+    M("workshop/language.py", "circumflexes for Vietnamese", '"[ơưƠƯ', '"[âêôơưƠƯ'),
+    M("models/pieces.py", "pieces in the dtype of the file", ".to(self.dtype)", ""),
     M(NEAR, "one first element too few", ".astype(np.int64) + 1\n", ".astype(np.int64)\n"),
     M(NEAR, "the border is not near", "is_near = similarity >= threshold", "is_near = similarity > threshold"),
     M(NEAR, "answers need not be near", "np.minimum(jaccard(shared,", "np.maximum(jaccard(shared,"),

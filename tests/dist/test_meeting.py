@@ -5,6 +5,7 @@ import re
 import socket
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -29,18 +30,19 @@ def silent_port():
         yield server.getsockname()[1]
 
 
+def started(at, rank):
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM],
+        env={**os.environ, **at, "RANK": rank, "LOCAL_RANK": rank},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
 def said_by(port, ranks, **more):
     """The lines of processes of one machine, started at once."""
     at = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1", **more}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", PROGRAM],
-            env={**os.environ, **at, "RANK": rank, "LOCAL_RANK": rank},
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for rank in ranks
-    ]
+    processes = [started(at, rank) for rank in ranks]
     try:
         return [process.communicate(timeout=40)[0].splitlines() for process in processes]
     finally:
@@ -56,6 +58,22 @@ def test_a_port_that_is_taken_is_told_once_and_the_port_of_the_fix_is_one_to_mee
     assert (first[3], second[3]) == ("to be told", "told")
     (port,) = re.findall(r"MASTER_PORT=(\d+)", first[2])
     assert said_by(port, "01") == [[], []]
+
+
+def test_a_first_process_that_comes_late_is_met():
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    at = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "3", "OMP_NUM_THREADS": "1"}
+    met = [started(at, "1")]
+    try:
+        for rank, later in (("0", 8), ("2", 6)):  # seconds, some times as long as an answer is waited for
+            time.sleep(later)
+            met.append(started(at, rank))
+        assert [each.communicate(timeout=60)[0] for each in met] == ["", "", ""]
+        assert [each.returncode for each in met] == [0, 0, 0]
+    finally:
+        for each in met:
+            each.kill()
 
 
 def test_where_a_launcher_should_listen_all_its_processes_learn_that_it_does_not(silent_port):

@@ -107,6 +107,14 @@ def test_a_model_in_another_dtype_than_it_was_read_in_is_completed_in_that_one(t
     assert_same(pieces.state_dict(), whole.state_dict())
 
 
+def test_numbers_are_rounded_to_the_dtype_of_the_load_before_they_are_widened(tmp_path):
+    base = tiny.write_base(tmp_path / "base", "llama untied")
+    pieces, whole = (read(base, in_pieces=way, dtype=torch.bfloat16).to(torch.float32) for way in (True, False))
+    complete(pieces)
+    assert_same(pieces.state_dict(), whole.state_dict())
+    assert not torch.equal(whole.lm_head.weight, read(base, in_pieces=False).lm_head.weight)
+
+
 def test_what_is_saved_of_a_model_in_pieces_is_whole(tmp_path):
     base = tiny.write_base(tmp_path / "base", "llama tied")
     model = read(base, in_pieces=True)

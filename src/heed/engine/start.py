@@ -100,10 +100,10 @@ def refuse_taken(url: str) -> None:
     """Raise if somebody listens already where a server is to be started: it would be given our weights."""
     at = urllib.parse.urlsplit(url)
     address = (at.hostname or "127.0.0.1", at.port or 80)
-    with socket.socket() as asking:
-        asking.settimeout(2)
-        if asking.connect_ex(address) != 0:
-            return
+    try:
+        socket.create_connection(address, timeout=2).close()
+    except OSError:
+        return
     raise UserError(
         "there is a server already where one is to be started",
         where=f"--rollout.start, --rollout.url {url}",

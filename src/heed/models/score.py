@@ -7,8 +7,8 @@ models whose head does more than heed knows. Each gives four things: a weighted 
 gradient, hidden states, and, for measuring, log-probabilities without a gradient.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -97,7 +97,7 @@ def logp_of(
         scored = token_logp(rows, head, row, target, temperature=temperature, with_entropy=with_entropy)
     else:
         scored = dense_parts(model, rows, row, target, temperature=temperature, with_entropy=with_entropy)
-    return TokenScores(*scored, states)
+    return TokenScores(*scored)
 
 
 def likely_of(model: PreTrainedModel, states: Float[Tensor, "T width"], forest: Forest) -> Likely:
@@ -226,11 +226,9 @@ def plain_logp(
     few = rows_of_chunk(model.config.get_text_config().vocab_size)
     batches = rows_of_sequences(forest, min(few, max_tokens or few))
 
-    def of_batch(some: PaddedRows, row: Tensor, target: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
-        with states_recorded(model) as recorded:
-            logits = some.real(some.run(model).logits)
-        logp, entropy = dense_logp(logits, row, target, temperature=temperature, with_entropy=with_entropy)
-        return logp, entropy, some.real(recorded[0])
+    def of_batch(some: PaddedRows, row: Tensor, target: Tensor) -> tuple[Tensor, Tensor | None]:
+        logits = some.real(some.run(model).logits)
+        return dense_logp(logits, row, target, temperature=temperature, with_entropy=with_entropy)
 
     found, places = [], []
     for some in batches:
@@ -239,9 +237,8 @@ def plain_logp(
         found.append(of_batch(*inputs) if forest.num_tokens <= few else recomputed(model, of_batch, *inputs))
         places.append(chosen)
     return TokenScores(
-        put_in_order([logp for logp, _, _ in found], places),
-        put_in_order([entropy for _, entropy, _ in found if entropy is not None], places) if with_entropy else None,
-        put_in_order([states for _, _, states in found], [some.token for some in batches]),
+        put_in_order([logp for logp, _ in found], places),
+        put_in_order([entropy for _, entropy in found if entropy is not None], places) if with_entropy else None,
     )
 
 
@@ -256,17 +253,6 @@ def plain_likely(model: PreTrainedModel, forest: Forest, *, max_tokens: int | No
         found.append(likely_of_logits(logits.to(at_least_float32(logits.dtype)), row, target))
         places.append(chosen)
     return put_in_order([logp for logp, _ in found], places), put_in_order([each for _, each in found], places)
-
-
-@contextmanager
-def states_recorded(model: PreTrainedModel) -> Iterator[list[Tensor]]:
-    """Catch the final hidden states that the model hands to its head."""
-    recorded: list[Tensor] = []
-    hook = trunk_of(model).register_forward_hook(lambda _, __, output: recorded.append(output.last_hidden_state))
-    try:
-        yield recorded
-    finally:
-        hook.remove()
 
 
 BY_FOREST = Way(forest_score, forest_logp, forest_states, forest_likely)

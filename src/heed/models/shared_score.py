@@ -111,7 +111,7 @@ def shared_logp(
     share = Share.of(forest, together, model.device)
     found = logp_of(model, share.states(model), share.forest, temperature=temperature, with_entropy=with_entropy)
     entropy = None if found.entropy is None else share.whole(found.entropy)
-    return TokenScores(share.whole(found.logp), entropy, share.joined(found.states))
+    return TokenScores(share.whole(found.logp), entropy)
 
 
 def shared_states(together: Together, model: PreTrainedModel, forest: Forest) -> Float[Tensor, "T width"]:

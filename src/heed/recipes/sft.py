@@ -24,7 +24,6 @@ from heed.data.read import begins_as_text
 from heed.dist.world import World
 from heed.errors import UserError, typed
 from heed.forest.build import build
-from heed.forest.plan import deal
 from heed.forest.weights import weigh
 from heed.models.decode.sample import greedy
 from heed.models.four_bits import num_parameters
@@ -36,6 +35,7 @@ from heed.models.trained import how_many_learn
 from heed.recipes.training.data_sets import Data, draws_of_run, preparation_of, prepare_data
 from heed.recipes.training.dividing import divided, written_whole
 from heed.recipes.training.loop import Loop, Place, go_through, in_run_folder
+from heed.recipes.training.micro_batches import MicroBatching
 from heed.recipes.training.scheduled_step import optimiser_for, step_on_schedule
 from heed.recipes.training.setup import Opened, open_for_tuning
 from heed.train.checkpoint import Checkpoint, restore_optimiser
@@ -75,8 +75,7 @@ class Tuning:
         settings, share, loaded = self.settings, self.chosen.shares_prefixes, self.opened.loaded
         groups = [weigh(conversation, settings.loss.mean_over) for conversation in conversations]
         max_tokens = tokens_per_forward(settings.max_tokens, loaded.device.type, loaded.width)
-        budget = max_tokens * self.world.group_size  # of which each process of a group holds its part
-        forwards = deal(groups, budget, share=share, rank=self.world.group, size=self.world.num_groups)
+        forwards = MicroBatching(max_tokens, share, self.world).forwards(groups)
         return [build([tokens for i in forward for tokens in groups[i]], share=share) for forward in forwards]
 
     def loss_of(self, forest: Forest) -> tuple[Tensor, Statistics]:

@@ -19,8 +19,6 @@ class TokenScores:
     """log p of each trained token given those before it, in nats, at the temperature asked for; differentiable once"""
     entropy: Float[Tensor, " N"] | None
     """entropy of the distribution that each was drawn from, in nats, detached; None where it was not asked for"""
-    states: Float[Tensor, "T width"]
-    """final hidden state of every buffer token in the same forward, for values read off the policy's own trunk"""
 
 
 @dataclass(eq=False)
